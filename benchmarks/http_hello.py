@@ -1,0 +1,198 @@
+"""How much CPU a request costs: our HTTP server and its peers, interleaved.
+
+    python benchmarks/http_hello.py [--rounds 5] [--seconds 3] [--pipeline 16] [--only go,epoll]
+
+In every round each server is started afresh on one core, verified, warmed up for a
+second and loaded by wrk from another core. Requests per second are bounded by the
+load generator for the fastest servers, so the figure to compare is the CPU time of
+the server's core for each request.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import report
+import wrk
+from harness import Unavailable, pick_cores, prepare
+from peers import build
+from probe import Expectation, verify
+from servers import OURS, SERVERS, Server
+
+WARM_UP = 1  # seconds
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Work for the servers. One that answers it wrongly is left out, and reported."""
+
+    title: str
+    request: Expectation
+
+
+SCENARIOS = {
+    "hello": Scenario("GET / answers Hello, World", Expectation()),
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One server in one round. Latencies are in microseconds (None with pipelining)."""
+
+    per_second: float
+    cpu_us: float  # of the server, for each request
+    busy: float  # share of the server's core, 0 to 1
+    p50: float | None
+    p99: float | None
+    errors: int
+
+
+# server name -> round -> sample
+Samples = dict[str, dict[int, Sample]]
+
+
+def measure(server: Server, scenario: Scenario, options: argparse.Namespace) -> Sample:
+    request = scenario.request
+
+    def load(address: str, seconds: int) -> wrk.Load:
+        return wrk.run(
+            f"http://{address}{request.path}",
+            seconds=seconds,
+            connections=options.connections,
+            core=options.load_core,
+            pipeline=options.pipeline,
+            headers=request.headers,
+        )
+
+    with server.running([options.server_core]) as (program, address):
+        verify(address, request, options.pipeline)
+        load(address, WARM_UP)
+        before = program.cpu_seconds()
+        result = load(address, options.seconds)
+        used = program.cpu_seconds() - before
+        program.check_alive()
+    if result.requests == 0:
+        raise Unavailable("answered no request under load")
+    return Sample(
+        per_second=result.requests / result.seconds,
+        cpu_us=used / result.requests * 1e6,
+        busy=used / result.seconds,
+        p50=result.p50,
+        p99=result.p99,
+        errors=result.errors,
+    )
+
+
+def measure_all(
+    servers: Sequence[Server], scenario: Scenario, options: argparse.Namespace
+) -> Samples:
+    """Round robin over the servers; the order turns, so that no one always comes first."""
+    samples: Samples = {server.name: {} for server in servers}
+    left_out: set[str] = set()
+    for turn in range(options.rounds):
+        start = turn % len(servers)
+        for server in [*servers[start:], *servers[:start]]:
+            if server.name in left_out:
+                continue
+            try:
+                sample = measure(server, scenario, options)
+            except Unavailable as exc:
+                print(f"{server.label}: left out: {exc}", file=sys.stderr, flush=True)
+                left_out.add(server.name)
+                continue
+            samples[server.name][turn] = sample
+            print(
+                f"round {turn + 1}: {server.label}: {sample.per_second:,.0f}/s, "
+                f"{sample.cpu_us:.2f} µs, {sample.errors} errors",
+                file=sys.stderr,
+                flush=True,
+            )
+    return samples
+
+
+def table(samples: Samples) -> str:
+    def column(name: str, field: str) -> dict[int, float]:
+        fields = {turn: getattr(s, field) for turn, s in samples.get(name, {}).items()}
+        return {turn: value for turn, value in fields.items() if value is not None}
+
+    def micros(name: str, field: str) -> str:
+        values = column(name, field)
+        return f"{report.middle(values):,.0f}" if values else "-"
+
+    header = ["server", "req/s", "p50 µs", "p99 µs", "core busy", "core µs/req", "vs gosched"]
+    rows = []
+    for name in sorted(
+        (name for name in samples if samples[name]),
+        key=lambda name: report.middle(column(name, "cpu_us")),
+    ):
+        cost = column(name, "cpu_us")
+        rows.append(
+            [
+                SERVERS[name].label,
+                f"{report.middle(column(name, 'per_second')):,.0f}",
+                micros(name, "p50"),
+                micros(name, "p99"),
+                f"{report.middle(column(name, 'busy')):.0%}",
+                report.significant(report.middle(cost)),
+                report.times(report.median_ratio(cost, column(OURS, "cpu_us"))),
+            ]
+        )
+    return report.markdown(header, rows)
+
+
+def arguments() -> argparse.Namespace:
+    server_core, load_core = pick_cores()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scenario", choices=SCENARIOS, default="hello")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3, help="measured time a server and round")
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--pipeline", type=int, default=1, metavar="DEPTH")
+    parser.add_argument("--only", metavar="A,B", help=f"of: {', '.join(SERVERS)}")
+    parser.add_argument("--server-core", type=int, default=server_core)
+    parser.add_argument("--load-core", type=int, default=load_core)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save every sample")
+    options = parser.parse_args()
+    options.names = options.only.split(",") if options.only else list(SERVERS)
+    for name in options.names:
+        if name not in SERVERS:
+            parser.error(f"no server is called {name!r}; there are {', '.join(SERVERS)}")
+    if not wrk.installed():
+        parser.error("wrk is not installed (Debian: apt-get install wrk)")
+    return options
+
+
+def main() -> None:
+    options = arguments()
+    prepare()
+    build.build()
+    scenario = SCENARIOS[options.scenario]
+    samples = measure_all([SERVERS[name] for name in options.names], scenario, options)
+    print(f"\n{scenario.title}; {options.connections} connections, pipeline {options.pipeline},")
+    print(f"median of {options.rounds} rounds of {options.seconds} s.")
+    print(f"{report.machine()}\n")
+    print(table(samples))
+    for name, rounds in samples.items():
+        if errors := sum(sample.errors for sample in rounds.values()):
+            print(f"\n{SERVERS[name].label}: {errors:,} errors (sockets, timeouts, statuses)")
+    report.save(
+        options.json,
+        {
+            "scenario": options.scenario,
+            "connections": options.connections,
+            "pipeline": options.pipeline,
+            "seconds": options.seconds,
+            "samples": {
+                name: {turn: asdict(sample) for turn, sample in rounds.items()}
+                for name, rounds in samples.items()
+            },
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

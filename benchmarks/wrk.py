@@ -1,0 +1,58 @@
+"""The load generator: wrk, with one thread on one core."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import last_line, pin
+
+SCRIPT = Path(__file__).with_name("wrk.lua")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What wrk saw. Latencies are in microseconds, and None with pipelining.
+
+    wrk times a whole batch and then fills in the requests that it thinks it should have
+    sent meanwhile, counting single requests: with pipelining the percentiles are wrong.
+    """
+
+    requests: int
+    seconds: float
+    errors: int
+    p50: float | None
+    p99: float | None
+
+
+def installed() -> bool:
+    return shutil.which("wrk") is not None
+
+
+def run(
+    url: str,
+    *,
+    seconds: int,
+    connections: int,
+    core: int,
+    pipeline: int = 1,
+    headers: Mapping[str, str] | None = None,
+) -> Load:
+    """Load `url` for `seconds`, keeping `pipeline` requests in flight a connection."""
+    command = [*pin([core]), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
+    for name, value in (headers or {}).items():
+        command += ["-H", f"{name}: {value}"]
+    command += ["-s", str(SCRIPT), url, "--", str(pipeline)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"wrk: {last_line(done.stderr)}")
+    result = json.loads(last_line(done.stdout))
+    return Load(
+        requests=result["requests"],
+        seconds=result["micros"] / 1e6,
+        errors=result["errors"],
+        p50=result["p50"] if pipeline == 1 else None,
+        p99=result["p99"] if pipeline == 1 else None,
+    )

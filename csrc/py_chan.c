@@ -1,0 +1,412 @@
+/* py_chan.c - channels.
+ *
+ * A value goes straight from sender to receiver whenever one waits for the other;
+ * the buffer is used only when nobody does.  Invariants: receivers wait only while
+ * the buffer is empty and no sender waits; senders wait only while the buffer is
+ * full (always, when the capacity is 0) and no receiver waits.  Both queues are
+ * FIFO, and so is the buffer.
+ *
+ * A value in flight is owned by the waiter it sits in, until the other side has
+ * claimed that waiter's park; a send that times out still has its value.
+ */
+#include "py_core.h"
+
+#include <structmember.h>
+
+typedef struct {
+    PyObject_HEAD
+    py_waitq recvq, sendq;
+    PyObject **buf;             /* owned ring of owned values, `capacity` long */
+    Py_ssize_t capacity, len, head;
+    bool closed;
+    PyObject *weakrefs;
+} Chan;
+
+static void
+buf_push(Chan *ch, PyObject *value)
+{
+    Py_ssize_t i = ch->head + ch->len++;
+    ch->buf[i >= ch->capacity ? i - ch->capacity : i] = value;
+}
+
+static PyObject *
+buf_pop(Chan *ch)
+{
+    PyObject *value = ch->buf[ch->head];
+    if (++ch->head == ch->capacity)
+        ch->head = 0;
+    ch->len--;
+    return value;
+}
+
+static PyObject *
+raise_closed(const char *what)
+{
+    PyErr_SetString(core->exc_closed, what);
+    return NULL;
+}
+
+/* ---- send ---- */
+
+static int
+send_slow(Chan *ch, PyObject *value, PyObject *timeout)
+{
+    int64_t deadline;
+    if (py_deadline(timeout, &deadline) < 0)
+        return -1;
+    Goroutine *gp = py_current("Chan.send()");
+    if (gp == NULL)
+        return -1;
+    py_waiter *w = &gp->waiter;
+    w->value = Py_NewRef(value);
+    rt_g_arm(&gp->g);
+    py_waitq_push(&ch->sendq, w);
+    uint32_t why = py_park(gp, PY_WAIT_CHAN_SEND, deadline);
+    if (RT_LIKELY(why == RT_WAKE_READY))
+        return 0;
+    py_waitq_remove(w);
+    Py_CLEAR(w->value);
+    if (why == RT_WAKE_CLOSED)
+        raise_closed("send on a channel that was closed meanwhile");
+    else if (why == RT_WAKE_TIMEOUT)
+        py_raise_timeout("Chan.send()");
+    return -1;
+}
+
+/* Send without waiting: 1 done, 0 would block, -1 closed (exception set). */
+static inline int
+send_now(Chan *ch, PyObject *value)
+{
+    if (RT_UNLIKELY(ch->closed)) {
+        raise_closed("send on a closed channel");
+        return -1;
+    }
+    py_waiter *w = py_waitq_claim(&ch->recvq, RT_WAKE_READY);
+    if (w != NULL) {
+        w->value = Py_NewRef(value);
+        py_ready(w->g, true);
+        return 1;
+    }
+    if (ch->len < ch->capacity) {
+        buf_push(ch, Py_NewRef(value));
+        return 1;
+    }
+    return 0;
+}
+
+/* ---- receive ---- */
+
+/* Receive without waiting: 1 *out set (owned), 0 would block, -1 closed and
+   drained (no exception set). */
+static inline int
+recv_now(Chan *ch, PyObject **out)
+{
+    if (ch->len > 0) {
+        *out = buf_pop(ch);
+        py_waiter *w = py_waitq_claim(&ch->sendq, RT_WAKE_READY);
+        if (w != NULL) {
+            buf_push(ch, w->value);
+            w->value = NULL;
+            py_ready(w->g, false);
+        }
+        return 1;
+    }
+    py_waiter *w = py_waitq_claim(&ch->sendq, RT_WAKE_READY);
+    if (w != NULL) {
+        *out = w->value;
+        w->value = NULL;
+        py_ready(w->g, true);
+        return 1;
+    }
+    return ch->closed ? -1 : 0;
+}
+
+/* As recv_now(), but waits; -2 with an exception set. */
+static int
+recv_slow(Chan *ch, PyObject *timeout, PyObject **out)
+{
+    int64_t deadline;
+    if (py_deadline(timeout, &deadline) < 0)
+        return -2;
+    Goroutine *gp = py_current("Chan.recv()");
+    if (gp == NULL)
+        return -2;
+    py_waiter *w = &gp->waiter;
+    rt_g_arm(&gp->g);
+    py_waitq_push(&ch->recvq, w);
+    uint32_t why = py_park(gp, PY_WAIT_CHAN_RECV, deadline);
+    if (RT_LIKELY(why == RT_WAKE_READY)) {
+        *out = w->value;
+        w->value = NULL;
+        return 1;
+    }
+    py_waitq_remove(w);
+    if (why == RT_WAKE_CLOSED)
+        return -1;
+    if (why == RT_WAKE_TIMEOUT)
+        py_raise_timeout("Chan.recv()");
+    return -2;
+}
+
+/* ---- methods ---- */
+
+/* The optional timeout after npos positional arguments; NULL with TypeError set. */
+static PyObject *
+timeout_arg(const char *usage, Py_ssize_t npos, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames)
+{
+    Py_ssize_t nkw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
+    if (RT_LIKELY(nargs == npos && nkw == 0))
+        return Py_None;
+    if (nargs >= npos && nargs + nkw == npos + 1
+        && (nkw == 0
+            || PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "timeout") == 0))
+        return args[npos];
+    PyErr_Format(PyExc_TypeError, "wrong arguments: %s", usage);
+    return NULL;
+}
+
+static PyObject *
+chan_send(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *timeout = timeout_arg("send(value, timeout=None)", 1, args, nargs, kwnames);
+    if (RT_UNLIKELY(timeout == NULL))
+        return NULL;
+    int r = send_now(ch, args[0]);
+    if (r == 0)
+        r = send_slow(ch, args[0], timeout);
+    if (r < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+chan_recv(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *value, *timeout = timeout_arg("recv(timeout=None)", 0, args, nargs, kwnames);
+    if (RT_UNLIKELY(timeout == NULL))
+        return NULL;
+    int r = recv_now(ch, &value);
+    if (r == 0)
+        r = recv_slow(ch, timeout, &value);
+    if (RT_LIKELY(r > 0))
+        return value;
+    return r == -1 ? raise_closed("receive on a closed channel that is drained") : NULL;
+}
+
+static PyObject *
+chan_recv_ok(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *value, *timeout = timeout_arg("recv_ok(timeout=None)", 0, args, nargs, kwnames);
+    if (timeout == NULL)
+        return NULL;
+    int r = recv_now(ch, &value);
+    if (r == 0)
+        r = recv_slow(ch, timeout, &value);
+    if (r > 0)
+        return Py_BuildValue("(NO)", value, Py_True);
+    return r == -1 ? Py_BuildValue("(OO)", Py_None, Py_False) : NULL;
+}
+
+static PyObject *
+chan_try_send(Chan *ch, PyObject *value)
+{
+    int r = send_now(ch, value);
+    return r < 0 ? NULL : PyBool_FromLong(r);
+}
+
+static PyObject *
+chan_try_recv(Chan *ch, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *value;
+    int r = recv_now(ch, &value);
+    if (r > 0)
+        return Py_BuildValue("(NO)", value, Py_True);
+    if (r < 0)
+        return raise_closed("receive on a closed channel that is drained");
+    return Py_BuildValue("(OO)", Py_None, Py_False);
+}
+
+static PyObject *
+chan_close(Chan *ch, PyObject *Py_UNUSED(ignored))
+{
+    if (ch->closed)
+        return raise_closed("close of a closed channel");
+    ch->closed = true;
+    py_waitq_wake_all(&ch->recvq, RT_WAKE_CLOSED);
+    py_waitq_wake_all(&ch->sendq, RT_WAKE_CLOSED);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+chan_next(Chan *ch)
+{
+    PyObject *value;
+    int r = recv_now(ch, &value);
+    if (r == 0)
+        r = recv_slow(ch, Py_None, &value);
+    return r > 0 ? value : NULL;        /* closed: StopIteration without an exception */
+}
+
+static Py_ssize_t
+chan_len(Chan *ch)
+{
+    return ch->len;
+}
+
+static int
+chan_bool(Chan *Py_UNUSED(ch))
+{
+    return 1;                   /* an empty channel is not false */
+}
+
+static PyObject *
+chan_get_capacity(Chan *ch, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSsize_t(ch->capacity);
+}
+
+static PyObject *
+chan_get_closed(Chan *ch, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(ch->closed);
+}
+
+static PyObject *
+chan_repr(Chan *ch)
+{
+    return PyUnicode_FromFormat("<Chan %zd/%zd%s at %p>", ch->len, ch->capacity,
+                                ch->closed ? " closed" : "", (void *)ch);
+}
+
+/* ---- life ---- */
+
+static PyObject *
+chan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"capacity", NULL};
+    Py_ssize_t capacity = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|n:Chan", names, &capacity))
+        return NULL;
+    if (capacity < 0) {
+        PyErr_Format(PyExc_ValueError, "Chan(capacity): it must be 0 or more, not %zd", capacity);
+        return NULL;
+    }
+    Chan *ch = (Chan *)type->tp_alloc(type, 0);
+    if (ch == NULL)
+        return NULL;
+    if (capacity > 0) {
+        ch->buf = PyMem_New(PyObject *, capacity);
+        if (ch->buf == NULL) {
+            Py_DECREF(ch);
+            return PyErr_NoMemory();
+        }
+    }
+    ch->capacity = capacity;
+    return (PyObject *)ch;
+}
+
+static int
+chan_traverse(Chan *ch, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(ch));
+    for (Py_ssize_t i = 0; i < ch->len; i++)
+        Py_VISIT(ch->buf[(ch->head + i) % ch->capacity]);
+    return 0;
+}
+
+static int
+chan_clear(Chan *ch)
+{
+    while (ch->len > 0)
+        Py_DECREF(buf_pop(ch));
+    return 0;
+}
+
+static void
+chan_dealloc(Chan *ch)
+{
+    PyTypeObject *type = Py_TYPE(ch);
+    PyObject_GC_UnTrack(ch);
+    if (ch->weakrefs != NULL)
+        PyObject_ClearWeakRefs((PyObject *)ch);
+    chan_clear(ch);
+    PyMem_Free(ch->buf);
+    type->tp_free(ch);
+    Py_DECREF(type);
+}
+
+#define FASTKW(fn) (PyCFunction)(void (*)(void))fn, METH_FASTCALL | METH_KEYWORDS
+
+static PyMethodDef chan_methods[] = {
+    {"send", FASTKW(chan_send),
+     "send(value, timeout=None)\n--\n\n"
+     "Send value, waiting until a receiver takes it or the buffer has room.\n\n"
+     "Raises ChanClosed, or TimeoutError after timeout seconds; then nothing was sent.\n\n"
+     "Go: ch <- value."},
+    {"recv", FASTKW(chan_recv),
+     "recv(timeout=None)\n--\n\n"
+     "Receive a value, waiting until there is one.\n\n"
+     "Raises ChanClosed when the channel is closed and drained, TimeoutError after\n"
+     "timeout seconds; then nothing was taken.\n\n"
+     "Go: <-ch."},
+    {"recv_ok", FASTKW(chan_recv_ok),
+     "recv_ok(timeout=None)\n--\n\n"
+     "Receive (value, True), or (None, False) when the channel is closed and drained.\n\n"
+     "Go: value, ok := <-ch."},
+    {"try_send", (PyCFunction)chan_try_send, METH_O,
+     "try_send(value)\n--\n\nSend only if that needs no waiting; True if it was sent."},
+    {"try_recv", (PyCFunction)chan_try_recv, METH_NOARGS,
+     "try_recv()\n--\n\n"
+     "(value, True) if one can be had without waiting, else (None, False).\n\n"
+     "Raises ChanClosed when the channel is closed and drained."},
+    {"close", (PyCFunction)chan_close, METH_NOARGS,
+     "close()\n--\n\n"
+     "Close the channel: receivers drain it and then stop, senders get ChanClosed.\n\n"
+     "Raises ChanClosed if it is closed already.\n\n"
+     "Go: close(ch)."},
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, "Chan[T], for type checkers."},
+    {0},
+};
+static PyGetSetDef chan_getset[] = {
+    {"capacity", (getter)chan_get_capacity, NULL, "Size of the buffer; 0: unbuffered.", NULL},
+    {"closed", (getter)chan_get_closed, NULL, "True once close() was called.", NULL},
+    {0},
+};
+static PyMemberDef chan_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(Chan, weakrefs), READONLY, NULL},
+    {0},
+};
+static PyType_Slot chan_slots[] = {
+    {Py_tp_new, chan_new},
+    {Py_tp_dealloc, chan_dealloc},
+    {Py_tp_traverse, chan_traverse},
+    {Py_tp_clear, chan_clear},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, chan_next},
+    {Py_sq_length, chan_len},
+    {Py_nb_bool, chan_bool},
+    {Py_tp_methods, chan_methods},
+    {Py_tp_getset, chan_getset},
+    {Py_tp_members, chan_members},
+    {Py_tp_repr, chan_repr},
+    {Py_tp_doc,
+     "Chan(capacity=0)\n--\n\n"
+     "A channel: values sent by one goroutine or thread are received by another, in order.\n\n"
+     "Without capacity a send waits for its receiver; otherwise up to capacity values\n"
+     "wait in the channel.  Iteration receives until the channel is closed and drained:\n\n"
+     "    ch = Chan()\n"
+     "    go(ch.send, 42)\n"
+     "    ch.recv()\n\n"
+     "Go: make(chan T, capacity)."},
+    {0, NULL},
+};
+static PyType_Spec chan_spec = {
+    "runtime.Chan", sizeof(Chan), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE, chan_slots};
+
+int
+py_chan_init_types(PyObject *module)
+{
+    return py_add_type(module, &chan_spec, &core->chan_type, true);
+}

@@ -1,0 +1,70 @@
+/* py_compat.h - the differences between CPython 3.11 and 3.14, in one place. */
+#ifndef PY_COMPAT_H
+#define PY_COMPAT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#if PY_VERSION_HEX < 0x030B0000
+#error "gosched needs Python 3.11 or newer"
+#endif
+
+/* A goroutine starts with the whole recursion limit, whoever's stack starts it. */
+static inline void
+py_reset_recursion(PyThreadState *ts)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    ts->py_recursion_remaining = ts->py_recursion_limit;
+#else
+    ts->recursion_remaining = ts->recursion_limit;
+#endif
+}
+
+/* Make ctx (reference stolen, may be NULL: an empty context) the thread's
+   context and return the old one (owned).  The goroutine owns its context alone,
+   so the checks of PyContext_Enter() are not needed. */
+static inline PyObject *
+py_swap_context(PyThreadState *ts, PyObject *ctx)
+{
+    PyObject *old = ts->context;
+    ts->context = ctx;
+    ts->context_ver++;
+    return old;
+}
+
+/* The exception set in this thread as one normalized object (owned), cleared. */
+static inline PyObject *
+py_take_exception(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *tb;
+    PyErr_Fetch(&type, &value, &tb);
+    if (type == NULL)
+        return NULL;
+    PyErr_NormalizeException(&type, &value, &tb);
+    if (tb != NULL)
+        PyException_SetTraceback(value, tb);
+    Py_XDECREF(tb);
+    Py_DECREF(type);
+    return value;
+#endif
+}
+
+/* Raise exc (reference stolen) with the traceback it has. */
+static inline void
+py_raise(PyObject *exc)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyErr_SetRaisedException(exc);
+#else
+    PyErr_Restore(Py_NewRef(Py_TYPE(exc)), exc, PyException_GetTraceback(exc));
+#endif
+}
+
+/* The Python code that calls into us: its code object (owned, or NULL when there
+   is none) and the offset of the instruction, for PyCode_Addr2Line(). */
+PyObject *py_caller(PyThreadState *ts, int *lasti);
+
+#endif

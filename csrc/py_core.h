@@ -1,0 +1,227 @@
+/* py_core.h - what the py_ files share: Goroutine, M, parking.
+ *
+ * Everything here runs with the GIL held; where a function releases it, its
+ * comment says so.
+ *
+ * Traps that shape this code:
+ *  - A parked goroutine's C stack is copied away, so no other goroutine may hold
+ *    a pointer into it.  Waiters live inside the Goroutine object.
+ *  - Whatever a parked goroutine keeps on the C stack is memory per goroutine and
+ *    time per switch: frames between the eval loop and the switch stay small.
+ *  - Any call that may park may return much later; reload what may have changed.
+ */
+#ifndef PY_CORE_H
+#define PY_CORE_H
+
+#include "py_compat.h"
+
+#include "greenlet_api.h"
+#include "rt_park.h"
+#include "rt_sched.h"
+
+typedef struct Goroutine Goroutine;
+typedef struct py_m py_m;
+
+/* A goroutine waiting in some object's queue. */
+typedef struct py_waiter py_waiter;
+typedef struct {
+    py_waiter *head, *tail;
+} py_waitq;
+struct py_waiter {
+    Goroutine *g;               /* borrowed: it contains this waiter */
+    py_waiter *prev, *next;
+    py_waitq *queue;            /* the queue it is in, or NULL */
+    PyObject *value;            /* owned: to send, or received */
+};
+
+enum {                          /* rt_g.reason; the texts are in py_g.c */
+    PY_WAIT_NONE, PY_WAIT_SLEEP, PY_WAIT_CHAN_SEND, PY_WAIT_CHAN_RECV, PY_WAIT_MUTEX,
+    PY_WAIT_GROUP, PY_WAIT_JOIN, PY_WAIT_IO, PY_WAIT_GOEXIT, PY_WAIT_REASONS
+};
+
+#define PY_G_INLINE_ARGS 4
+
+/* The fields that spawning and running touch come first: a large batch of
+   goroutines does not fit the caches, so each cache line costs. */
+struct Goroutine {
+    PyObject_HEAD
+    rt_g g;
+    int64_t id;
+    /* What to run: entry in C, or fn(*args, **kwargs). */
+    PyObject *fn;               /* owned until it has run; NULL: entry */
+    PyObject **args;            /* inline_args + 1 or a heap array; slot -1 is free
+                                   for PY_VECTORCALL_ARGUMENTS_OFFSET */
+    uint32_t nargs;             /* positional and keyword values in args */
+    uint32_t nkw;
+    PyObject *kwnames;          /* owned tuple or NULL */
+    PyObject *code;             /* owned code object of the spawner, or NULL */
+    int lasti;                  /* where in it */
+    bool asked;                 /* someone took the exception: no report */
+    PyObject *context;          /* owned contextvars context to run in, or NULL */
+    PyObject *inline_args[1 + PY_G_INLINE_ARGS];
+    PyObject *result;           /* owned, once done */
+    PyObject *exc;              /* owned, once failed */
+    PyObject *pending;          /* owned exception to raise when it next resumes */
+    PyGreenlet *greenlet;       /* owned while parked: where to switch to */
+    PyObject *name;             /* owned str or NULL: "goroutine-<id>" */
+    PyObject *weakrefs;
+
+    PyObject *(*entry)(Goroutine *);
+    void *arg;                  /* entry's, borrowed */
+    py_waitq joiners;
+    py_waiter waiter;           /* this goroutine's place in a queue */
+    rt_timer timer;             /* time-out of the current park */
+    rt_parker *parker;          /* owned; foreign threads only */
+};
+
+/* An M: an OS thread bound to a P. */
+struct py_m {
+    rt_p p;                     /* first: see py_m_of() */
+    Goroutine *curg;            /* borrowed; NULL: the scheduler itself runs */
+    Goroutine *next;            /* what the greenlet switched to shall run */
+    PyGreenlet *g0;             /* owned: starts workers */
+    PyGreenlet **idle;          /* owned array of owned idle workers */
+    uint32_t nidle;
+    PyThreadState *tstate;
+    bool is_main;
+    _Atomic bool stopping;
+    uint64_t switches;
+    uint64_t workers;           /* worker greenlets ever started */
+};
+
+#define PY_MAX_IDLE_WORKERS 1024
+
+/* Module state; one interpreter only. */
+typedef struct {
+    rt_sched sched;
+    py_m *m0;                   /* the main thread's, NULL until it comes here */
+    py_m *aux;                  /* runs goroutines spawned by foreign threads */
+    Goroutine *main_g;          /* owned */
+    unsigned long main_ident;
+    PyObject *module;           /* borrowed */
+    PyTypeObject *goroutine_type, *go_type, *chan_type, *chan_iter_type, *mutex_type,
+        *waitgroup_type, *netfd_type, *conn_type, *request_type, *writer_type,
+        *headers_type, *body_type, *server_type;
+    PyObject *exc_goexit, *exc_closed, *exc_deadlock, *exc_net_closed;
+    PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
+    PyObject *report_failure;   /* runtime._errors.report_failure */
+    PyObject *may_deadlock;     /* runtime._errors.may_deadlock */
+    uint64_t created, finished;
+    int64_t next_id;
+    rt_g *free_g;               /* free list, linked by g.link */
+    uint32_t nfree_g;
+} py_core;
+
+extern py_core *core;           /* NULL before the module is loaded */
+extern _Thread_local py_m *py_tls_m;
+
+static inline py_m *
+py_m_of(rt_p *pp)
+{
+    return (py_m *)pp;
+}
+static inline Goroutine *
+py_g_of(rt_g *gp)
+{
+    return RT_CONTAINER_OF(gp, Goroutine, g);
+}
+
+/* py_g.c */
+int py_g_init_types(PyObject *module);
+void py_g_fini(void);
+Goroutine *py_g_alloc(void);                    /* new reference, fresh */
+/* A goroutine that runs entry(gp) on mp, put at the tail of its queue.  No new
+   reference is returned.  -1 with MemoryError set. */
+int py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void *arg);
+/* Run a fresh goroutine to its end on the calling worker. */
+void py_g_run(py_m *mp, Goroutine *gp);
+/* End gp: result (stolen) or the exception set. */
+void py_g_finish(Goroutine *gp, PyObject *result);
+const char *py_wait_reason(int reason);
+
+/* py_sched.c */
+int py_sched_init(PyObject *module, const rt_netpoll_ops *ops);
+/* The M of this thread, or NULL on a foreign thread. */
+py_m *py_this_m(void);
+/* The goroutine that calls (borrowed), for an operation that may block; NULL with
+   RuntimeError set where blocking is impossible.  `what` names the operation. */
+Goroutine *py_current(const char *what);
+/* Park gp, the caller, which is armed (rt_g_arm) and has been put where a waker
+   will find it.  Returns RT_WAKE_*; for RT_WAKE_INTERRUPT the exception is set.
+   Runs other goroutines. */
+uint32_t py_park(Goroutine *gp, int reason, int64_t deadline);
+/* Wake a goroutine if its park can be claimed.  True if this call woke it. */
+bool py_wake(Goroutine *gp, uint32_t why, bool next);
+/* Let others run.  -1 with an exception set if one is pending for gp. */
+int py_yield(Goroutine *gp);
+/* Raise exc (stolen) in the main goroutine as soon as it runs. */
+void py_interrupt_main(PyObject *exc);
+/* Give a new goroutine (reference stolen) to a run queue. */
+int py_submit(Goroutine *gp);
+PyObject *py_stats(void);
+
+/* Queues of waiters. */
+static inline void
+py_waitq_push(py_waitq *q, py_waiter *w)
+{
+    w->queue = q;
+    w->next = NULL;
+    w->prev = q->tail;
+    if (q->tail != NULL)
+        q->tail->next = w;
+    else
+        q->head = w;
+    q->tail = w;
+}
+static inline void
+py_waitq_remove(py_waiter *w)
+{
+    py_waitq *q = w->queue;
+    if (q == NULL)
+        return;
+    *(w->prev ? &w->prev->next : &q->head) = w->next;
+    *(w->next ? &w->next->prev : &q->tail) = w->prev;
+    w->queue = NULL;
+}
+/* The first waiter whose park could be claimed for `why`, taken out; or NULL.
+   The caller must rt_ready() it, by way of py_ready(). */
+static inline py_waiter *
+py_waitq_claim(py_waitq *q, uint32_t why)
+{
+    py_waiter *w;
+    while ((w = q->head) != NULL) {
+        py_waitq_remove(w);
+        if (rt_g_claim(&w->g->g, why))
+            return w;
+    }
+    return NULL;
+}
+static inline void
+py_ready(Goroutine *gp, bool next)
+{
+    py_m *mp = py_tls_m;
+    rt_ready(mp ? &mp->p : NULL, &gp->g, next);
+}
+/* Wake all waiters. */
+static inline void
+py_waitq_wake_all(py_waitq *q, uint32_t why)
+{
+    for (py_waiter *w; (w = py_waitq_claim(q, why)) != NULL;)
+        py_ready(w->g, false);
+}
+
+/* Time. */
+/* A timeout argument (None, or seconds) as a deadline; -1 with an exception set. */
+int py_deadline(PyObject *timeout, int64_t *deadline);
+PyObject *py_raise_timeout(const char *what);
+
+/* The other py_ files. */
+int py_chan_init_types(PyObject *module);
+int py_sync_init_types(PyObject *module);
+int py_netfd_init_types(PyObject *module);
+int py_http_init_types(PyObject *module);
+/* Create a heap type from its spec, keep it in *slot, publish it as a member of
+   the module where publish is set. */
+int py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot, bool publish);
+
+#endif

@@ -1,0 +1,593 @@
+/* py_g.c - the Goroutine type, and runtime.go.
+ *
+ * References.  A goroutine that has not ended is kept alive by one reference that
+ * belongs to the scheduler: run queues and wait queues hold no references of
+ * their own, the live reference travels along.  py_g_finish() gives it up.
+ *
+ * The garbage collector sees a goroutine only once it has ended and somebody still
+ * has its handle: before that the scheduler makes it reachable by definition, and
+ * a goroutine nobody holds dies with its end.
+ */
+#include "py_core.h"
+
+#include <structmember.h>
+
+static const char *const wait_reasons[PY_WAIT_REASONS] = {
+    [PY_WAIT_NONE] = "",
+    [PY_WAIT_SLEEP] = "sleep",
+    [PY_WAIT_CHAN_SEND] = "chan send",
+    [PY_WAIT_CHAN_RECV] = "chan receive",
+    [PY_WAIT_MUTEX] = "sync.Mutex.Lock",
+    [PY_WAIT_GROUP] = "sync.WaitGroup.Wait",
+    [PY_WAIT_JOIN] = "join",
+    [PY_WAIT_IO] = "IO wait",
+    [PY_WAIT_GOEXIT] = "goexit",
+};
+
+const char *
+py_wait_reason(int reason)
+{
+    return wait_reasons[reason];
+}
+
+/* ---- life ---- */
+
+/* Kept for the next burst: returning the memory of a large one to the system and
+   faulting it in again would cost more than running the goroutines. */
+#define MAX_FREE_G 131072
+
+Goroutine *
+py_g_alloc(void)
+{
+    Goroutine *gp;
+    if (RT_LIKELY(core->free_g != NULL)) {
+        gp = py_g_of(core->free_g);
+        core->free_g = gp->g.link.next;
+        core->nfree_g--;
+        Py_INCREF(core->goroutine_type);
+        _Py_NewReference((PyObject *)gp);
+    }
+    else {
+        gp = PyObject_GC_New(Goroutine, core->goroutine_type);
+        if (gp == NULL)
+            return NULL;
+        memset((char *)gp + sizeof(PyObject), 0, sizeof(*gp) - sizeof(PyObject));
+        gp->args = gp->inline_args + 1;
+        gp->waiter.g = gp;
+    }
+    gp->id = ++core->next_id;
+    return gp;
+}
+
+static void
+drop_call(Goroutine *gp)
+{
+    uint32_t n = gp->nargs + gp->nkw;
+    gp->nargs = gp->nkw = 0;
+    for (uint32_t i = 0; i < n; i++)
+        Py_DECREF(gp->args[i]);
+    if (RT_UNLIKELY(gp->args != gp->inline_args + 1)) {
+        PyMem_Free(gp->args - 1);
+        gp->args = gp->inline_args + 1;
+    }
+    Py_CLEAR(gp->kwnames);
+    Py_CLEAR(gp->fn);
+}
+
+static int
+g_clear(Goroutine *gp)
+{
+    drop_call(gp);
+    Py_CLEAR(gp->context);
+    Py_CLEAR(gp->greenlet);
+    Py_CLEAR(gp->pending);
+    Py_CLEAR(gp->result);
+    Py_CLEAR(gp->exc);
+    Py_CLEAR(gp->name);
+    Py_CLEAR(gp->code);
+    return 0;
+}
+
+static int
+g_traverse(Goroutine *gp, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(gp));
+    for (uint32_t i = 0; i < gp->nargs + gp->nkw; i++)
+        Py_VISIT(gp->args[i]);
+    Py_VISIT(gp->kwnames);
+    Py_VISIT(gp->fn);
+    Py_VISIT(gp->context);
+    Py_VISIT(gp->greenlet);
+    Py_VISIT(gp->pending);
+    Py_VISIT(gp->result);
+    Py_VISIT(gp->exc);
+    return 0;
+}
+
+/* Report a failure that nobody will ever ask for. */
+static void
+report_failure(Goroutine *gp)
+{
+    if (gp->exc == NULL || gp->asked)
+        return;
+    gp->asked = true;
+    if (core->report_failure == NULL)
+        return;
+    PyObject *saved = py_take_exception();
+    PyObject *r = PyObject_CallFunctionObjArgs(core->report_failure, gp, gp->exc, NULL);
+    if (r == NULL)
+        PyErr_WriteUnraisable((PyObject *)gp);
+    Py_XDECREF(r);
+    if (saved != NULL)
+        py_raise(saved);
+}
+
+static void
+g_finalize(PyObject *self)
+{
+    report_failure((Goroutine *)self);
+}
+
+static void
+g_dealloc(Goroutine *gp)
+{
+    if (RT_UNLIKELY(gp->exc != NULL && !gp->asked)
+        && PyObject_CallFinalizerFromDealloc((PyObject *)gp) < 0)
+        return;
+    /* A finalized object keeps that mark, and must not be used again. */
+    bool reuse = core->nfree_g < MAX_FREE_G && !gp->g.foreign;
+    if (PyObject_GC_IsTracked((PyObject *)gp)) {
+        PyObject_GC_UnTrack(gp);
+        reuse = reuse && !PyObject_GC_IsFinalized((PyObject *)gp);
+    }
+    if (RT_UNLIKELY(gp->exc != NULL))
+        reuse = false;
+    if (RT_UNLIKELY(gp->weakrefs != NULL))
+        PyObject_ClearWeakRefs((PyObject *)gp);
+    g_clear(gp);
+    PyTypeObject *type = Py_TYPE(gp);
+    if (RT_UNLIKELY(gp->parker != NULL)) {
+        rt_parker_fini(gp->parker);
+        PyMem_Free(gp->parker);
+        gp->parker = NULL;
+    }
+    if (RT_LIKELY(reuse)) {
+        gp->g.pp = NULL;
+        gp->g.started = 0;
+        gp->asked = false;
+        gp->g.link.next = core->free_g;
+        core->free_g = &gp->g;
+        core->nfree_g++;
+    }
+    else {
+        PyObject_GC_Del(gp);
+    }
+    Py_DECREF(type);
+}
+
+void
+py_g_fini(void)
+{
+    while (core->free_g != NULL) {
+        Goroutine *gp = py_g_of(core->free_g);
+        core->free_g = gp->g.link.next;
+        PyObject_GC_Del(gp);
+    }
+    core->nfree_g = 0;
+}
+
+/* ---- running ---- */
+
+void
+py_g_run(py_m *mp, Goroutine *gp)
+{
+    PyThreadState *ts = mp->tstate;
+    gp->g.started = 1;
+    gp->g.pp = &mp->p;
+    gp->g.status = RT_G_RUNNING;
+    mp->curg = gp;
+    py_reset_recursion(ts);
+    PyObject *context = gp->context;
+    if (context != NULL) {
+        gp->context = NULL;
+        Py_XDECREF(py_swap_context(ts, context));
+    }
+    PyObject *result;
+    if (RT_UNLIKELY(gp->pending != NULL)) {
+        py_raise(gp->pending);
+        gp->pending = NULL;
+        result = NULL;
+    }
+    else if (gp->fn != NULL)
+        result = PyObject_Vectorcall(gp->fn, gp->args,
+                                     gp->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                     gp->kwnames);
+    else
+        result = gp->entry(gp);
+    if (ts->context != NULL)
+        Py_XDECREF(py_swap_context(ts, NULL));
+    py_g_finish(gp, result);
+}
+
+static RT_COLD void
+finish_failed(Goroutine *gp)
+{
+    if (PyErr_ExceptionMatches(core->exc_goexit)) {
+        PyErr_Clear();
+        return;
+    }
+    PyObject *exc = py_take_exception();
+    if (PyErr_GivenExceptionMatches(exc, PyExc_SystemExit)
+        || PyErr_GivenExceptionMatches(exc, PyExc_KeyboardInterrupt)) {
+        gp->asked = true;
+        py_interrupt_main(Py_NewRef(exc));
+    }
+    gp->exc = exc;
+    if (Py_REFCNT(gp) == 1)
+        report_failure(gp);
+}
+
+void
+py_g_finish(Goroutine *gp, PyObject *result)
+{
+    if (RT_UNLIKELY(result == NULL))
+        finish_failed(gp);
+    gp->g.status = RT_G_DEAD;
+    drop_call(gp);
+    py_m *mp = py_tls_m;
+    if (mp != NULL)
+        mp->curg = NULL;
+    core->finished++;
+    if (Py_REFCNT(gp) != 1) {
+        gp->result = result;
+        if (!PyObject_GC_IsTracked((PyObject *)gp))
+            PyObject_GC_Track(gp);
+        py_waitq_wake_all(&gp->joiners, RT_WAKE_READY);
+    }
+    else {
+        Py_XDECREF(result);
+    }
+    Py_DECREF(gp);
+}
+
+int
+py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void *arg)
+{
+    Goroutine *gp = py_g_alloc();
+    if (gp == NULL)
+        return -1;
+    gp->entry = entry;
+    gp->arg = arg;
+    core->created++;
+    rt_p_put_fresh(&mp->p, &gp->g, false);
+    return 0;
+}
+
+/* ---- runtime.go ---- */
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyObject *name;             /* owned str or NULL */
+} Go;
+
+static int
+copy_args(Goroutine *gp, PyObject *const *args, uint32_t npos, uint32_t nkw)
+{
+    uint32_t n = npos + nkw;
+    if (RT_UNLIKELY(n > PY_G_INLINE_ARGS)) {
+        PyObject **heap = PyMem_New(PyObject *, (size_t)n + 1);
+        if (heap == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        gp->args = heap + 1;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        gp->args[i] = Py_NewRef(args[i]);
+    gp->nargs = npos;
+    gp->nkw = nkw;
+    return 0;
+}
+
+static PyObject *
+go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    if (RT_UNLIKELY(nargs < 1)) {
+        PyErr_SetString(PyExc_TypeError, "go() needs a function: go(fn, *args, **kwargs)");
+        return NULL;
+    }
+    PyObject *fn = args[0];
+    if (RT_UNLIKELY(!PyCallable_Check(fn))) {
+        PyErr_Format(PyExc_TypeError, "go() needs a callable, got %.200s; write go(f, x), "
+                     "not go(f(x))", Py_TYPE(fn)->tp_name);
+        return NULL;
+    }
+    Goroutine *gp = py_g_alloc();
+    if (RT_UNLIKELY(gp == NULL))
+        return NULL;
+    Py_ssize_t nkw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
+    if (copy_args(gp, args + 1, (uint32_t)(nargs - 1), (uint32_t)nkw) < 0)
+        goto fail;
+    gp->fn = Py_NewRef(fn);
+    if (nkw)
+        gp->kwnames = Py_NewRef(kwnames);
+    PyThreadState *ts = PyThreadState_GET();
+    if (ts->context != NULL) {
+        gp->context = PyContext_CopyCurrent();
+        if (gp->context == NULL)
+            goto fail;
+    }
+    gp->code = py_caller(ts, &gp->lasti);
+    if (self->name != NULL)
+        gp->name = Py_NewRef(self->name);
+    Py_INCREF(gp);              /* the scheduler's reference */
+    if (py_submit(gp) < 0) {
+        Py_DECREF(gp);
+        goto fail;
+    }
+    return (PyObject *)gp;
+
+fail:
+    Py_DECREF(gp);
+    return NULL;
+}
+
+static Go *
+go_new(PyObject *name)
+{
+    Go *self = PyObject_New(Go, core->go_type);
+    if (self == NULL)
+        return NULL;
+    self->vectorcall = (vectorcallfunc)go_vectorcall;
+    self->name = Py_XNewRef(name);
+    return self;
+}
+
+static void
+go_dealloc(Go *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    Py_XDECREF(self->name);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+go_named(Go *Py_UNUSED(self), PyObject *name)
+{
+    if (!PyUnicode_Check(name)) {
+        PyErr_Format(PyExc_TypeError, "go.named() needs a str, got %.200s",
+                     Py_TYPE(name)->tp_name);
+        return NULL;
+    }
+    return (PyObject *)go_new(name);
+}
+
+static PyObject *
+go_repr(Go *self)
+{
+    if (self->name == NULL)
+        return PyUnicode_FromString("<function runtime.go>");
+    return PyUnicode_FromFormat("<function runtime.go.named(%R)>", self->name);
+}
+
+static PyMethodDef go_methods[] = {
+    {"named", (PyCFunction)go_named, METH_O,
+     "named(name)\n--\n\n"
+     "A go() that gives its goroutines a name, for error reports and dumps.\n\n"
+     "    go.named(\"worker\")(fn, 1)"},
+    {0},
+};
+static PyMemberDef go_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Go, vectorcall), READONLY, NULL},
+    {0},
+};
+static PyType_Slot go_slots[] = {
+    {Py_tp_dealloc, go_dealloc},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_methods, go_methods},
+    {Py_tp_members, go_members},
+    {Py_tp_repr, go_repr},
+    {Py_tp_doc,
+     "go(fn, *args, **kwargs)\n--\n\n"
+     "Start fn(*args, **kwargs) as a goroutine and return its Goroutine.\n\n"
+     "It runs when the caller next blocks, yields or ends, in a copy of the caller's\n"
+     "contextvars context and with the whole recursion limit.  Keep the returned\n"
+     "handle to join() it; drop it and a failure is reported by runtime.excepthook.\n"
+     "Any thread may call go(): goroutines started by a thread that is not the main\n"
+     "thread run on a thread of the runtime's own.\n\n"
+     "Go: the go statement."},
+    {0, NULL},
+};
+static PyType_Spec go_spec = {
+    "runtime._core.Go", sizeof(Go), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_DISALLOW_INSTANTIATION
+        | Py_TPFLAGS_IMMUTABLETYPE,
+    go_slots};
+
+/* ---- methods ---- */
+
+static PyObject *
+take_outcome(Goroutine *gp)
+{
+    if (gp->exc != NULL) {
+        gp->asked = true;
+        py_raise(Py_NewRef(gp->exc));
+        return NULL;
+    }
+    return Py_NewRef(gp->result ? gp->result : Py_None);
+}
+
+static PyObject *
+g_join(Goroutine *gp, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *timeout = Py_None;
+    Py_ssize_t nkw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
+    if (nargs + nkw > 1
+        || (nkw == 1
+            && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "timeout"))) {
+        PyErr_SetString(PyExc_TypeError, "join() takes one argument: join(timeout=None)");
+        return NULL;
+    }
+    if (nargs + nkw == 1)
+        timeout = args[0];
+    if (gp->g.status == RT_G_DEAD)
+        return take_outcome(gp);
+    int64_t deadline;
+    if (py_deadline(timeout, &deadline) < 0)
+        return NULL;
+    Goroutine *me = py_current("Goroutine.join()");
+    if (me == NULL)
+        return NULL;
+    if (me == gp) {
+        PyErr_SetString(PyExc_RuntimeError, "a goroutine cannot join itself: it would wait "
+                        "for ever");
+        return NULL;
+    }
+    if (gp == core->main_g) {
+        PyErr_SetString(PyExc_RuntimeError, "the main goroutine cannot be joined: the program "
+                        "ends with it");
+        return NULL;
+    }
+    rt_g_arm(&me->g);
+    py_waitq_push(&gp->joiners, &me->waiter);
+    Py_INCREF(gp);              /* keeps the queue alive */
+    uint32_t why = py_park(me, PY_WAIT_JOIN, deadline);
+    py_waitq_remove(&me->waiter);
+    PyObject *result = NULL;
+    if (why == RT_WAKE_READY)
+        result = take_outcome(gp);
+    else if (why == RT_WAKE_TIMEOUT)
+        py_raise_timeout("Goroutine.join()");
+    Py_DECREF(gp);
+    return result;
+}
+
+static PyObject *
+g_done(Goroutine *gp, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(gp->g.status == RT_G_DEAD);
+}
+
+static PyObject *
+g_exception(Goroutine *gp, PyObject *Py_UNUSED(ignored))
+{
+    if (gp->g.status != RT_G_DEAD) {
+        PyErr_SetString(PyExc_RuntimeError, "the goroutine has not ended: join() it first");
+        return NULL;
+    }
+    gp->asked = true;
+    return Py_NewRef(gp->exc ? gp->exc : Py_None);
+}
+
+static PyObject *
+g_get_name(Goroutine *gp, void *Py_UNUSED(closure))
+{
+    if (gp->name == NULL) {
+        gp->name = gp == core->main_g ? PyUnicode_FromString("main")
+                                      : PyUnicode_FromFormat("goroutine-%lld",
+                                                             (long long)gp->id);
+    }
+    return Py_XNewRef(gp->name);
+}
+
+static PyObject *
+g_get_state(Goroutine *gp, void *Py_UNUSED(closure))
+{
+    static const char *const names[] = {
+        [RT_G_RUNNABLE] = "runnable", [RT_G_RUNNING] = "running",
+        [RT_G_WAITING] = "waiting", [RT_G_DEAD] = "dead"};
+    return PyUnicode_FromString(names[gp->g.status]);
+}
+
+static PyObject *
+g_get_wait_reason(Goroutine *gp, void *Py_UNUSED(closure))
+{
+    if (gp->g.status != RT_G_WAITING)
+        Py_RETURN_NONE;
+    return PyUnicode_FromString(py_wait_reason(gp->g.reason));
+}
+
+static PyObject *
+g_get_spawned_at(Goroutine *gp, void *Py_UNUSED(closure))
+{
+    if (gp->code == NULL)
+        Py_RETURN_NONE;
+    PyCodeObject *code = (PyCodeObject *)gp->code;
+    return Py_BuildValue("(OiO)", code->co_filename, PyCode_Addr2Line(code, gp->lasti),
+                         code->co_qualname);
+}
+
+static PyObject *
+g_repr(Goroutine *gp)
+{
+    PyObject *name = g_get_name(gp, NULL), *state = g_get_state(gp, NULL), *repr = NULL;
+    if (name != NULL && state != NULL)
+        repr = PyUnicode_FromFormat("<Goroutine %lld %R %U>", (long long)gp->id, name, state);
+    Py_XDECREF(name);
+    Py_XDECREF(state);
+    return repr;
+}
+
+static PyMethodDef g_methods[] = {
+    {"join", (PyCFunction)(void (*)(void))g_join, METH_FASTCALL | METH_KEYWORDS,
+     "join(timeout=None)\n--\n\n"
+     "Wait until the goroutine has ended and return what its function returned.\n\n"
+     "timeout is in seconds.  Raises what the function raised, TimeoutError when the\n"
+     "time is up, RuntimeError when a goroutine joins itself."},
+    {"done", (PyCFunction)g_done, METH_NOARGS,
+     "done()\n--\n\nTrue once the goroutine has ended."},
+    {"exception", (PyCFunction)g_exception, METH_NOARGS,
+     "exception()\n--\n\n"
+     "The exception an ended goroutine failed with, or None.\n\n"
+     "Raises RuntimeError while it has not ended."},
+    {0},
+};
+static PyGetSetDef g_getset[] = {
+    {"name", (getter)g_get_name, NULL, "Its name, by default \"goroutine-<id>\".", NULL},
+    {"state", (getter)g_get_state, NULL,
+     "\"runnable\", \"running\", \"waiting\" or \"dead\".", NULL},
+    {"wait_reason", (getter)g_get_wait_reason, NULL,
+     "What a waiting goroutine waits for, in Go's words; None otherwise.", NULL},
+    {"spawned_at", (getter)g_get_spawned_at, NULL,
+     "(file name, line, function) of the go() that started it, or None.", NULL},
+    {0},
+};
+static PyMemberDef g_members[] = {
+    {"id", T_LONGLONG, offsetof(Goroutine, id), READONLY, "Its number, unique in the process."},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(Goroutine, weakrefs), READONLY, NULL},
+    {0},
+};
+static PyType_Slot g_slots[] = {
+    {Py_tp_dealloc, g_dealloc},
+    {Py_tp_finalize, g_finalize},
+    {Py_tp_traverse, g_traverse},
+    {Py_tp_clear, g_clear},
+    {Py_tp_methods, g_methods},
+    {Py_tp_getset, g_getset},
+    {Py_tp_members, g_members},
+    {Py_tp_repr, g_repr},
+    {Py_tp_doc, "A goroutine, as returned by runtime.go()."},
+    {0, NULL},
+};
+static PyType_Spec g_spec = {
+    "runtime.Goroutine", sizeof(Goroutine), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION
+        | Py_TPFLAGS_IMMUTABLETYPE,
+    g_slots};
+
+int
+py_g_init_types(PyObject *module)
+{
+    if (py_add_type(module, &g_spec, &core->goroutine_type, true) < 0
+        || py_add_type(module, &go_spec, &core->go_type, false) < 0)
+        return -1;
+    Go *go = go_new(NULL);
+    if (go == NULL)
+        return -1;
+    int r = PyModule_AddObjectRef(module, "go", (PyObject *)go);
+    Py_DECREF(go);
+    return r;
+}

@@ -1,0 +1,186 @@
+/* py_module.c - the extension module runtime._core: start-up and what is shared.
+ *
+ * The scheduler is one per process, so the module can be loaded by one interpreter
+ * only; a second one is refused with ImportError.
+ */
+#include "py_core.h"
+
+#include "rt_arena.h"
+
+int
+py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot, bool publish)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type == NULL)
+        return -1;
+    *slot = (PyTypeObject *)type;
+    return publish ? PyModule_AddType(module, *slot) : 0;
+}
+
+static int
+add_exception(PyObject *module, const char *name, const char *doc, PyObject *base,
+              PyObject **slot)
+{
+    *slot = PyErr_NewExceptionWithDoc(name, doc, base, NULL);
+    if (*slot == NULL)
+        return -1;
+    return PyModule_AddObjectRef(module, strrchr(name, '.') + 1, *slot);
+}
+
+/* ---- data stacks ---- */
+
+/* The allocator that was there before: all but data-stack chunks go to it. */
+static PyObjectArenaAllocator system_arena;
+
+static void *
+arena_alloc(void *Py_UNUSED(ctx), size_t size)
+{
+    if (size == RT_CHUNK_SIZE) {
+        void *p = rt_arena_alloc();
+        if (p != NULL)
+            return p;
+    }
+    return system_arena.alloc(system_arena.ctx, size);
+}
+
+static void
+arena_free(void *Py_UNUSED(ctx), void *p, size_t size)
+{
+    if (size == RT_CHUNK_SIZE && rt_arena_owns(p))
+        rt_arena_free(p);
+    else
+        system_arena.free(system_arena.ctx, p, size);
+}
+
+static void
+install_arena(void)
+{
+    PyObject_GetArenaAllocator(&system_arena);
+    PyObjectArenaAllocator ours = {NULL, arena_alloc, arena_free};
+    PyObject_SetArenaAllocator(&ours);
+}
+
+/* ---- the module ---- */
+
+static PyObject *
+m_stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return py_stats();
+}
+
+/* Called once by the package: Python functions the core calls on rare occasions. */
+static PyObject *
+m_set_hooks(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *report, *may_deadlock;
+    if (!PyArg_ParseTuple(args, "OO:_set_hooks", &report, &may_deadlock))
+        return NULL;
+    Py_XSETREF(core->report_failure, Py_NewRef(report));
+    Py_XSETREF(core->may_deadlock, Py_NewRef(may_deadlock));
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+    {"stats", m_stats, METH_NOARGS,
+     "stats()\n--\n\n"
+     "A snapshot of the scheduler's counters, as a dict of numbers and lists of dicts."},
+    {"_set_hooks", m_set_hooks, METH_VARARGS, NULL},
+    {0},
+};
+
+/* The netpoller's table comes from its cffi module, as an address. */
+static const rt_netpoll_ops *
+netpoll_table(void)
+{
+    PyObject *mod = PyImport_ImportModule("runtime._netpoll");
+    PyObject *ffi = mod ? PyObject_GetAttrString(mod, "ffi") : NULL;
+    PyObject *lib = mod ? PyObject_GetAttrString(mod, "lib") : NULL;
+    PyObject *ptr = lib ? PyObject_CallMethod(lib, "rt_netpoll_default", NULL) : NULL;
+    PyObject *cast = ptr && ffi ? PyObject_CallMethod(ffi, "cast", "sO", "uintptr_t", ptr) : NULL;
+    PyObject *addr = cast ? PyNumber_Long(cast) : NULL;
+    const rt_netpoll_ops *ops = addr ? PyLong_AsVoidPtr(addr) : NULL;
+    Py_XDECREF(addr);
+    Py_XDECREF(cast);
+    Py_XDECREF(ptr);
+    Py_XDECREF(lib);
+    Py_XDECREF(ffi);
+    Py_XDECREF(mod);
+    return ops;
+}
+
+static unsigned long
+main_thread_ident(void)
+{
+    unsigned long ident = 0;
+    PyObject *threading = PyImport_ImportModule("threading");
+    PyObject *thread = threading ? PyObject_CallMethod(threading, "main_thread", NULL) : NULL;
+    PyObject *value = thread ? PyObject_GetAttrString(thread, "ident") : NULL;
+    if (value != NULL)
+        ident = PyLong_AsUnsignedLong(value);
+    Py_XDECREF(value);
+    Py_XDECREF(thread);
+    Py_XDECREF(threading);
+    return ident;
+}
+
+static int
+module_exec(PyObject *module)
+{
+    if (core != NULL) {
+        PyErr_SetString(PyExc_ImportError,
+                        "runtime is loaded by another interpreter of this process already");
+        return -1;
+    }
+    PyGreenlet_Import();
+    if (_PyGreenlet_API == NULL)
+        return -1;
+    const rt_netpoll_ops *ops = netpoll_table();
+    if (ops == NULL)
+        return -1;
+    core = PyModule_GetState(module);
+    core->module = module;
+    core->main_ident = main_thread_ident();
+    if (PyErr_Occurred())
+        goto fail;
+    install_arena();
+    if (add_exception(module, "runtime.GoExit",
+                      "Ends a goroutine; raised by goexit(), not to be caught.",
+                      PyExc_BaseException, &core->exc_goexit) < 0
+        || add_exception(module, "runtime.ChanClosed",
+                         "The channel is closed: nothing can be sent, or nothing is left.",
+                         PyExc_Exception, &core->exc_closed) < 0
+        || add_exception(module, "runtime.DeadlockError",
+                         "All goroutines wait, and nothing is left that could wake one.",
+                         PyExc_RuntimeError, &core->exc_deadlock) < 0
+        || PyModule_AddFunctions(module, functions) < 0 || py_g_init_types(module) < 0
+        || py_chan_init_types(module) < 0 || py_sync_init_types(module) < 0
+        || py_netfd_init_types(module) < 0 || py_http_init_types(module) < 0
+        || py_sched_init(module, ops) < 0)
+        goto fail;
+    return 0;
+
+fail:
+    core = NULL;
+    return -1;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+    {0, NULL},
+};
+static PyModuleDef def = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "runtime._core",
+    .m_doc = "The C core of the runtime.  Use the package runtime instead.",
+    .m_size = sizeof(py_core),
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&def);
+}

@@ -1,0 +1,63 @@
+"""Goroutines, channels and a scheduler in the manner of Go, for plain Python functions.
+
+    import runtime
+
+    results = runtime.Chan()
+    runtime.go(lambda: results.send(6 * 7))
+    print(results.recv())
+
+Any function can be a goroutine; there is no async and no await.  Blocking
+operations of this package park the calling goroutine and let others run.
+`runtime.net` has sockets, `runtime.http` a server.
+"""
+
+from __future__ import annotations
+
+import atexit
+import signal
+import threading
+
+from runtime import _core, _errors
+from runtime._core import (
+    Chan,
+    ChanClosed,
+    DeadlockError,
+    Goroutine,
+    Mutex,
+    WaitGroup,
+    current,
+    go,
+    goexit,
+    gosched,
+    num_goroutine,
+    sleep,
+    stats,
+)
+from runtime._errors import excepthook
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Chan",
+    "ChanClosed",
+    "DeadlockError",
+    "Goroutine",
+    "Mutex",
+    "WaitGroup",
+    "current",
+    "excepthook",
+    "go",
+    "goexit",
+    "gosched",
+    "num_goroutine",
+    "sleep",
+    "stats",
+]
+
+_core._set_hooks(_errors.report_failure, _errors.may_deadlock)
+atexit.register(_core._stop)
+if (
+    threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, _core._on_sigint)

@@ -1,0 +1,49 @@
+"""What the core reports in Python: failures nobody asked for, and deadlocks."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from runtime import _core
+
+if TYPE_CHECKING:
+    from runtime._core import Goroutine
+
+
+def excepthook(goroutine: Goroutine, exc: BaseException, /) -> None:
+    """Report that `goroutine` failed with `exc` and nobody will ask for it.
+
+    Writes the goroutine's name, where it was started and the traceback to
+    `sys.stderr`.  Replace `runtime.excepthook` by a function of the same shape to
+    log instead; what it raises is reported and ignored.
+    """
+    if sys.stderr is None:
+        return
+    lines = [f"goroutine {goroutine.id} [{goroutine.name}] failed"]
+    site = goroutine.spawned_at
+    if site is not None:
+        filename, line, function = site
+        lines.append(f'; started at "{filename}", line {line}, in {function}')
+    lines.append("\n")
+    lines += traceback.format_exception(exc)
+    sys.stderr.write("".join(lines))
+    sys.stderr.flush()
+
+
+def report_failure(goroutine: Goroutine, exc: BaseException) -> None:
+    """Call `runtime.excepthook`, as it is now."""
+    hook = getattr(sys.modules.get("runtime"), "excepthook", excepthook)
+    hook(goroutine, exc)
+
+
+def may_deadlock() -> bool:
+    """True unless a signal handler of the program's own could still wake a goroutine."""
+    ours = (signal.default_int_handler, _core._on_sigint)
+    return not any(
+        callable(handler) and handler not in ours
+        for handler in map(signal.getsignal, signal.valid_signals())
+        if not isinstance(handler, signal.Handlers)
+    )

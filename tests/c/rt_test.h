@@ -1,0 +1,46 @@
+/* rt_test.h - the C tests' whole framework: CHECK and RUN.
+ *
+ * A test is `static void name(void)`, called from its file's main by RUN(name).
+ * The first failing CHECK prints where and what on stderr and exits with 1; a
+ * program that passes prints each test's name and exits with 0.  CHECK may be
+ * used on any thread and in a forked child (where it exits with _exit's status 1
+ * too: the parent has to look at it).
+ */
+#ifndef RT_TEST_H
+#define RT_TEST_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define CHECK(cond)                                                          \
+    do {                                                                     \
+        if (!(cond)) {                                                       \
+            fprintf(stderr, "%s:%d: %s: CHECK failed: %s\n", __FILE__,       \
+                    __LINE__, __func__, #cond);                              \
+            fflush(NULL);                                                    \
+            _exit(1);                                                        \
+        }                                                                    \
+    } while (0)
+
+/* CHECK(a == b) for integers, printing both values. */
+#define CHECK_EQ(a, b)                                                       \
+    do {                                                                     \
+        long long rt_test_a_ = (long long)(a), rt_test_b_ = (long long)(b);  \
+        if (rt_test_a_ != rt_test_b_) {                                      \
+            fprintf(stderr, "%s:%d: %s: CHECK failed: %s == %s (%lld, %lld)\n", \
+                    __FILE__, __LINE__, __func__, #a, #b, rt_test_a_,        \
+                    rt_test_b_);                                             \
+            fflush(NULL);                                                    \
+            _exit(1);                                                        \
+        }                                                                    \
+    } while (0)
+
+#define RUN(fn)                                                              \
+    do {                                                                     \
+        printf("%s\n", #fn);                                                 \
+        fflush(stdout);                                                      \
+        fn();                                                                \
+    } while (0)
+
+#endif

@@ -1,0 +1,131 @@
+"""Each example runs as a user would start it: in a process of its own."""
+
+import contextlib
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+START_SECONDS = 30  # to start and listen; generous, a sanitizer build is slow
+PRIMES = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71]
+
+
+def free_address() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{s.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def server(name, *args, address):
+    """Start an example and wait until it accepts connections; end it with Ctrl-C."""
+    process = subprocess.Popen(
+        [sys.executable, EXAMPLES / name, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        host, port = address.split(":")
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                socket.create_connection((host, int(port)), timeout=5).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    process.kill()
+                    out, err = process.communicate()
+                    pytest.fail(f"{name} does not listen on {address}:\n{out}{err}")
+                time.sleep(0.02)  # another process: there is nothing to wait on but its port
+        yield process
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=START_SECONDS)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def request(address, method, path):
+    connection = http.client.HTTPConnection(address, timeout=10)
+    with contextlib.closing(connection):
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, response.getheader("Content-Type"), response.read().decode()
+
+
+def test_every_example_has_a_test():
+    source = Path(__file__).read_text(encoding="utf-8")
+    for path in EXAMPLES.glob("*.py"):
+        assert f'"{path.name}"' in source
+
+
+def test_hello_answers_every_path():
+    address = free_address()
+    with server("hello.py", address, address=address):
+        assert request(address, "GET", "/")[::2] == (200, "Hello, World")
+        assert request(address, "GET", "/any/path")[::2] == (200, "Hello, World")
+
+
+def test_sieve_prints_twenty_primes():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "sieve.py"], capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == ""
+    assert [int(line) for line in done.stdout.split()] == PRIMES
+    assert done.returncode == 0
+
+
+def test_demo_serves_page_and_counters():
+    address = free_address()
+    with server("demo.py", "--addr", address, address=address) as process:
+        assert f"listening on http://{address}" in process.stdout.readline()
+        status, content_type, body = request(address, "GET", "/")
+        assert (status, content_type) == (200, "text/html; charset=utf-8")
+        assert "/debug/" in body
+        status, content_type, body = request(address, "GET", "/debug/")
+        assert (status, content_type) == (200, "text/html; charset=utf-8")
+        assert body == (EXAMPLES / "debug.html").read_text(encoding="utf-8")
+        before = json.loads(request(address, "GET", "/stats")[2])
+        status, _, body = request(address, "POST", "/spawn?n=100")
+        assert (status, json.loads(body)) == (200, {"spawned": 100})
+        after = json.loads(request(address, "GET", "/stats")[2])
+        assert after["created"] >= before["created"] + 100
+        assert after["goroutines"] >= 100
+        assert request(address, "POST", "/spawn?n=many")[0] == 400
+        assert request(address, "GET", "/nothing/here")[0] == 404
+
+
+def test_demo_port_in_use_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / "demo.py", "--addr", address],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"demo: cannot serve on {address}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_echo_server_returns_what_it_gets():
+    address = free_address()
+    host, port = address.split(":")
+    with (
+        server("echo_server.py", address, address=address),
+        socket.create_connection((host, int(port)), timeout=10) as client,
+    ):
+        client.sendall(b"first\n")
+        assert client.recv(100) == b"first\n"
+        client.sendall(b"x" * 10_000)
+        client.shutdown(socket.SHUT_WR)
+        assert b"".join(iter(lambda: client.recv(65536), b"")) == b"x" * 10_000
