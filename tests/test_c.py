@@ -46,7 +46,10 @@ def _programs() -> list[str]:
 def _setarch() -> list[str]:
     """TSan cannot map its shadow where the kernel randomises addresses widely."""
     cmd = ["setarch", "-R"]
-    if shutil.which("setarch") and subprocess.run([*cmd, "true"], capture_output=True).returncode == 0:
+    if (
+        shutil.which("setarch")
+        and subprocess.run([*cmd, "true"], capture_output=True).returncode == 0
+    ):
         return cmd
     return []
 
@@ -61,7 +64,11 @@ def test_c_program_passes(program: str) -> None:
         ran = subprocess.run(
             [*(_setarch() if tsan else []), str(BUILD / f"c-{config}" / name)],
             cwd=ROOT,
-            env={**os.environ, "UBSAN_OPTIONS": "print_stacktrace=1", "TSAN_OPTIONS": "halt_on_error=1"},
+            env={
+                **os.environ,
+                "UBSAN_OPTIONS": "print_stacktrace=1",
+                "TSAN_OPTIONS": "halt_on_error=1",
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -71,11 +78,15 @@ def test_c_program_passes(program: str) -> None:
         )
     except subprocess.TimeoutExpired as exc:
         output = (exc.stdout or b"").decode(errors="replace")
-        pytest.fail(f"{program} did not end within {TIMEOUT} s; its output:\n{output}", pytrace=False)
+        pytest.fail(
+            f"{program} did not end within {TIMEOUT} s; its output:\n{output}", pytrace=False
+        )
     if tsan and "unexpected memory mapping" in ran.stdout:
         pytest.skip("TSan does not run on this kernel")
     if ran.returncode != 0:
-        pytest.fail(f"{program} ended with {ran.returncode}; its output:\n{ran.stdout}", pytrace=False)
+        pytest.fail(
+            f"{program} ended with {ran.returncode}; its output:\n{ran.stdout}", pytrace=False
+        )
 
 
 def test_c_programs_are_listed() -> None:

@@ -2,7 +2,7 @@
  *
  *   clang -g -O1 -std=gnu11 -fsanitize=fuzzer,address,undefined \
  *       -fno-sanitize-recover=all -Icsrc -o /tmp/fuzz_http1 tests/c/fuzz_http1.c \
- *       csrc/rt_http1.c csrc/rt_http1_chunked.c csrc/rt_base.c
+ *       csrc/rt_*.c -pthread
  *   mkdir -p /tmp/corpus && /tmp/fuzz_http1 -max_len=1024 /tmp/corpus tests/corpus/http1
  *
  * The input is taken as a request head with what follows it, and again as a chunked

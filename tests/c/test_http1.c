@@ -555,12 +555,14 @@ test_head_limits(void)
             rc = feed(buf, i, i - 1, &limits, &req);
         CHECK_EQ(rc, n <= 20 ? (int)len : -414);
     }
-    /* An endless target is refused without its line end. */
+    /* An endless target is refused without its line end, nor at a power of two only. */
+    const rt_http1_limits wide = {.max_target = 70, .max_head = 1000, .max_fields = 3};
+
     memset(buf, 'x', sizeof buf);
     memcpy(buf, "GET /", 5);
     rc = 0;
-    for (uint32_t i = 1; i <= 60 && rc == 0; i++)
-        rc = feed(buf, i, i - 1, &limits, &req);
+    for (uint32_t i = 1; i <= 110 && rc == 0; i++)
+        rc = feed(buf, i, i - 1, &wide, &req);
     CHECK_EQ(rc, -414);
 
     for (uint32_t n = 1; n < 120; n++) {
@@ -614,6 +616,19 @@ test_head_fault_seen_before_the_end(void)
         rc = feed(buf, i, i - 1, &LIMITS, &req);
     CHECK_EQ(rc, -400);
     CHECK(i <= 36);
+}
+
+static void
+test_head_no_new_bytes_asks_for_more(void)
+{
+    const rt_http1_limits huge = {UINT32_MAX, UINT32_MAX, 0};
+    rt_http1_req req = {.fields = NULL};
+
+    CHECK_EQ(feed("GET /", 5, 0, &LIMITS, &req), 0);
+    CHECK_EQ(feed("GET /", 5, 5, &LIMITS, &req), 0);
+    CHECK_EQ(feed("", 0, 0, &LIMITS, &req), 0);
+    CHECK_EQ(feed("GET / HTTP/1.0\r\n\r\n", 18, 0, &huge, &req), 18);
+    CHECK_EQ(feed("GET / HTTP/1.0\r\nX", 17, 0, &huge, &req), -431);
 }
 
 /* ---- chunked ------------------------------------------------------------------ */
@@ -811,6 +826,12 @@ test_chunked_limits(void)
     CHECK(nbody < 100);
     CHECK_EQ(decode(in, n, 1, 1, body, &n), -431);
     CHECK_EQ(n, nbody);
+    /* The trailers have their own allowance. */
+    n = 0;
+    for (int i = 0; i < 60; i++)
+        n += (uint32_t)sprintf(in + n, "1;%0200d\r\nx\r\n", 7);
+    n += (uint32_t)sprintf(in + n, "0\r\nA: %08000d\r\n\r\n", 7);
+    CHECK_EQ(decode(in, n, n, 1, body, &nbody), n);
 }
 
 int
@@ -823,6 +844,7 @@ main(void)
     RUN(test_head_byte_classes);
     RUN(test_head_limits);
     RUN(test_head_fault_seen_before_the_end);
+    RUN(test_head_no_new_bytes_asks_for_more);
     RUN(test_chunked_table);
     RUN(test_chunked_largest_size_is_counted_down);
     RUN(test_chunked_empty_input_changes_nothing);

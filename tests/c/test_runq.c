@@ -138,7 +138,7 @@ runq_steal_takes_the_oldest_half_rounded_up(void)
 static void
 inbox_take_returns_all_oldest_first(void)
 {
-    rt_inbox in = {0};
+    rt_inbox in = {NULL};
     rt_glist out = {0};
     rt_g *g = make_gs(10);
     CHECK(rt_inbox_empty(&in));

@@ -197,7 +197,7 @@ PIECES = [
     b"Content-Length: 5, 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding:\r\n",
     b"transfer-encoding: gzip, chunked\r\n", b"Transfer-Encoding : chunked\r\n",
     b"Connection: upgrade\r\n", b"Upgrade: h2c\r\n", b"Expect: 100-continue\r\n", b"Expect: x\r\n",
-    b"X: y\r\n z\r\n", b"CONNECT ", b"OPTIONS ", b"0", b"5", b"f", b";", b"0\r\n", b"5\r\nhello\r\n",
+    b"X: y\r\n z\r\n", b"CONNECT ", b"OPTIONS ", b"0", b"5", b"f", b";", b"0\r\n", b"5\r\nhello",
 ]  # fmt: skip
 
 

@@ -94,12 +94,24 @@ def rtq(tmp_path_factory: pytest.TempPathFactory) -> RtLib:
     cffi = pytest.importorskip("cffi")
     where = tmp_path_factory.mktemp("rtq")
     shim = where / "shim.c"
-    shim.write_text("#include <stdlib.h>\n" + SHIM + "size_t shim_sizeof_timers(void) { return sizeof(rt_timers); }\n")
+    shim.write_text(
+        "#include <stdlib.h>\n"
+        + SHIM
+        + "size_t shim_sizeof_timers(void) { return sizeof(rt_timers); }\n"
+    )
     so = where / "librtq.so"
     subprocess.run(
         [
             os.environ.get("CC", "cc"),
-            *("-shared", "-fPIC", "-g", "-O1", "-pthread", "-D_GNU_SOURCE", f"-DRT_RUNQ_CAP={RUNQ_CAP}"),
+            *(
+                "-shared",
+                "-fPIC",
+                "-g",
+                "-O1",
+                "-pthread",
+                "-D_GNU_SOURCE",
+                f"-DRT_RUNQ_CAP={RUNQ_CAP}",
+            ),
             *(f"-I{ROOT / 'csrc'}", "-o", str(so), str(shim)),
             *(str(ROOT / "csrc" / name) for name in ("rt_runq.c", "rt_timer.c")),
         ],

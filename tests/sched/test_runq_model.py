@@ -18,6 +18,7 @@ RINGS = 3
 GOROUTINES = 24
 
 rings = st.integers(0, RINGS - 1)
+counts = st.integers(1, 6)  # enough to fill a ring in one step
 
 
 class QueuesMachine(RuleBasedStateMachine):
@@ -57,22 +58,23 @@ class QueuesMachine(RuleBasedStateMachine):
     def ident(self, gp: Any) -> int | None:
         return None if gp == self.rtq.ffi.NULL else gp.id
 
-    @precondition(lambda self: self.idle)
-    @rule(r=rings)
-    def put(self, r: int) -> None:
-        g = self.idle[0]
-        ok = self.rtq.lib.rt_runq_put(self.c_rings[r], self.gs + g)
-        assert ok == (len(self.rings[r]) < self.rtq.cap)
-        if ok:
-            self.rings[r].append(self.idle.popleft())
+    @rule(r=rings, n=counts)
+    def put(self, r: int, n: int) -> None:
+        for _ in range(min(n, len(self.idle))):
+            g = self.idle[0]
+            ok = self.rtq.lib.rt_runq_put(self.c_rings[r], self.gs + g)
+            assert ok == (len(self.rings[r]) < self.rtq.cap)
+            if ok:
+                self.rings[r].append(self.idle.popleft())
 
-    @rule(r=rings)
-    def get(self, r: int) -> None:
-        got = self.ident(self.rtq.lib.rt_runq_get(self.c_rings[r]))
-        expected = self.rings[r].popleft() if self.rings[r] else None
-        assert got == expected
-        if expected is not None:
-            self.idle.append(expected)
+    @rule(r=rings, n=counts)
+    def get(self, r: int, n: int) -> None:
+        for _ in range(n):
+            got = self.ident(self.rtq.lib.rt_runq_get(self.c_rings[r]))
+            expected = self.rings[r].popleft() if self.rings[r] else None
+            assert got == expected
+            if expected is not None:
+                self.idle.append(expected)
 
     @rule(r=rings)
     def get_half(self, r: int) -> None:
@@ -84,8 +86,9 @@ class QueuesMachine(RuleBasedStateMachine):
 
     @rule(victim=rings, thief=rings)
     def steal(self, victim: int, thief: int) -> None:
-        if victim == thief or self.rings[thief]:
+        if victim == thief:
             return
+        self.get(thief, len(self.rings[thief]))
         got = self.ident(self.rtq.lib.rt_runq_steal(self.c_rings[victim], self.c_rings[thief]))
         n = (len(self.rings[victim]) + 1) // 2
         taken = [self.rings[victim].popleft() for _ in range(n)]

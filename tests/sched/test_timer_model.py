@@ -16,7 +16,9 @@ FOREVER = 2**63 - 1
 indices = st.integers(0, TIMERS - 1)
 # Few different deadlines, so that many are equal, and the extremes.
 whens = st.one_of(st.integers(-5, 30), st.sampled_from([-(2**63), FOREVER, FOREVER - 1]))
-scripts = st.lists(st.tuples(st.sampled_from(["start", "stop", "move"]), indices, whens), max_size=4)
+scripts = st.lists(
+    st.tuples(st.sampled_from(["start", "stop", "move"]), indices, whens), max_size=4
+)
 
 
 class TimersMachine(RuleBasedStateMachine):
@@ -52,7 +54,11 @@ class TimersMachine(RuleBasedStateMachine):
     def fired(self, t: Any) -> None:
         """Called from C: it must be the model's first due timer."""
         assert self.run_now is not None
-        due = {i: key for i, key in self.started.items() if key[0] <= self.run_now and i not in self.held}
+        due = {
+            i: key
+            for i, key in self.started.items()
+            if key[0] <= self.run_now and i not in self.held
+        }
         first = min(due, key=lambda i: due[i])
         assert t.kind == first
         assert not self.rtq.lib.shim_timer_started(t)

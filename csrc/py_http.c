@@ -1,2 +1,0 @@
-#include "py_core.h"
-int py_http_init_types(PyObject *module) { (void)module; return 0; }

@@ -1,0 +1,411 @@
+/* py_http_io.c - a connection's bytes: buffers, body reading, sending.
+ *
+ * The socket is edge-triggered.  `readable` and `writable` remember edges: they are
+ * cleared when a call finds the socket drained (a read shorter than asked, EAGAIN)
+ * or full, and set by the next event; while one is clear its call is not tried.
+ */
+#include "py_http.h"
+
+#include <errno.h>
+#include <sys/uio.h>
+
+/* ---- buffers ---- */
+
+#define MAX_FREE_BLOCKS 256
+#define MAX_FREE_OUTS 64
+
+static http_block *free_blocks;
+static uint32_t nfree_blocks;
+static char *free_outs[MAX_FREE_OUTS];
+static uint32_t nfree_outs;
+
+http_block *
+http_block_new(uint32_t cap)
+{
+    http_block *b;
+    if (cap <= HTTP_BLOCK_SIZE) {
+        if (free_blocks != NULL) {
+            b = free_blocks;
+            free_blocks = b->next;
+            nfree_blocks--;
+            b->refs = 1;
+            return b;
+        }
+        cap = HTTP_BLOCK_SIZE;
+    }
+    b = PyMem_Malloc(sizeof(*b) + cap);
+    if (b != NULL) {
+        b->cap = cap;
+        b->refs = 1;
+    }
+    return b;
+}
+
+void
+http_block_unref(http_block *b)
+{
+    if (b == NULL || --b->refs != 0)
+        return;
+    if (b->cap == HTTP_BLOCK_SIZE && nfree_blocks < MAX_FREE_BLOCKS) {
+        b->next = free_blocks;
+        free_blocks = b;
+        nfree_blocks++;
+    }
+    else
+        PyMem_Free(b);
+}
+
+static RT_NOINLINE int
+out_grow(http_out *out, size_t n)
+{
+    if (out->data == NULL && n <= HTTP_OUT_SIZE) {
+        out->data = nfree_outs ? free_outs[--nfree_outs] : PyMem_Malloc(HTTP_OUT_SIZE);
+        out->cap = out->data ? HTTP_OUT_SIZE : 0;
+        return out->data ? 0 : -1;
+    }
+    size_t cap = out->cap ? out->cap : HTTP_OUT_SIZE;
+    while (cap < out->len + n)
+        cap *= 2;
+    char *data = cap <= UINT32_MAX ? PyMem_Realloc(out->data, cap) : NULL;
+    if (data == NULL)
+        return -1;
+    out->data = data;
+    out->cap = (uint32_t)cap;
+    return 0;
+}
+
+int
+http_out_reserve(http_out *out, size_t n)
+{
+    return RT_LIKELY(out->cap - out->len >= n) ? 0 : out_grow(out, n);
+}
+
+void
+http_out_release(http_out *out)
+{
+    if (out->data == NULL)
+        return;
+    if (out->cap == HTTP_OUT_SIZE && nfree_outs < MAX_FREE_OUTS)
+        free_outs[nfree_outs++] = out->data;
+    else
+        PyMem_Free(out->data);
+    *out = (http_out){0};
+}
+
+/* ---- waiting ---- */
+
+static int
+raise_gone(http_conn *c)
+{
+    PyErr_SetString(PyExc_ConnectionError, c->aborted
+                    ? "the server was closed while the request was running"
+                    : "the client has closed the connection");
+    return -1;
+}
+
+/* Park the goroutine until an edge comes.  -1 with an exception set. */
+static int
+wait_edge(http_conn *c, py_waitq *q, int64_t timeout, const char *what)
+{
+    if (c->aborted)
+        return raise_gone(c);
+    Goroutine *gp = py_current(what);
+    if (gp == NULL)
+        return -1;
+    rt_g_arm(&gp->g);
+    py_waitq_push(q, &gp->waiter);
+    uint32_t why = py_park(gp, PY_WAIT_IO,
+                           timeout == INT64_MAX ? RT_FOREVER : rt_nanotime() + timeout);
+    py_waitq_remove(&gp->waiter);
+    if (why == RT_WAKE_READY)
+        return c->aborted ? raise_gone(c) : 0;
+    if (why == RT_WAKE_TIMEOUT)
+        py_raise_timeout(what);
+    return -1;
+}
+
+/* ---- sending ---- */
+
+int
+http_send(http_conn *c, const char *extra, size_t nextra)
+{
+    http_out *out = &c->out;
+    size_t done = 0;
+    for (;;) {
+        size_t nout = out->len - out->sent;
+        if (nout + (nextra - done) == 0)
+            break;
+        if (c->aborted) {
+            raise_gone(c);
+            goto fail;
+        }
+        ssize_t n;
+        if (nextra == done)
+            n = send(c->pd.fd, out->data + out->sent, nout, MSG_NOSIGNAL);
+        else {
+            struct iovec iov[2] = {{out->data + out->sent, nout},
+                                   {(char *)extra + done, nextra - done}};
+            struct msghdr msg = {.msg_iov = iov + (nout == 0), .msg_iovlen = 1 + (nout != 0)};
+            n = sendmsg(c->pd.fd, &msg, MSG_NOSIGNAL);
+        }
+        if (n >= 0) {
+            size_t from_out = (size_t)n < nout ? (size_t)n : nout;
+            out->sent += (uint32_t)from_out;
+            done += (size_t)n - from_out;
+            continue;
+        }
+        if (errno == EINTR)
+            continue;
+        if (errno != EAGAIN) {
+            c->peer_closed = true;
+            raise_gone(c);
+            goto fail;
+        }
+        c->writable = false;
+        while (!c->writable)
+            if (wait_edge(c, &c->writers, c->server->write_timeout, "sending a response") < 0)
+                goto fail;
+    }
+    http_out_release(out);
+    return 0;
+
+fail:
+    c->close_after = true;
+    http_out_release(out);
+    return -1;
+}
+
+/* ---- reading ---- */
+
+/* Make in->data[in_len, ...) hold at least `want` free bytes: by moving the unread
+   bytes into a new block where a request holds on to the old one or it is full. */
+static int
+make_room(http_conn *c, uint32_t want)
+{
+    uint32_t unread = c->in_len - c->in_pos;
+    if (c->in != NULL) {
+        if (unread == 0 && c->in->refs == 1)
+            c->in_pos = c->in_len = 0;
+        if (c->in->cap - c->in_len >= want)
+            return 0;
+        if (c->in->refs == 1 && c->in->cap - unread >= want) {
+            memmove(c->in->data, c->in->data + c->in_pos, unread);
+            c->in_pos = 0;
+            c->in_len = unread;
+            return 0;
+        }
+    }
+    http_block *b = http_block_new(unread + want);
+    if (b == NULL)
+        return -ENOMEM;
+    if (unread)
+        memcpy(b->data, c->in->data + c->in_pos, unread);
+    http_block_unref(c->in);
+    c->in = b;
+    c->in_pos = 0;
+    c->in_len = unread;
+    return 0;
+}
+
+Py_ssize_t
+http_fill(http_conn *c, uint32_t want)
+{
+    int err = make_room(c, want);
+    if (err < 0)
+        return err;
+    size_t room = c->in->cap - c->in_len;
+    ssize_t n;
+    do
+        n = recv(c->pd.fd, c->in->data + c->in_len, room, 0);
+    while (n < 0 && errno == EINTR);
+    if (n < 0) {
+        c->readable = false;
+        return -errno;
+    }
+    /* A short read has drained the socket; the end of the stream stays readable. */
+    if ((size_t)n < room && n != 0 && !c->peer_closed)
+        c->readable = false;
+    c->in_len += (uint32_t)n;
+    return n;
+}
+
+/* ---- request bodies ---- */
+
+static int
+send_continue(http_conn *c)
+{
+    static const char text[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    c->continue_due = false;
+    if (http_out_reserve(&c->out, sizeof(text) - 1) < 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    http_out_add(&c->out, text, sizeof(text) - 1);
+    return http_send(c, NULL, 0);
+}
+
+static int
+body_broken(http_conn *c, const char *why)
+{
+    c->close_after = true;
+    PyErr_SetString(PyExc_ConnectionError, why);
+    return -1;
+}
+
+static int
+too_large(http_conn *c)
+{
+    c->close_after = true;
+    PyErr_Format(http_hooks.body_too_large, "the request body is larger than %lld bytes",
+                 (long long)c->server->max_body);
+    return -1;
+}
+
+/* Wait until the socket may have more, then recv.  As http_fill(), but parks. */
+static Py_ssize_t
+fill_parking(http_conn *c)
+{
+    for (;;) {
+        if (!c->readable
+            && wait_edge(c, &c->readers, c->server->read_timeout, "reading the request body") < 0) {
+            c->close_after = true;
+            return -1;
+        }
+        if (!c->readable)
+            continue;
+        Py_ssize_t n = http_fill(c, 2048);
+        if (n > 0)
+            return n;
+        if (n == 0)
+            return body_broken(c, "the client closed the connection in the middle of the body");
+        if (n == -ENOMEM) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        if (n != -EAGAIN)
+            return body_broken(c, "the connection broke in the middle of the body");
+    }
+}
+
+/* Take up to n decoded bytes off the input of a chunked body.  > 0, 0: end or needs
+   input (see body_done), -1 with an exception set. */
+static Py_ssize_t
+take_chunked(http_conn *c, char *dst, Py_ssize_t n)
+{
+    while (c->in_pos < c->in_len && !c->body_done) {
+        uint32_t used, avail = c->in_len - c->in_pos;
+        rt_slice run;
+        /* No more input than the output holds, so that a run always fits. */
+        if (avail > (size_t)n)
+            avail = (uint32_t)n;
+        const char *in = c->in->data + c->in_pos;
+        int r = rt_http1_chunked_feed(&c->decoder, in, avail, &used, &run);
+        if (r < 0)
+            return body_broken(c, c->decoder.error);
+        c->in_pos += used;
+        c->body_done = r == 1;
+        if (run.len != 0) {
+            if ((c->body_left -= run.len) < 0)
+                return too_large(c);
+            memcpy(dst, in + run.off, run.len);
+            return run.len;
+        }
+    }
+    return 0;
+}
+
+/* The rest of a body with Content-Length straight from the socket into dst. */
+static Py_ssize_t
+recv_sized(http_conn *c, char *dst, Py_ssize_t n)
+{
+    for (;;) {
+        if (!c->readable
+            && wait_edge(c, &c->readers, c->server->read_timeout, "reading the request body") < 0) {
+            c->close_after = true;
+            return -1;
+        }
+        if (!c->readable)
+            continue;
+        ssize_t got = recv(c->pd.fd, dst, (size_t)n, 0);
+        if (got > 0) {
+            if (got < n && !c->peer_closed)
+                c->readable = false;
+            return got;
+        }
+        if (got == 0)
+            return body_broken(c, "the client closed the connection in the middle of the body");
+        if (errno == EAGAIN)
+            c->readable = false;
+        else if (errno != EINTR)
+            return body_broken(c, "the connection broke in the middle of the body");
+    }
+}
+
+Py_ssize_t
+http_body_read(http_conn *c, char *dst, Py_ssize_t n)
+{
+    if (c->body_done || n == 0)
+        return 0;
+    if (c->continue_due && send_continue(c) < 0)
+        return -1;
+    if (c->chunked) {
+        for (;;) {
+            Py_ssize_t got = take_chunked(c, dst, n);
+            if (got != 0 || c->body_done)
+                return got;
+            if (fill_parking(c) < 0)
+                return -1;
+        }
+    }
+    if (n > c->body_left)
+        n = (Py_ssize_t)c->body_left;
+    uint32_t unread = c->in_len - c->in_pos;
+    Py_ssize_t got;
+    if (unread != 0) {
+        got = n < unread ? n : unread;
+        memcpy(dst, c->in->data + c->in_pos, (size_t)got);
+        c->in_pos += (uint32_t)got;
+    }
+    else if ((got = recv_sized(c, dst, n)) < 0)
+        return -1;
+    c->body_left -= got;
+    c->body_done = c->body_left == 0;
+    return got;
+}
+
+int
+http_body_discard(http_conn *c)
+{
+    while (!c->body_done) {
+        uint32_t unread = c->in_len - c->in_pos;
+        if (unread != 0) {
+            uint32_t used = unread;
+            if (c->chunked) {
+                rt_slice run;
+                int r = rt_http1_chunked_feed(&c->decoder, c->in->data + c->in_pos, unread,
+                                              &used, &run);
+                if (r < 0)
+                    return -1;
+                c->body_done = r == 1;
+            }
+            else {
+                if (used > c->body_left)
+                    used = (uint32_t)c->body_left;
+                c->body_left -= used;
+                c->body_done = c->body_left == 0;
+            }
+            c->in_pos += used;
+            if ((c->drain_left -= used) < 0)
+                return -1;
+            continue;
+        }
+        if (!c->readable)
+            return 0;
+        Py_ssize_t n = http_fill(c, 2048);
+        if (n == -EAGAIN)
+            return 0;
+        if (n <= 0)
+            return -1;
+    }
+    return 1;
+}
