@@ -328,12 +328,14 @@ chan_dealloc(Chan *ch)
 {
     PyTypeObject *type = Py_TYPE(ch);
     PyObject_GC_UnTrack(ch);
+    Py_TRASHCAN_BEGIN(ch, chan_dealloc)
     if (ch->weakrefs != NULL)
         PyObject_ClearWeakRefs((PyObject *)ch);
     chan_clear(ch);
     PyMem_Free(ch->buf);
     type->tp_free(ch);
     Py_DECREF(type);
+    Py_TRASHCAN_END
 }
 
 #define FASTKW(fn) (PyCFunction)(void (*)(void))fn, METH_FASTCALL | METH_KEYWORDS

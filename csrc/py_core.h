@@ -62,7 +62,7 @@ struct Goroutine {
     PyObject *result;           /* owned, once done */
     PyObject *exc;              /* owned, once failed */
     PyObject *pending;          /* owned exception to raise when it next resumes */
-    PyGreenlet *greenlet;       /* owned while parked: where to switch to */
+    PyGreenlet *greenlet;       /* owned while started: where to switch to */
     PyObject *name;             /* owned str or NULL: "goroutine-<id>" */
     PyObject *weakrefs;
 
@@ -78,7 +78,8 @@ struct Goroutine {
 struct py_m {
     rt_p p;                     /* first: see py_m_of() */
     Goroutine *curg;            /* borrowed; NULL: the scheduler itself runs */
-    Goroutine *next;            /* what the greenlet switched to shall run */
+    Goroutine *next;            /* borrowed: what the greenlet switched to shall run;
+                                   NULL at all other times */
     PyGreenlet *g0;             /* owned: starts workers */
     PyGreenlet **idle;          /* owned array of owned idle workers */
     uint32_t nidle;

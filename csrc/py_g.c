@@ -129,19 +129,15 @@ g_finalize(PyObject *self)
 }
 
 static void
-g_dealloc(Goroutine *gp)
+g_free(Goroutine *gp)
 {
-    if (RT_UNLIKELY(gp->exc != NULL && !gp->asked)
-        && PyObject_CallFinalizerFromDealloc((PyObject *)gp) < 0)
-        return;
-    /* A finalized object keeps that mark, and must not be used again. */
-    bool reuse = core->nfree_g < MAX_FREE_G && !gp->g.foreign;
-    if (PyObject_GC_IsTracked((PyObject *)gp)) {
+    bool tracked = PyObject_GC_IsTracked((PyObject *)gp);
+    if (tracked)
         PyObject_GC_UnTrack(gp);
+    bool reuse = core->nfree_g < MAX_FREE_G && !gp->g.foreign && gp->exc == NULL;
+    /* A finalized object keeps that mark, and must not be used again. */
+    if (RT_UNLIKELY(tracked || gp->result != NULL))
         reuse = reuse && !PyObject_GC_IsFinalized((PyObject *)gp);
-    }
-    if (RT_UNLIKELY(gp->exc != NULL))
-        reuse = false;
     if (RT_UNLIKELY(gp->weakrefs != NULL))
         PyObject_ClearWeakRefs((PyObject *)gp);
     g_clear(gp);
@@ -163,6 +159,25 @@ g_dealloc(Goroutine *gp)
         PyObject_GC_Del(gp);
     }
     Py_DECREF(type);
+}
+
+static void
+g_dealloc(Goroutine *gp)
+{
+    if (RT_UNLIKELY(gp->exc != NULL && !gp->asked)
+        && PyObject_CallFinalizerFromDealloc((PyObject *)gp) < 0)
+        return;
+    if (RT_LIKELY(gp->result == NULL || !PyObject_IS_GC(gp->result))) {
+        g_free(gp);
+        return;
+    }
+    /* The result may be a goroutine whose result is a goroutine, and so on: a long
+       chain must not use up the C stack. */
+    if (PyObject_GC_IsTracked((PyObject *)gp))
+        PyObject_GC_UnTrack(gp);
+    Py_TRASHCAN_BEGIN(gp, g_dealloc)
+    g_free(gp);
+    Py_TRASHCAN_END
 }
 
 void
@@ -204,6 +219,9 @@ py_g_run(py_m *mp, Goroutine *gp)
                                      gp->kwnames);
     else
         result = gp->entry(gp);
+    if (RT_UNLIKELY(mp->curg != gp))
+        rt_throw("the function of a parked goroutine has returned: its greenlet was switched to "
+                 "by another goroutine");
     if (ts->context != NULL)
         Py_XDECREF(py_swap_context(ts, NULL));
     py_g_finish(gp, result);
@@ -232,20 +250,18 @@ py_g_finish(Goroutine *gp, PyObject *result)
 {
     if (RT_UNLIKELY(result == NULL))
         finish_failed(gp);
-    gp->g.status = RT_G_DEAD;
+    /* What is dropped here may run Python, and even park: this is still gp's run. */
     drop_call(gp);
-    py_m *mp = py_tls_m;
-    if (mp != NULL)
-        mp->curg = NULL;
+    if (Py_REFCNT(gp) == 1)
+        Py_CLEAR(result);
+    gp->g.status = RT_G_DEAD;
+    py_tls_m->curg = NULL;
     core->finished++;
+    Py_CLEAR(gp->greenlet);
     if (Py_REFCNT(gp) != 1) {
         gp->result = result;
-        if (!PyObject_GC_IsTracked((PyObject *)gp))
-            PyObject_GC_Track(gp);
+        PyObject_GC_Track(gp);
         py_waitq_wake_all(&gp->joiners, RT_WAKE_READY);
-    }
-    else {
-        Py_XDECREF(result);
     }
     Py_DECREF(gp);
 }
@@ -441,6 +457,11 @@ g_join(Goroutine *gp, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     Goroutine *me = py_current("Goroutine.join()");
     if (me == NULL)
         return NULL;
+    if (gp->g.foreign) {
+        PyErr_SetString(PyExc_RuntimeError, "this stands for a plain thread, which cannot be "
+                        "joined as a goroutine: use Thread.join()");
+        return NULL;
+    }
     if (me == gp) {
         PyErr_SetString(PyExc_RuntimeError, "a goroutine cannot join itself: it would wait "
                         "for ever");

@@ -183,7 +183,7 @@ struct http_request {
     rt_http1_field *fields;     /* inline_fields or an owned array */
     rt_http1_field inline_fields[16];
     PyObject *method, *path, *raw_path, *raw_query, *query, *host, *headers, *remote_addr,
-        *body, *path_values, *pattern, *form, *tls;     /* owned, made when asked for */
+        *body, *path_values, *pattern, *form;     /* owned, made when asked for */
     http_request *next_free;
 };
 
@@ -236,7 +236,8 @@ typedef struct {
     PyObject *load_json;        /* (bytes) -> object */
     PyObject *dump_json;        /* (object) -> str */
     PyObject *log_error;        /* (message, exception or None) */
-    PyObject *body_too_large;   /* the exception type */
+    PyObject *http_error;       /* exception type with a status */
+    PyObject *body_too_large;   /* its subtype, 413 */
 } http_hooks_t;
 extern http_hooks_t http_hooks;
 

@@ -14,6 +14,12 @@
  * place of the C stack: that makes the piece of stack to copy per switch small,
  * and it cannot creep deeper with every generation.
  *
+ * Promises.  Whoever switches to a goroutine or a worker says so in mp->next, and
+ * whoever gets control takes it from there.  Without it control came from outside:
+ * user code switched to or threw into a greenlet of ours, or a greenlet it made has
+ * died and our worker was its parent.  Control then goes straight back to the
+ * goroutine that was running.
+ *
  * The main thread's M is m0; its main goroutine is the program's own main
  * greenlet.  Goroutines spawned by threads that are not Ms go to `aux`, an M with
  * a thread of its own started on first use: the main thread may be inside a call
@@ -24,7 +30,8 @@
  * comes between looking for pending signals and polling must not be lost: the main
  * thread blocks all signals, looks, and unblocks them atomically with the poll.  A
  * signal may still land on another thread of the program in between, so while
- * there are others a poll is limited to one second.
+ * there are others a poll is limited to one second.  No thread blocks signals for
+ * longer: the threads and processes it starts would inherit that.
  */
 #include "py_core.h"
 
@@ -38,8 +45,7 @@ py_core *core;
 _Thread_local py_m *py_tls_m;
 void **_PyGreenlet_API;
 
-/* The Goroutine that stands for a foreign thread; owned by the thread state's dict. */
-static _Thread_local Goroutine *tls_foreign;
+#define FOREIGN_KEY "gosched.goroutine"
 
 /* ---- switching ---- */
 
@@ -60,9 +66,9 @@ static int
 switch_to(py_m *mp, Goroutine *gp)
 {
     mp->switches++;
+    mp->next = gp;
     if (gp->g.started)
         return switch_greenlet(gp->greenlet);
-    mp->next = gp;
     if (mp->nidle == 0)
         return switch_greenlet(mp->g0);
     PyGreenlet *worker = mp->idle[--mp->nidle];
@@ -71,25 +77,54 @@ switch_to(py_m *mp, Goroutine *gp)
     return r;
 }
 
+/* Control came without a promise: back to the goroutine that runs, at the place it
+   last switched from.  Returns as switch_greenlet() does. */
+static RT_COLD int
+give_back(py_m *mp)
+{
+    Goroutine *gp = mp->curg;
+    if (gp == NULL || gp->greenlet == NULL)
+        rt_throw("a greenlet of the runtime was switched to by a signal handler or finalizer");
+    return switch_greenlet(gp->greenlet);
+}
+
+/* As give_back(), for a greenlet that has no goroutine: r < 0 means that it has got an
+   exception, which concerns nobody. */
+static RT_COLD int
+give_back_idle(py_m *mp, int r)
+{
+    if (r < 0 && PyErr_ExceptionMatches(PyExc_GreenletExit))
+        PyErr_Clear();
+    else if (r < 0)
+        PyErr_WriteUnraisable(NULL);
+    return give_back(mp);
+}
+
 /* Run by each worker greenlet.  Returns to g0 when the worker is not needed. */
 static PyObject *
-worker_main(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+worker_main(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     py_m *mp = py_tls_m;
+    PyGreenlet *self = PyGreenlet_GetCurrent();
     Goroutine *gp = mp->next;
+    mp->next = NULL;
     for (;;) {
+        gp->greenlet = (PyGreenlet *)Py_NewRef(self);
         py_g_run(mp, gp);
         gp = py_g_of(rt_sched_find(&mp->p));
         if (!gp->g.started)
             continue;
         if (mp->nidle == PY_MAX_IDLE_WORKERS) {
             mp->next = gp;
+            Py_DECREF(self);
             Py_RETURN_NONE;
         }
-        mp->idle[mp->nidle++] = PyGreenlet_GetCurrent();
-        if (switch_to(mp, gp) < 0)
-            return NULL;        /* killed while idle */
+        mp->idle[mp->nidle++] = (PyGreenlet *)Py_NewRef(self);
+        int r = switch_to(mp, gp);
+        while (RT_UNLIKELY(mp->next == NULL))
+            r = give_back_idle(mp, r);
         gp = mp->next;
+        mp->next = NULL;
     }
 }
 
@@ -111,22 +146,17 @@ g0_dispatch(py_m *mp)
         r = switch_to(mp, gp);
     else {
         PyGreenlet *worker = PyGreenlet_New(core->worker_fn, mp->g0);
-        if (worker != NULL) {
-            mp->workers++;
-            r = switch_greenlet(worker);
-            Py_DECREF(worker);
-        }
-        else {
+        r = worker ? switch_greenlet(worker) : -1;
+        if (RT_UNLIKELY(r < 0 && mp->next == gp)) {
             fail_start(gp);
             mp->next = py_g_of(rt_sched_find(&mp->p));
-            return;
         }
+        else
+            mp->workers++;
+        Py_XDECREF(worker);
     }
-    if (RT_UNLIKELY(r < 0)) {
-        /* Somebody threw into g0, so mp->next may be stale. */
-        PyErr_WriteUnraisable((PyObject *)mp->g0);
-        mp->next = py_g_of(rt_sched_find(&mp->p));
-    }
+    while (RT_UNLIKELY(mp->next == NULL))
+        r = give_back_idle(mp, r);
 }
 
 /* g0 of the main thread: entered by whoever finds a fresh goroutine and no idle
@@ -159,6 +189,25 @@ take_pending(Goroutine *gp)
     return -1;
 }
 
+/* For Py_AddPendingCall(): called by the eval loop of the main thread, whichever
+   goroutine it runs.  If it is another one, py_park() sees to it later. */
+static int
+raise_pending(void *Py_UNUSED(arg))
+{
+    Goroutine *gp = core->main_g;
+    if (gp->pending == NULL || core->m0->curg != gp)
+        return 0;
+    return take_pending(gp);
+}
+
+/* The same for a main thread that has not become an M. */
+static int
+raise_owned(void *exc)
+{
+    py_raise(exc);
+    return -1;
+}
+
 /* Find the next goroutine and be away until it is gp's turn again.  gp is in a
    run queue, or will be put there by a waker. */
 static void
@@ -169,15 +218,20 @@ schedule(py_m *mp, Goroutine *gp)
     if (next != gp) {
         PyGreenlet *here = PyGreenlet_GetCurrent();
         Py_XSETREF(gp->greenlet, here);
-        if (RT_UNLIKELY(switch_to(mp, next) < 0)) {
-            /* Thrown into us by someone else's greenlet.throw(): keep it, and wait
-               for our turn if it has been promised already. */
-            Py_XSETREF(gp->pending, py_take_exception());
-            if (!rt_g_claim(&gp->g, RT_WAKE_INTERRUPT) && gp->g.status == RT_G_RUNNABLE) {
-                schedule(mp, gp);
-                return;
+        int r = switch_to(mp, next);
+        while (RT_UNLIKELY(mp->next != gp)) {
+            /* Someone else's greenlet.switch(), or throw(): keep the exception and
+               raise it when it is our turn. */
+            if (r < 0) {
+                Py_XSETREF(gp->pending, py_take_exception());
+                if (rt_g_claim(&gp->g, RT_WAKE_INTERRUPT))
+                    rt_ready(&mp->p, &gp->g, false);
             }
+            r = give_back(mp);
         }
+        mp->next = NULL;
+        if (RT_UNLIKELY(r < 0))
+            Py_XSETREF(gp->pending, py_take_exception());
     }
     mp->curg = gp;
     gp->g.status = RT_G_RUNNING;
@@ -227,8 +281,12 @@ py_park(Goroutine *gp, int reason, int64_t deadline)
     if (deadline != RT_FOREVER)
         rt_timers_stop(&mp->p.timers, &gp->timer);
     uint32_t why = atomic_load_explicit(&gp->g.wake, memory_order_acquire);
-    if (RT_UNLIKELY(why == RT_WAKE_INTERRUPT))
-        take_pending(gp);
+    if (RT_UNLIKELY(gp->pending != NULL)) {
+        if (why == RT_WAKE_INTERRUPT)
+            take_pending(gp);
+        else if (gp == core->main_g)
+            Py_AddPendingCall(raise_pending, NULL);     /* it has got a value, too */
+    }
     return why;
 }
 
@@ -263,9 +321,14 @@ void
 py_interrupt_main(PyObject *exc)
 {
     Goroutine *gp = core->main_g;
+    if (gp == NULL) {
+        if (Py_AddPendingCall(raise_owned, exc) < 0)
+            Py_DECREF(exc);
+        return;
+    }
     Py_XSETREF(gp->pending, exc);
-    if (gp->g.status == RT_G_WAITING)
-        py_wake(gp, RT_WAKE_INTERRUPT, true);
+    if (gp->g.status != RT_G_WAITING || !py_wake(gp, RT_WAKE_INTERRUPT, true))
+        Py_AddPendingCall(raise_pending, NULL);
 }
 
 /* ---- the host's side of sleeping ---- */
@@ -333,9 +396,12 @@ static void
 block_main(py_m *mp, int64_t timeout)
 {
     rt_p *pp = &mp->p;
+    run_signal_handlers();      /* here, so that it is rare below */
+    if (has_work(pp))
+        return;
     if (timeout == RT_FOREVER && pp->npd == 0 && report_deadlock(mp))
         return;
-    if (timeout > 1000000000 && foreign_threads(mp))
+    if (timeout > 1000000000 && (core->aux != NULL || foreign_threads(mp)))
         timeout = 1000000000;
     sigset_t all, old;
     sigfillset(&all);
@@ -364,6 +430,8 @@ host_block(rt_p *pp, int64_t timeout)
     while (atomic_load(&mp->stopping))
         pause();                /* the process ends: never take the GIL again */
     PyEval_RestoreThread(ts);
+    if (n == -EINTR && core->m0 != NULL)
+        rt_p_wake(&core->m0->p);        /* the signal is the main thread's */
     rt_p_dispatch(pp, n < 0 ? 0 : n);
 }
 
@@ -411,14 +479,16 @@ start_m0(void)
         Py_SETREF(root, parent);
     }
     mp->g0 = root ? PyGreenlet_New(core->g0_fn, root) : NULL;
-    Py_XDECREF(root);
     Goroutine *gp = mp->g0 ? py_g_alloc() : NULL;
-    if (gp == NULL)
+    if (gp == NULL) {
+        Py_XDECREF(root);
         return -1;              /* at import, with an exception: the import fails */
+    }
     gp->g.pp = &mp->p;
     gp->g.started = 1;
     gp->g.status = RT_G_RUNNING;
     core->main_g = gp;
+    gp->greenlet = root;
     mp->curg = gp;
     core->m0 = py_tls_m = mp;
     return 0;
@@ -439,9 +509,6 @@ static void
 aux_main(void *arg)
 {
     py_m *mp = arg;
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, NULL);   /* signals are the main thread's */
     PyGILState_STATE gil = PyGILState_Ensure();
     mp->tstate = PyThreadState_Get();
     py_tls_m = mp;
@@ -488,18 +555,24 @@ py_submit(Goroutine *gp)
     return 0;
 }
 
-/* The Goroutine of a thread that is not an M, made on first use. */
+/* The Goroutine of a thread that is not an M (borrowed), made on first use.  Only the
+   thread state's dict knows it: it dies with the thread, while finalizers of the
+   thread's other data may still come here. */
 static Goroutine *
 foreign_g(void)
 {
-    if (tls_foreign != NULL)
-        return tls_foreign;
     PyObject *dict = PyThreadState_GetDict();
     if (dict == NULL) {
         PyErr_NoMemory();
         return NULL;
     }
-    Goroutine *gp = py_g_alloc();
+    Goroutine *gp = (Goroutine *)PyDict_GetItemString(dict, FOREIGN_KEY);
+    if (gp != NULL)
+        return gp;
+    /* Any P will do to reach the host; when the main thread has not come here yet
+       there may be none. */
+    py_m *mp = core->m0 ? core->m0 : core->aux ? core->aux : start_aux();
+    gp = mp ? py_g_alloc() : NULL;
     if (gp == NULL)
         return NULL;
     gp->parker = PyMem_New(rt_parker, 1);
@@ -512,14 +585,14 @@ foreign_g(void)
     }
     gp->g.foreign = 1;
     gp->g.status = RT_G_RUNNING;
-    gp->g.pp = &core->m0->p;
+    gp->g.pp = &mp->p;
     gp->name = PyUnicode_FromFormat("thread-%lu", PyThread_get_thread_ident());
-    if (gp->name == NULL || PyDict_SetItemString(dict, "gosched.goroutine", (PyObject *)gp) < 0) {
+    if (gp->name == NULL || PyDict_SetItemString(dict, FOREIGN_KEY, (PyObject *)gp) < 0) {
         Py_DECREF(gp);
         return NULL;
     }
     Py_DECREF(gp);
-    return tls_foreign = gp;
+    return gp;
 }
 
 Goroutine *

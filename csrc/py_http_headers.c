@@ -1,0 +1,436 @@
+/* py_http_headers.c - Headers: an ordered, case-insensitive multi-map.
+ *
+ * One type serves requests and responses.  For a request an entry is a pair of
+ * slices of the head; they become str objects when somebody asks.  Names compare
+ * without case and are kept as they were given; values are latin-1, as on the wire.
+ */
+#include "py_http.h"
+
+#include <strings.h>
+
+typedef struct {
+    PyObject *name, *value;     /* owned str, or NULL: still a slice */
+    const char *n, *v;          /* name and value bytes: of the str or of the block */
+    uint32_t nn, nv;
+} entry;
+
+typedef struct {
+    PyObject_HEAD
+    http_block *block;          /* owned, or NULL: where slices point */
+    entry *entries;             /* owned array */
+    uint32_t len, cap;
+} Headers;
+
+static bool
+name_is(const entry *e, const char *name, size_t n)
+{
+    return e->nn == n && strncasecmp(e->n, name, n) == 0;
+}
+
+/* The bytes of a field name argument; NULL with an exception set. */
+static const char *
+name_arg(PyObject *name, size_t *n)
+{
+    if (RT_UNLIKELY(!PyUnicode_Check(name))) {
+        PyErr_Format(PyExc_TypeError, "a header name must be str, not %.200s",
+                     Py_TYPE(name)->tp_name);
+        return NULL;
+    }
+    if (PyUnicode_READY(name) < 0)
+        return NULL;
+    *n = (size_t)PyUnicode_GET_LENGTH(name);
+    return PyUnicode_IS_ASCII(name) ? PyUnicode_DATA(name) : "";
+}
+
+static PyObject *
+entry_value(entry *e)
+{
+    if (e->value == NULL)
+        e->value = PyUnicode_DecodeLatin1(e->v, e->nv, NULL);
+    return Py_XNewRef(e->value);
+}
+
+static PyObject *
+entry_name(entry *e)
+{
+    if (e->name == NULL)
+        e->name = PyUnicode_DecodeLatin1(e->n, e->nn, NULL);
+    return Py_XNewRef(e->name);
+}
+
+static entry *
+find(Headers *h, const char *name, size_t n)
+{
+    for (uint32_t i = 0; i < h->len; i++)
+        if (name_is(&h->entries[i], name, n))
+            return &h->entries[i];
+    return NULL;
+}
+
+static int
+reserve(Headers *h, uint32_t n)
+{
+    if (h->cap - h->len >= n)
+        return 0;
+    uint32_t cap = h->len + n < 8 ? 8 : (h->len + n) * 2;
+    entry *entries = PyMem_Resize(h->entries, entry, (size_t)cap);
+    if (entries == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    h->entries = entries;
+    h->cap = cap;
+    return 0;
+}
+
+static Headers *
+headers_alloc(void)
+{
+    Headers *h = PyObject_New(Headers, core->headers_type);
+    if (h != NULL) {
+        h->block = NULL;
+        h->entries = NULL;
+        h->len = h->cap = 0;
+    }
+    return h;
+}
+
+PyObject *
+http_headers_new(void)
+{
+    return (PyObject *)headers_alloc();
+}
+
+PyObject *
+http_headers_of_request(http_request *r)
+{
+    Headers *h = headers_alloc();
+    if (h == NULL || reserve(h, r->head.nfields) < 0) {
+        Py_XDECREF(h);
+        return NULL;
+    }
+    h->block = r->block;
+    h->block->refs++;
+    for (uint32_t i = 0; i < r->head.nfields; i++) {
+        const rt_http1_field *f = &r->fields[i];
+        h->entries[i] = (entry){NULL, NULL, r->base + f->name.off, r->base + f->value.off,
+                                f->name.len, f->value.len};
+    }
+    h->len = r->head.nfields;
+    return (PyObject *)h;
+}
+
+int
+http_headers_each(PyObject *self, http_field_fn fn, void *arg)
+{
+    Headers *h = (Headers *)self;
+    for (uint32_t i = 0; i < h->len; i++) {
+        entry *e = &h->entries[i];
+        int r = fn(arg, e->n, e->nn, e->v, e->nv);
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+static void
+drop_entry(entry *e)
+{
+    Py_XDECREF(e->name);
+    Py_XDECREF(e->value);
+}
+
+static void
+headers_dealloc(Headers *h)
+{
+    PyTypeObject *type = Py_TYPE(h);
+    for (uint32_t i = 0; i < h->len; i++)
+        drop_entry(&h->entries[i]);
+    PyMem_Free(h->entries);
+    http_block_unref(h->block);
+    PyObject_Free(h);
+    Py_DECREF(type);
+}
+
+/* ---- changing ---- */
+
+/* Fill e from arguments, checked: nothing that ends a line can get into a head. */
+static int
+make_entry(entry *e, PyObject *name, PyObject *value)
+{
+    size_t n;
+    const char *bytes = name_arg(name, &n);
+    if (bytes == NULL)
+        return -1;
+    bool ok = n != 0 && PyUnicode_IS_ASCII(name);
+    for (size_t i = 0; ok && i < n; i++)
+        ok = rt_http1_class[(unsigned char)bytes[i]] & RT_HC_TOKEN;
+    if (!ok) {
+        PyErr_Format(PyExc_ValueError, "%R is not a valid header name", name);
+        return -1;
+    }
+    PyObject *text = PyUnicode_Check(value) ? Py_NewRef(value)
+                     : PyLong_Check(value)  ? PyObject_Str(value)
+                                            : NULL;
+    if (text == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_Format(PyExc_TypeError, "the value of header %R must be str or int, not %.200s",
+                         name, Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    if (PyUnicode_READY(text) < 0) {
+        Py_DECREF(text);
+        return -1;
+    }
+    ok = PyUnicode_KIND(text) == PyUnicode_1BYTE_KIND;
+    const char *v = ok ? PyUnicode_DATA(text) : "";
+    size_t nv = ok ? (size_t)PyUnicode_GET_LENGTH(text) : 0;
+    for (size_t i = 0; ok && i < nv; i++)
+        ok = rt_http1_class[(unsigned char)v[i]] & RT_HC_VALUE;
+    if (!ok) {
+        PyErr_Format(PyExc_ValueError, "the value of header %R has characters that a header "
+                     "cannot carry: %R", name, text);
+        Py_DECREF(text);
+        return -1;
+    }
+    *e = (entry){Py_NewRef(name), text, bytes, v, (uint32_t)n, (uint32_t)nv};
+    return 0;
+}
+
+static void
+remove_name(Headers *h, const char *name, size_t n)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < h->len; i++) {
+        if (name_is(&h->entries[i], name, n))
+            drop_entry(&h->entries[i]);
+        else
+            h->entries[kept++] = h->entries[i];
+    }
+    h->len = kept;
+}
+
+static int
+add_entry(Headers *h, PyObject *name, PyObject *value, bool replace)
+{
+    entry e;
+    if (make_entry(&e, name, value) < 0)
+        return -1;
+    if (reserve(h, 1) < 0) {
+        drop_entry(&e);
+        return -1;
+    }
+    if (replace)
+        remove_name(h, e.n, e.nn);
+    h->entries[h->len++] = e;
+    return 0;
+}
+
+static PyObject *
+headers_set(Headers *h, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "wrong arguments: set(name, value)");
+        return NULL;
+    }
+    if (add_entry(h, args[0], args[1], true) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+headers_add(Headers *h, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "wrong arguments: add(name, value)");
+        return NULL;
+    }
+    if (add_entry(h, args[0], args[1], false) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+headers_delete(Headers *h, PyObject *name)
+{
+    size_t n;
+    const char *bytes = name_arg(name, &n);
+    if (bytes == NULL)
+        return NULL;
+    remove_name(h, bytes, n);
+    Py_RETURN_NONE;
+}
+
+static int
+headers_ass_subscript(Headers *h, PyObject *name, PyObject *value)
+{
+    if (value != NULL)
+        return add_entry(h, name, value, true);
+    size_t n;
+    const char *bytes = name_arg(name, &n);
+    if (bytes == NULL)
+        return -1;
+    if (find(h, bytes, n) == NULL) {
+        PyErr_SetObject(PyExc_KeyError, name);
+        return -1;
+    }
+    remove_name(h, bytes, n);
+    return 0;
+}
+
+/* ---- looking ---- */
+
+static PyObject *
+headers_get(Headers *h, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs < 1 || nargs > 2) {
+        PyErr_SetString(PyExc_TypeError, "wrong arguments: get(name, default=None)");
+        return NULL;
+    }
+    size_t n;
+    const char *bytes = name_arg(args[0], &n);
+    if (bytes == NULL)
+        return NULL;
+    entry *e = find(h, bytes, n);
+    return e ? entry_value(e) : Py_NewRef(nargs == 2 ? args[1] : Py_None);
+}
+
+static PyObject *
+headers_get_all(Headers *h, PyObject *name)
+{
+    size_t n;
+    const char *bytes = name_arg(name, &n);
+    PyObject *list = bytes ? PyList_New(0) : NULL;
+    for (uint32_t i = 0; list != NULL && i < h->len; i++) {
+        if (!name_is(&h->entries[i], bytes, n))
+            continue;
+        PyObject *value = entry_value(&h->entries[i]);
+        if (value == NULL || PyList_Append(list, value) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(value);
+    }
+    return list;
+}
+
+static PyObject *
+headers_subscript(Headers *h, PyObject *name)
+{
+    size_t n;
+    const char *bytes = name_arg(name, &n);
+    if (bytes == NULL)
+        return NULL;
+    entry *e = find(h, bytes, n);
+    if (e != NULL)
+        return entry_value(e);
+    PyErr_SetObject(PyExc_KeyError, name);
+    return NULL;
+}
+
+static int
+headers_contains(Headers *h, PyObject *name)
+{
+    size_t n;
+    const char *bytes = name_arg(name, &n);
+    return bytes ? find(h, bytes, n) != NULL : -1;
+}
+
+static Py_ssize_t
+headers_len(Headers *h)
+{
+    return h->len;
+}
+
+static PyObject *
+headers_items(Headers *h, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *list = PyList_New(h->len);
+    for (uint32_t i = 0; list != NULL && i < h->len; i++) {
+        PyObject *name = entry_name(&h->entries[i]), *value = entry_value(&h->entries[i]);
+        PyObject *pair = name && value ? PyTuple_Pack(2, name, value) : NULL;
+        Py_XDECREF(name);
+        Py_XDECREF(value);
+        if (pair == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, pair);
+    }
+    return list;
+}
+
+static PyObject *
+headers_iter(Headers *h)
+{
+    PyObject *list = PyList_New(h->len);
+    for (uint32_t i = 0; list != NULL && i < h->len; i++) {
+        PyObject *name = entry_name(&h->entries[i]);
+        if (name == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, name);
+    }
+    PyObject *it = list ? PyObject_GetIter(list) : NULL;
+    Py_XDECREF(list);
+    return it;
+}
+
+static PyObject *
+headers_repr(Headers *h)
+{
+    PyObject *items = headers_items(h, NULL);
+    PyObject *repr = items ? PyUnicode_FromFormat("<Headers %R>", items) : NULL;
+    Py_XDECREF(items);
+    return repr;
+}
+
+static PyObject *
+headers_tp_new(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, ":Headers", names))
+        return NULL;
+    return http_headers_new();
+}
+
+static PyMethodDef methods[] = {
+    {"get", (PyCFunction)(void (*)(void))headers_get, METH_FASTCALL,
+     "get(name, default=None, /)\n--\n\nThe first value of that name, or default."},
+    {"get_all", (PyCFunction)headers_get_all, METH_O,
+     "get_all(name, /)\n--\n\nAll values of that name, in order.  Go: Header.Values."},
+    {"set", (PyCFunction)(void (*)(void))headers_set, METH_FASTCALL,
+     "set(name, value, /)\n--\n\n"
+     "Make value the only one of that name.\n\n"
+     "ValueError where name or value has characters a header cannot carry."},
+    {"add", (PyCFunction)(void (*)(void))headers_add, METH_FASTCALL,
+     "add(name, value, /)\n--\n\nAdd a value, keeping others of that name."},
+    {"delete", (PyCFunction)headers_delete, METH_O,
+     "delete(name, /)\n--\n\nRemove all values of that name.  Go: Header.Del."},
+    {"items", (PyCFunction)headers_items, METH_NOARGS,
+     "items()\n--\n\nA list of (name, value), in order."},
+    {0},
+};
+static PyType_Slot slots[] = {
+    {Py_tp_new, headers_tp_new},
+    {Py_tp_dealloc, headers_dealloc},
+    {Py_tp_iter, headers_iter},
+    {Py_tp_repr, headers_repr},
+    {Py_tp_methods, methods},
+    {Py_mp_length, headers_len},
+    {Py_mp_subscript, headers_subscript},
+    {Py_mp_ass_subscript, headers_ass_subscript},
+    {Py_sq_contains, headers_contains},
+    {Py_tp_doc,
+     "Headers()\n--\n\n"
+     "HTTP header fields: an ordered multi-map whose names ignore case.\n\n"
+     "    h[\"Content-Type\"] = \"text/plain\"\n"
+     "    h.add(\"Set-Cookie\", \"a=1\")\n\n"
+     "Go: http.Header."},
+    {0, NULL},
+};
+static PyType_Spec spec = {"runtime.http.Headers", sizeof(Headers), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, slots};
+
+int
+http_headers_init(PyObject *module)
+{
+    return py_add_type(module, &spec, &core->headers_type, true);
+}

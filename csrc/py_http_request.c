@@ -1,0 +1,561 @@
+/* py_http_request.c - Request and Body.
+ *
+ * A Request is slices of the head until somebody asks: each attribute becomes a
+ * Python object on first use and is kept.  Head and slices stay valid as long as
+ * the Request lives, also after the handler has returned; the body does not.
+ */
+#include "py_http.h"
+
+#include <arpa/inet.h>
+#include <net/if.h>
+
+#define MAX_FREE 64
+
+static http_request *free_requests;
+static uint32_t nfree;
+
+static PyObject *
+slice_str(http_request *r, rt_slice s)
+{
+    return PyUnicode_DecodeLatin1(r->base + s.off, s.len, NULL);
+}
+
+http_request *
+http_request_new(http_conn *c, const rt_http1_req *head)
+{
+    http_request *r = free_requests;
+    if (RT_LIKELY(r != NULL)) {
+        free_requests = r->next_free;
+        nfree--;
+        Py_INCREF(core->request_type);
+        _Py_NewReference((PyObject *)r);
+    }
+    else {
+        r = PyObject_GC_New(http_request, core->request_type);
+        if (r == NULL)
+            return NULL;
+        memset((char *)r + sizeof(PyObject), 0, sizeof(*r) - sizeof(PyObject));
+    }
+    r->head = *head;
+    r->fields = r->inline_fields;
+    r->block = NULL;
+    if (RT_UNLIKELY(head->nfields > RT_ARRAY_LEN(r->inline_fields))) {
+        r->fields = PyMem_New(rt_http1_field, (size_t)head->nfields);
+        if (r->fields == NULL) {
+            r->fields = r->inline_fields;
+            Py_DECREF(r);
+            PyErr_NoMemory();
+            return NULL;
+        }
+    }
+    memcpy(r->fields, head->fields, head->nfields * sizeof(*r->fields));
+    r->head.fields = r->fields;
+    r->conn = c;
+    r->block = c->in;
+    r->block->refs++;
+    r->base = c->in->data + c->in_pos;
+    return r;
+}
+
+void
+http_request_end(http_request *r)
+{
+    r->conn = NULL;
+    Py_CLEAR(r->body);          /* it refers back to r */
+    if (RT_UNLIKELY(Py_REFCNT(r) != 1) && !PyObject_GC_IsTracked((PyObject *)r))
+        PyObject_GC_Track(r);
+    Py_DECREF(r);
+}
+
+static int
+request_clear(http_request *r)
+{
+    Py_CLEAR(r->method);
+    Py_CLEAR(r->path);
+    Py_CLEAR(r->raw_path);
+    Py_CLEAR(r->raw_query);
+    Py_CLEAR(r->query);
+    Py_CLEAR(r->host);
+    Py_CLEAR(r->headers);
+    Py_CLEAR(r->remote_addr);
+    Py_CLEAR(r->body);
+    Py_CLEAR(r->path_values);
+    Py_CLEAR(r->pattern);
+    Py_CLEAR(r->form);
+    return 0;
+}
+
+static int
+request_traverse(http_request *r, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(r));
+    Py_VISIT(r->query);
+    Py_VISIT(r->headers);
+    Py_VISIT(r->body);
+    Py_VISIT(r->path_values);
+    Py_VISIT(r->form);
+    return 0;
+}
+
+static void
+request_dealloc(http_request *r)
+{
+    PyTypeObject *type = Py_TYPE(r);
+    if (PyObject_GC_IsTracked((PyObject *)r))
+        PyObject_GC_UnTrack(r);
+    request_clear(r);
+    if (r->fields != r->inline_fields)
+        PyMem_Free(r->fields);
+    http_block_unref(r->block);
+    r->block = NULL;
+    if (nfree < MAX_FREE) {
+        r->next_free = free_requests;
+        free_requests = r;
+        nfree++;
+    }
+    else
+        PyObject_GC_Del(r);
+    Py_DECREF(type);
+}
+
+/* ---- attributes ---- */
+
+static PyObject *
+get_method(http_request *r, void *Py_UNUSED(closure))
+{
+    if (r->method == NULL) {
+        r->method = slice_str(r, r->head.method);
+        if (r->method != NULL)
+            PyUnicode_InternInPlace(&r->method);
+    }
+    return Py_XNewRef(r->method);
+}
+
+static PyObject *
+get_raw_path(http_request *r, void *Py_UNUSED(closure))
+{
+    if (r->raw_path == NULL) {
+        bool root = r->head.path.len == 0 && r->head.method_id != RT_HM_CONNECT;
+        r->raw_path = root ? PyUnicode_FromString("/") : slice_str(r, r->head.path);
+    }
+    return Py_XNewRef(r->raw_path);
+}
+
+static int
+hex_digit(char ch)
+{
+    return ch >= '0' && ch <= '9'   ? ch - '0'
+           : ch >= 'a' && ch <= 'f' ? ch - 'a' + 10
+           : ch >= 'A' && ch <= 'F' ? ch - 'A' + 10
+                                    : -1;
+}
+
+/* Percent-decode; what is no valid escape stays, what is no UTF-8 becomes U+FFFD. */
+static PyObject *
+unescape(const char *s, uint32_t n)
+{
+    char *buf = PyMem_Malloc(n);
+    if (buf == NULL)
+        return PyErr_NoMemory();
+    uint32_t len = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        int hi, lo;
+        if (s[i] == '%' && i + 2 < n && (hi = hex_digit(s[i + 1])) >= 0
+            && (lo = hex_digit(s[i + 2])) >= 0) {
+            buf[len++] = (char)(hi << 4 | lo);
+            i += 2;
+        }
+        else
+            buf[len++] = s[i];
+    }
+    PyObject *text = PyUnicode_DecodeUTF8(buf, len, "replace");
+    PyMem_Free(buf);
+    return text;
+}
+
+static PyObject *
+get_path(http_request *r, void *closure)
+{
+    if (r->path == NULL) {
+        const char *s = r->base + r->head.path.off;
+        if (memchr(s, '%', r->head.path.len) == NULL)
+            r->path = get_raw_path(r, closure);
+        else
+            r->path = unescape(s, r->head.path.len);
+    }
+    return Py_XNewRef(r->path);
+}
+
+static PyObject *
+get_raw_query(http_request *r, void *Py_UNUSED(closure))
+{
+    if (r->raw_query == NULL)
+        r->raw_query = slice_str(r, r->head.query);
+    return Py_XNewRef(r->raw_query);
+}
+
+static PyObject *
+get_query(http_request *r, void *closure)
+{
+    if (r->query == NULL) {
+        PyObject *raw = get_raw_query(r, closure);
+        if (raw == NULL)
+            return NULL;
+        r->query = PyObject_CallOneArg(http_hooks.parse_query, raw);
+        Py_DECREF(raw);
+    }
+    return Py_XNewRef(r->query);
+}
+
+static PyObject *
+get_target(http_request *r, void *Py_UNUSED(closure))
+{
+    return slice_str(r, r->head.target);
+}
+
+static PyObject *
+get_host(http_request *r, void *Py_UNUSED(closure))
+{
+    if (r->host == NULL)
+        r->host = slice_str(r, r->head.host);
+    return Py_XNewRef(r->host);
+}
+
+static PyObject *
+get_headers(http_request *r, void *Py_UNUSED(closure))
+{
+    if (r->headers == NULL)
+        r->headers = http_headers_of_request(r);
+    return Py_XNewRef(r->headers);
+}
+
+static PyObject *
+get_proto(http_request *r, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString(r->head.minor ? "HTTP/1.1" : "HTTP/1.0");
+}
+
+static PyObject *
+get_content_length(http_request *r, void *Py_UNUSED(closure))
+{
+    int64_t n = r->head.content_length;
+    return PyLong_FromLongLong(n < 0 && !r->head.chunked ? 0 : n);
+}
+
+static http_conn *
+live_conn(http_request *r)
+{
+    if (r->conn == NULL)
+        PyErr_SetString(PyExc_RuntimeError, "the handler of this request has returned: its "
+                        "connection is gone");
+    return r->conn;
+}
+
+static PyObject *
+get_remote_addr(http_request *r, void *Py_UNUSED(closure))
+{
+    if (r->remote_addr == NULL) {
+        http_conn *c = live_conn(r);
+        char ip[INET6_ADDRSTRLEN];
+        if (c == NULL)
+            return NULL;
+        if (c->peer.family != AF_INET && c->peer.family != AF_INET6)
+            r->remote_addr = PyUnicode_FromString("@");     /* as Go for unix sockets */
+        else if (inet_ntop(c->peer.family, c->peer.ip, ip, sizeof(ip)) == NULL)
+            return PyErr_SetFromErrno(PyExc_OSError);
+        else if (c->peer.family == AF_INET)
+            r->remote_addr = PyUnicode_FromFormat("%s:%d", ip, (int)c->peer.port);
+        else if (c->peer.scope != 0)
+            r->remote_addr = PyUnicode_FromFormat("[%s%%%u]:%d", ip, c->peer.scope,
+                                                  (int)c->peer.port);
+        else
+            r->remote_addr = PyUnicode_FromFormat("[%s]:%d", ip, (int)c->peer.port);
+    }
+    return Py_XNewRef(r->remote_addr);
+}
+
+static PyObject *
+get_pattern(http_request *r, void *Py_UNUSED(closure))
+{
+    return r->pattern ? Py_NewRef(r->pattern) : PyUnicode_FromString("");
+}
+
+static int
+set_pattern(http_request *r, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(r->pattern, Py_XNewRef(value));
+    return 0;
+}
+
+static PyObject *
+get_path_values(http_request *r, void *Py_UNUSED(closure))
+{
+    if (r->path_values == NULL)
+        r->path_values = PyDict_New();
+    return Py_XNewRef(r->path_values);
+}
+
+static int
+set_path_values(http_request *r, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == NULL || !PyDict_Check(value)) {
+        PyErr_SetString(PyExc_TypeError, "path_values must be a dict");
+        return -1;
+    }
+    Py_XSETREF(r->path_values, Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+request_path_value(http_request *r, PyObject *name)
+{
+    PyObject *value = r->path_values ? PyDict_GetItemWithError(r->path_values, name) : NULL;
+    if (value == NULL && PyErr_Occurred())
+        return NULL;
+    return value ? Py_NewRef(value) : PyUnicode_FromString("");
+}
+
+static PyObject *
+request_repr(http_request *r)
+{
+    PyObject *method = get_method(r, NULL), *target = get_target(r, NULL);
+    PyObject *repr = method && target
+                         ? PyUnicode_FromFormat("<Request %U %U>", method, target) : NULL;
+    Py_XDECREF(method);
+    Py_XDECREF(target);
+    return repr;
+}
+
+/* ---- the body ---- */
+
+typedef struct {
+    PyObject_HEAD
+    http_request *request;      /* owned */
+} Body;
+
+static PyObject *
+get_body(http_request *r, void *Py_UNUSED(closure))
+{
+    if (r->body == NULL) {
+        Body *b = PyObject_GC_New(Body, core->body_type);
+        if (b == NULL)
+            return NULL;
+        /* A cycle, which http_request_end() cuts. */
+        b->request = (http_request *)Py_NewRef((PyObject *)r);
+        PyObject_GC_Track(b);
+        r->body = (PyObject *)b;
+    }
+    return Py_NewRef(r->body);
+}
+
+static int
+body_traverse(Body *b, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(b));
+    Py_VISIT(b->request);
+    return 0;
+}
+
+static int
+body_clear(Body *b)
+{
+    Py_CLEAR(b->request);
+    return 0;
+}
+
+static void
+body_dealloc(Body *b)
+{
+    PyTypeObject *type = Py_TYPE(b);
+    PyObject_GC_UnTrack(b);
+    body_clear(b);
+    PyObject_GC_Del(b);
+    Py_DECREF(type);
+}
+
+/* Everything that is left. */
+static PyObject *
+read_all(http_conn *c)
+{
+    Py_ssize_t len = 0, cap = 16384;
+    if (!c->chunked && !c->body_done)
+        cap = (Py_ssize_t)c->body_left;
+    /* What a client announces is not allocated before it comes. */
+    if (cap > 1 << 20)
+        cap = 1 << 20;
+    if (c->body_done)
+        cap = 0;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, cap);
+    while (bytes != NULL && !c->body_done) {
+        if (len == cap) {
+            cap *= 2;
+            if (!c->chunked && cap > len + c->body_left)
+                cap = (Py_ssize_t)(len + c->body_left);
+            if (_PyBytes_Resize(&bytes, cap) < 0)
+                return NULL;
+        }
+        Py_ssize_t n = http_body_read(c, PyBytes_AS_STRING(bytes) + len, cap - len);
+        if (n < 0)
+            Py_CLEAR(bytes);
+        else
+            len += n;
+    }
+    if (bytes != NULL && len != cap)
+        _PyBytes_Resize(&bytes, len);
+    return bytes;
+}
+
+static PyObject *
+read_some(http_conn *c, Py_ssize_t n)
+{
+    if (c->body_done)
+        return PyBytes_FromStringAndSize(NULL, 0);
+    if (!c->chunked && n > c->body_left)
+        n = (Py_ssize_t)c->body_left;
+    if (n > 1 << 18)
+        n = 1 << 18;            /* a read may return less than asked for */
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, n);
+    if (bytes == NULL)
+        return NULL;
+    Py_ssize_t got = http_body_read(c, PyBytes_AS_STRING(bytes), n);
+    if (got < 0) {
+        Py_DECREF(bytes);
+        return NULL;
+    }
+    if (got != n)
+        _PyBytes_Resize(&bytes, got);
+    return bytes;
+}
+
+static PyObject *
+body_read(Body *b, PyObject *const *args, Py_ssize_t nargs)
+{
+    Py_ssize_t n = -1;
+    if (nargs > 1) {
+        PyErr_SetString(PyExc_TypeError, "wrong arguments: read(n=-1)");
+        return NULL;
+    }
+    if (nargs == 1 && args[0] != Py_None && (n = PyLong_AsSsize_t(args[0])) == -1
+        && PyErr_Occurred())
+        return NULL;
+    http_conn *c = live_conn(b->request);
+    if (c == NULL)
+        return NULL;
+    return n < 0 ? read_all(c) : read_some(c, n);
+}
+
+static PyObject *
+body_next(Body *b)
+{
+    http_conn *c = live_conn(b->request);
+    if (c == NULL)
+        return NULL;
+    PyObject *bytes = read_some(c, 65536);
+    if (bytes != NULL && PyBytes_GET_SIZE(bytes) == 0)
+        Py_CLEAR(bytes);        /* StopIteration */
+    return bytes;
+}
+
+static PyMethodDef body_methods[] = {
+    {"read", (PyCFunction)(void (*)(void))body_read, METH_FASTCALL,
+     "read(n=-1, /)\n--\n\n"
+     "Read up to n bytes, as soon as there are some; b\"\" at the end.  Without n: all.\n\n"
+     "Raises BodyTooLargeError over the server's max_body_bytes, TimeoutError when\n"
+     "nothing comes for read_timeout, ConnectionError when the client goes away."},
+    {0},
+};
+static PyType_Slot body_slots[] = {
+    {Py_tp_dealloc, body_dealloc},
+    {Py_tp_traverse, body_traverse},
+    {Py_tp_clear, body_clear},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, body_next},
+    {Py_tp_methods, body_methods},
+    {Py_tp_doc, "The body of a request, read as it arrives; iteration gives pieces."},
+    {0, NULL},
+};
+static PyType_Spec body_spec = {
+    "runtime.http.Body", sizeof(Body), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION
+        | Py_TPFLAGS_IMMUTABLETYPE,
+    body_slots};
+
+static PyObject *
+request_json(http_request *r, PyObject *Py_UNUSED(ignored))
+{
+    http_conn *c = live_conn(r);
+    PyObject *bytes = c ? read_all(c) : NULL;
+    if (bytes == NULL)
+        return NULL;
+    PyObject *value = PyObject_CallOneArg(http_hooks.load_json, bytes);
+    Py_DECREF(bytes);
+    return value;
+}
+
+static PyObject *
+request_form(http_request *r, PyObject *Py_UNUSED(ignored))
+{
+    if (r->form == NULL)
+        r->form = PyObject_CallOneArg(http_hooks.parse_form, (PyObject *)r);
+    return Py_XNewRef(r->form);
+}
+
+static PyMethodDef methods[] = {
+    {"path_value", (PyCFunction)request_path_value, METH_O,
+     "path_value(name, /)\n--\n\n"
+     "What the wildcard {name} of the matched pattern stood for; \"\" if there is none.\n\n"
+     "Go: Request.PathValue."},
+    {"json", (PyCFunction)request_json, METH_NOARGS,
+     "json()\n--\n\n"
+     "Read the body and decode it as JSON.\n\n"
+     "Raises BadRequestError where it is not JSON; uncaught, that is a 400."},
+    {"form", (PyCFunction)request_form, METH_NOARGS,
+     "form()\n--\n\n"
+     "Read the body as a form (application/x-www-form-urlencoded) and return its\n"
+     "values, those of the query after them.\n\n"
+     "Raises BadRequestError; uncaught, that is a 400.  Go: Request.ParseForm."},
+    {0},
+};
+#define RO(name, doc) {#name, (getter)get_##name, NULL, doc, NULL}
+static PyGetSetDef getset[] = {
+    RO(method, "The method, such as \"GET\"."),
+    RO(path, "The path, percent-decoded."),
+    RO(raw_path, "The path as it was sent."),
+    RO(query, "The query as Values: a mapping of names to lists, with get() for the first."),
+    RO(raw_query, "The query as it was sent, without \"?\"."),
+    RO(target, "The whole request target as it was sent."),
+    RO(host, "The host asked for, with the port if one was given."),
+    RO(headers, "The header fields."),
+    RO(proto, "\"HTTP/1.1\" or \"HTTP/1.0\"."),
+    RO(content_length, "Length of the body in bytes; -1 if not known before (chunked)."),
+    RO(remote_addr, "The client's \"ip:port\"."),
+    RO(body, "The body, to be read while the handler runs."),
+    {"pattern", (getter)get_pattern, (setter)set_pattern,
+     "The pattern that the mux matched; \"\" without one.", NULL},
+    {"path_values", (getter)get_path_values, (setter)set_path_values,
+     "What the wildcards of the pattern stood for.", NULL},
+    {0},
+};
+static PyType_Slot slots[] = {
+    {Py_tp_dealloc, request_dealloc},
+    {Py_tp_traverse, request_traverse},
+    {Py_tp_clear, request_clear},
+    {Py_tp_repr, request_repr},
+    {Py_tp_methods, methods},
+    {Py_tp_getset, getset},
+    {Py_tp_doc, "An HTTP request, as a handler gets it.  Go: http.Request."},
+    {0, NULL},
+};
+static PyType_Spec spec = {
+    "runtime.http.Request", sizeof(http_request), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION
+        | Py_TPFLAGS_IMMUTABLETYPE,
+    slots};
+
+int
+http_request_init(PyObject *module)
+{
+    if (py_add_type(module, &spec, &core->request_type, true) < 0)
+        return -1;
+    return py_add_type(module, &body_spec, &core->body_type, true);
+}

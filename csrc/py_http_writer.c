@@ -1,0 +1,704 @@
+/* py_http_writer.c - ResponseWriter, and the framing of responses.
+ *
+ * A response that is complete when the handler returns leaves with Content-Length,
+ * head and body in one send.  Its body is either the one object that was written,
+ * kept by reference, or a buffer of up to MAX_BUFFER bytes.  A handler that writes
+ * more, or flushes, streams: chunked for HTTP/1.1, until close for HTTP/1.0, or
+ * plainly if it has declared a Content-Length.
+ */
+#include "py_http.h"
+
+#include <strings.h>
+
+#define MAX_BUFFER (64 * 1024)          /* bytes of body held back */
+#define COPY_MAX (16 * 1024)            /* larger bodies are sent from where they are */
+#define MAX_FREE 64
+
+static http_writer *free_writers;
+static uint32_t nfree;
+
+/* ---- pieces of a head ---- */
+
+const char *
+http_status_text(int status)
+{
+    switch (status) {
+    case 100: return "Continue";
+    case 101: return "Switching Protocols";
+    case 103: return "Early Hints";
+    case 200: return "OK";
+    case 201: return "Created";
+    case 202: return "Accepted";
+    case 203: return "Non-Authoritative Information";
+    case 204: return "No Content";
+    case 205: return "Reset Content";
+    case 206: return "Partial Content";
+    case 207: return "Multi-Status";
+    case 208: return "Already Reported";
+    case 226: return "IM Used";
+    case 300: return "Multiple Choices";
+    case 301: return "Moved Permanently";
+    case 302: return "Found";
+    case 303: return "See Other";
+    case 304: return "Not Modified";
+    case 305: return "Use Proxy";
+    case 307: return "Temporary Redirect";
+    case 308: return "Permanent Redirect";
+    case 400: return "Bad Request";
+    case 401: return "Unauthorized";
+    case 402: return "Payment Required";
+    case 403: return "Forbidden";
+    case 404: return "Not Found";
+    case 405: return "Method Not Allowed";
+    case 406: return "Not Acceptable";
+    case 407: return "Proxy Authentication Required";
+    case 408: return "Request Timeout";
+    case 409: return "Conflict";
+    case 410: return "Gone";
+    case 411: return "Length Required";
+    case 412: return "Precondition Failed";
+    case 413: return "Content Too Large";
+    case 414: return "URI Too Long";
+    case 415: return "Unsupported Media Type";
+    case 416: return "Range Not Satisfiable";
+    case 417: return "Expectation Failed";
+    case 418: return "I'm a teapot";
+    case 421: return "Misdirected Request";
+    case 422: return "Unprocessable Content";
+    case 423: return "Locked";
+    case 424: return "Failed Dependency";
+    case 425: return "Too Early";
+    case 426: return "Upgrade Required";
+    case 428: return "Precondition Required";
+    case 429: return "Too Many Requests";
+    case 431: return "Request Header Fields Too Large";
+    case 451: return "Unavailable For Legal Reasons";
+    case 500: return "Internal Server Error";
+    case 501: return "Not Implemented";
+    case 502: return "Bad Gateway";
+    case 503: return "Service Unavailable";
+    case 504: return "Gateway Timeout";
+    case 505: return "HTTP Version Not Supported";
+    case 506: return "Variant Also Negotiates";
+    case 507: return "Insufficient Storage";
+    case 508: return "Loop Detected";
+    case 510: return "Not Extended";
+    case 511: return "Network Authentication Required";
+    default: return "";
+    }
+}
+
+#define ADD_LITERAL(out, text) http_out_add(out, text, sizeof(text) - 1)
+
+static void
+add_number(http_out *out, uint64_t n)
+{
+    char digits[20];
+    int i = sizeof(digits);
+    do
+        digits[--i] = (char)('0' + n % 10);
+    while ((n /= 10) != 0);
+    http_out_add(out, digits + i, sizeof(digits) - (size_t)i);
+}
+
+/* "Date: ...\r\n", made once a second (RFC 9110 section 6.6.1). */
+static void
+add_date(http_out *out)
+{
+    static time_t made = -1;
+    static char line[40];
+    struct timespec now;
+#ifdef CLOCK_REALTIME_COARSE
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
+#else
+    clock_gettime(CLOCK_REALTIME, &now);
+#endif
+    if (RT_UNLIKELY(now.tv_sec != made)) {
+        static const char days[] = "SunMonTueWedThuFriSat";
+        static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+        struct tm tm;
+        gmtime_r(&now.tv_sec, &tm);
+        snprintf(line, sizeof(line), "Date: %.3s, %02d %.3s %04d %02d:%02d:%02d GMT\r\n",
+                 days + 3 * tm.tm_wday, tm.tm_mday, months + 3 * tm.tm_mon,
+                 (tm.tm_year + 1900) % 10000, tm.tm_hour, tm.tm_min, tm.tm_sec);
+        made = now.tv_sec;
+    }
+    http_out_add(out, line, 37);
+}
+
+static void
+add_status_line(http_out *out, int status)
+{
+    if (RT_LIKELY(status == 200)) {
+        ADD_LITERAL(out, "HTTP/1.1 200 OK\r\n");
+        return;
+    }
+    const char *text = http_status_text(status);
+    ADD_LITERAL(out, "HTTP/1.1 ");
+    add_number(out, (uint64_t)status);
+    ADD_LITERAL(out, " ");
+    http_out_add(out, text, strlen(text));
+    ADD_LITERAL(out, "\r\n");
+}
+
+/* More than the fixed fields of any head take. */
+#define HEAD_ROOM 320
+
+int
+http_simple_response(http_conn *c, int status, const char *text)
+{
+    const char *reason = http_status_text(status);
+    bool head_only = c->req != NULL && c->req->head.method_id == RT_HM_HEAD;
+    size_t n = strlen(reason) + 1 + (text ? strlen(text) + 2 : 0);
+    http_out *out = &c->out;
+    if (http_out_reserve(out, HEAD_ROOM + n) < 0)
+        return -1;
+    add_status_line(out, status);
+    add_date(out);
+    ADD_LITERAL(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
+    add_number(out, n);
+    ADD_LITERAL(out, "\r\n");
+    if (c->close_after)
+        ADD_LITERAL(out, "Connection: close\r\n");
+    ADD_LITERAL(out, "\r\n");
+    if (head_only)
+        return 0;
+    http_out_add(out, reason, strlen(reason));
+    if (text != NULL) {
+        ADD_LITERAL(out, ": ");
+        http_out_add(out, text, strlen(text));
+    }
+    ADD_LITERAL(out, "\n");
+    return 0;
+}
+
+/* ---- heads of handlers' responses ---- */
+
+/* What the handler's own header fields say. */
+typedef struct {
+    http_writer *w;
+    size_t bytes;               /* room they need */
+    int64_t length;             /* Content-Length, -1 none, -2 not a number */
+    bool type, date, close, keep_alive;
+} head_facts;
+
+static bool
+name_is(const char *name, Py_ssize_t n, const char *want)
+{
+    return (size_t)n == strlen(want) && strncasecmp(name, want, (size_t)n) == 0;
+}
+
+static bool
+has_token(const char *v, Py_ssize_t n, const char *token)
+{
+    size_t nt = strlen(token);
+    for (Py_ssize_t i = 0; i + (Py_ssize_t)nt <= n; i++)
+        if (strncasecmp(v + i, token, nt) == 0
+            && (i == 0 || v[i - 1] == ',' || v[i - 1] == ' ')
+            && (i + (Py_ssize_t)nt == n || v[i + nt] == ',' || v[i + nt] == ' '))
+            return true;
+    return false;
+}
+
+/* Fields that frame the message: the writer sends its own. */
+static bool
+is_framing(const char *name, Py_ssize_t n)
+{
+    return name_is(name, n, "content-length") || name_is(name, n, "transfer-encoding")
+           || name_is(name, n, "connection");
+}
+
+static int
+collect(void *arg, const char *name, Py_ssize_t n, const char *value, Py_ssize_t nv)
+{
+    head_facts *f = arg;
+    f->bytes += (size_t)(n + nv) + 4;
+    if (name_is(name, n, "content-type"))
+        f->type = true;
+    else if (name_is(name, n, "date"))
+        f->date = true;
+    else if (name_is(name, n, "connection")) {
+        f->close = f->close || has_token(value, nv, "close");
+    }
+    else if (name_is(name, n, "content-length")) {
+        int64_t length = 0;
+        for (Py_ssize_t i = 0; i < nv && length >= 0; i++)
+            length = value[i] < '0' || value[i] > '9' || i > 17 ? -2
+                                                                : length * 10 + (value[i] - '0');
+        f->length = nv ? length : -2;
+    }
+    return 0;
+}
+
+static int
+add_field(void *arg, const char *name, Py_ssize_t n, const char *value, Py_ssize_t nv)
+{
+    http_out *out = arg;
+    if (is_framing(name, n))
+        return 0;
+    http_out_add(out, name, (size_t)n);
+    ADD_LITERAL(out, ": ");
+    http_out_add(out, value, (size_t)nv);
+    ADD_LITERAL(out, "\r\n");
+    return 0;
+}
+
+static int
+no_memory(void)
+{
+    PyErr_NoMemory();
+    return -1;
+}
+
+/* Write the head into c->out.  length: of the whole body, or -1: it will be
+   streamed.  extra: bytes of body the caller will add. */
+static int
+add_head(http_writer *w, int64_t length, size_t extra)
+{
+    http_conn *c = w->conn;
+    const rt_http1_req *req = &c->req->head;
+    head_facts f = {.w = w, .length = -1};
+    if (w->headers != NULL)
+        http_headers_each(w->headers, collect, &f);
+    if (f.length == -2) {
+        PyErr_SetString(PyExc_ValueError, "Content-Length must be a number of bytes");
+        return -1;
+    }
+    w->declared = f.length;
+    if (w->status == 0)
+        w->status = 200;
+    bool bodyless = w->status == 204 || w->status == 304;
+    w->no_body = bodyless || req->method_id == RT_HM_HEAD;
+    if (length >= 0 && f.length >= 0 && f.length != length && !w->no_body) {
+        PyErr_Format(PyExc_ValueError,
+                     "the handler declared Content-Length %lld and wrote %lld bytes",
+                     (long long)f.length, (long long)length);
+        return -1;
+    }
+    if (f.close || c->server->closing)
+        c->close_after = true;
+    /* A request body too large to skip would delay the next request. */
+    if (!c->body_done && !c->chunked && c->body_left > 256 * 1024)
+        c->close_after = true;
+    if (length < 0 && f.length < 0 && !w->no_body) {
+        if (req->minor >= 1)
+            w->chunked = true;
+        else
+            c->close_after = true;      /* the end of the stream ends the body */
+    }
+    if (http_out_reserve(&c->out, HEAD_ROOM + f.bytes + extra) < 0)
+        return no_memory();
+    http_out *out = &c->out;
+    add_status_line(out, w->status);
+    if (!f.date)
+        add_date(out);
+    if (!f.type && !bodyless && (length != 0 || w->is_text)) {
+        if (w->is_json)
+            ADD_LITERAL(out, "Content-Type: application/json\r\n");
+        else if (w->is_text)
+            ADD_LITERAL(out, "Content-Type: text/plain; charset=utf-8\r\n");
+        else
+            ADD_LITERAL(out, "Content-Type: application/octet-stream\r\n");
+    }
+    if (w->headers != NULL)
+        http_headers_each(w->headers, add_field, out);
+    int64_t announced = f.length >= 0 ? f.length : length;
+    if (req->method_id == RT_HM_HEAD && f.length < 0 && !w->wrote)
+        announced = -1;         /* the length a GET would have is not known */
+    if (w->chunked)
+        ADD_LITERAL(out, "Transfer-Encoding: chunked\r\n");
+    else if (announced >= 0 && !bodyless) {
+        ADD_LITERAL(out, "Content-Length: ");
+        add_number(out, (uint64_t)announced);
+        ADD_LITERAL(out, "\r\n");
+    }
+    if (RT_UNLIKELY(c->close_after))
+        ADD_LITERAL(out, "Connection: close\r\n");
+    else if (RT_UNLIKELY(req->minor == 0))
+        ADD_LITERAL(out, "Connection: keep-alive\r\n");
+    ADD_LITERAL(out, "\r\n");
+    w->head_sent = true;
+    return 0;
+}
+
+/* ---- bodies ---- */
+
+/* The bytes of a str (as UTF-8) or bytes object. */
+static const char *
+object_bytes(PyObject *data, Py_ssize_t *n)
+{
+    if (PyBytes_Check(data)) {
+        *n = PyBytes_GET_SIZE(data);
+        return PyBytes_AS_STRING(data);
+    }
+    return PyUnicode_AsUTF8AndSize(data, n);
+}
+
+/* Hand body bytes to the connection, framed.  The head is written already. */
+static int
+stream(http_writer *w, const char *data, size_t n)
+{
+    http_conn *c = w->conn;
+    if (n == 0 || w->no_body)
+        return 0;
+    if (w->declared >= 0 && w->written > w->declared) {
+        c->close_after = true;
+        PyErr_Format(PyExc_ValueError, "more was written than the declared Content-Length of "
+                     "%lld bytes", (long long)w->declared);
+        return -1;
+    }
+    if (w->chunked) {
+        char size[20];
+        int len = snprintf(size, sizeof(size), "%zx\r\n", n);
+        if (http_out_reserve(&c->out, (size_t)len) < 0)
+            return no_memory();
+        http_out_add(&c->out, size, (size_t)len);
+    }
+    if (n <= COPY_MAX) {
+        if (http_out_reserve(&c->out, n + 2) < 0)
+            return no_memory();
+        http_out_add(&c->out, data, n);
+    }
+    else if (http_send(c, data, n) < 0)
+        return -1;
+    if (w->chunked) {
+        if (http_out_reserve(&c->out, 2) < 0)
+            return no_memory();
+        ADD_LITERAL(&c->out, "\r\n");
+    }
+    return 0;
+}
+
+/* Begin to stream: the head, then what was held back. */
+static int
+start_stream(http_writer *w)
+{
+    if (add_head(w, -1, 0) < 0)
+        return -1;
+    PyObject *first = w->first;
+    w->first = NULL;
+    Py_ssize_t n;
+    int r = 0;
+    if (first != NULL) {
+        const char *data = object_bytes(first, &n);
+        r = data ? stream(w, data, (size_t)n) : -1;
+        Py_DECREF(first);
+    }
+    else if (w->buf_len != 0)
+        r = stream(w, w->buf, w->buf_len);
+    PyMem_Free(w->buf);
+    w->buf = NULL;
+    w->buf_len = w->buf_cap = 0;
+    return r;
+}
+
+static int
+buffer_add(http_writer *w, const char *data, size_t n)
+{
+    if (w->buf_cap - w->buf_len < n) {
+        size_t cap = (w->buf_len + n) * 2;
+        char *buf = PyMem_Realloc(w->buf, cap);
+        if (buf == NULL)
+            return no_memory();
+        w->buf = buf;
+        w->buf_cap = (uint32_t)cap;
+    }
+    memcpy(w->buf + w->buf_len, data, n);
+    w->buf_len += (uint32_t)n;
+    return 0;
+}
+
+/* Take body bytes.  data is a str or bytes; kept by reference where that serves. */
+static int
+write_object(http_writer *w, PyObject *data)
+{
+    Py_ssize_t n;
+    const char *bytes = object_bytes(data, &n);
+    if (bytes == NULL)
+        return -1;
+    if (!w->wrote || w->written == 0)
+        w->is_text = PyUnicode_Check(data);
+    w->wrote = true;
+    w->written += n;
+    if (n == 0)
+        return 0;
+    if (w->head_sent) {
+        if (stream(w, bytes, (size_t)n) < 0)
+            return -1;
+        return w->conn->out.len >= MAX_BUFFER ? http_send(w->conn, NULL, 0) : 0;
+    }
+    if (w->written > MAX_BUFFER) {
+        if (start_stream(w) < 0)
+            return -1;
+        return stream(w, bytes, (size_t)n);
+    }
+    if (w->written == n) {
+        w->first = Py_NewRef(data);
+        return 0;
+    }
+    if (w->first != NULL) {
+        Py_ssize_t m;
+        const char *held = object_bytes(w->first, &m);
+        if (buffer_add(w, held, (size_t)m) < 0)
+            return -1;
+        Py_CLEAR(w->first);
+    }
+    return buffer_add(w, bytes, (size_t)n);
+}
+
+/* ---- what the connection calls ---- */
+
+http_writer *
+http_writer_new(http_conn *c)
+{
+    http_writer *w = free_writers;
+    if (RT_LIKELY(w != NULL)) {
+        free_writers = w->next_free;
+        nfree--;
+        Py_INCREF(core->writer_type);
+        _Py_NewReference((PyObject *)w);
+    }
+    else {
+        w = PyObject_New(http_writer, core->writer_type);
+        if (w == NULL)
+            return NULL;
+    }
+    memset((char *)w + sizeof(PyObject), 0, sizeof(*w) - sizeof(PyObject));
+    w->conn = c;
+    w->declared = -1;
+    return w;
+}
+
+static void
+writer_dealloc(http_writer *w)
+{
+    PyTypeObject *type = Py_TYPE(w);
+    Py_CLEAR(w->headers);
+    Py_CLEAR(w->first);
+    PyMem_Free(w->buf);
+    if (nfree < MAX_FREE) {
+        w->next_free = free_writers;
+        free_writers = w;
+        nfree++;
+    }
+    else
+        PyObject_Free(w);
+    Py_DECREF(type);
+}
+
+void
+http_writer_end(http_writer *w)
+{
+    w->conn = NULL;
+    Py_DECREF(w);
+}
+
+int
+http_writer_finish(http_writer *w)
+{
+    http_conn *c = w->conn;
+    if (w->head_sent) {
+        if (w->declared >= 0 && w->written != w->declared && !w->no_body) {
+            c->close_after = true;
+            PyErr_Format(PyExc_ValueError,
+                         "the handler declared Content-Length %lld and wrote %lld bytes",
+                         (long long)w->declared, (long long)w->written);
+            return -1;
+        }
+        if (!w->chunked)
+            return 0;
+        if (http_out_reserve(&c->out, 5) < 0)
+            return no_memory();
+        ADD_LITERAL(&c->out, "0\r\n\r\n");
+        return 0;
+    }
+    Py_ssize_t n = w->buf_len;
+    const char *data = w->buf;
+    if (w->first != NULL) {
+        data = object_bytes(w->first, &n);
+        if (data == NULL)
+            return -1;
+    }
+    bool copy = n <= COPY_MAX;
+    if (add_head(w, n, copy ? (size_t)n : 0) < 0)
+        return -1;
+    if (n == 0 || w->no_body)
+        return 0;
+    if (copy) {
+        http_out_add(&c->out, data, (size_t)n);
+        return 0;
+    }
+    return http_send(c, data, (size_t)n);
+}
+
+/* A returned body is whole: whatever its size, it gets a Content-Length. */
+static int
+set_whole(http_writer *w, PyObject *data)
+{
+    Py_ssize_t n;
+    if (object_bytes(data, &n) == NULL)
+        return -1;
+    w->is_text = PyUnicode_Check(data);
+    w->wrote = true;
+    w->written = n;
+    w->first = Py_NewRef(data);
+    return 0;
+}
+
+int
+http_writer_returned(http_writer *w, PyObject *value)
+{
+    if (w->wrote) {
+        PyErr_Format(PyExc_TypeError, "a handler must either write or return the response; "
+                     "this one wrote and returned a %.200s", Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    if (PyUnicode_Check(value) || PyBytes_Check(value))
+        return set_whole(w, value);
+    if (PyDict_Check(value) || PyList_Check(value)) {
+        PyObject *text = PyObject_CallOneArg(http_hooks.dump_json, value);
+        int r = text ? set_whole(w, text) : -1;
+        w->is_json = true;
+        Py_XDECREF(text);
+        return r;
+    }
+    if (PyLong_Check(value) && !PyBool_Check(value)) {
+        long status = PyLong_AsLong(value);
+        if (status < 200 || status > 599) {
+            PyErr_Format(PyExc_ValueError, "a handler returned %R, which is no status code",
+                         value);
+            return -1;
+        }
+        w->status = (int)status;
+        const char *text = http_status_text(w->status);
+        if (status < 400 || *text == 0)
+            return 0;
+        PyObject *body = PyUnicode_FromFormat("%s\n", text);
+        int r = body ? set_whole(w, body) : -1;
+        Py_XDECREF(body);
+        return r;
+    }
+    PyErr_Format(PyExc_TypeError, "a handler returned a %.200s; it may return None, str, bytes, "
+                 "dict, list or a status code", Py_TYPE(value)->tp_name);
+    return -1;
+}
+
+/* ---- methods ---- */
+
+static int
+check_live(http_writer *w)
+{
+    if (RT_LIKELY(w->conn != NULL))
+        return 0;
+    PyErr_SetString(PyExc_RuntimeError, "the handler has returned: the response is complete");
+    return -1;
+}
+
+static PyObject *
+writer_write(http_writer *w, PyObject *data)
+{
+    if (check_live(w) < 0)
+        return NULL;
+    int r;
+    if (PyUnicode_Check(data) || PyBytes_Check(data))
+        r = write_object(w, data);
+    else {
+        PyObject *bytes = PyObject_CheckBuffer(data) ? PyBytes_FromObject(data) : NULL;
+        if (bytes == NULL) {
+            if (!PyErr_Occurred())
+                PyErr_Format(PyExc_TypeError, "write() needs str or bytes, not %.200s",
+                             Py_TYPE(data)->tp_name);
+            return NULL;
+        }
+        r = write_object(w, bytes);
+        Py_DECREF(bytes);
+    }
+    if (r < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+writer_write_header(http_writer *w, PyObject *arg)
+{
+    if (check_live(w) < 0)
+        return NULL;
+    long status = PyLong_AsLong(arg);
+    if (status == -1 && PyErr_Occurred())
+        return NULL;
+    if (status < 200 || status > 999) {
+        PyErr_Format(PyExc_ValueError, "write_header(%ld): a final status is 200 to 999", status);
+        return NULL;
+    }
+    if (w->status != 0 || w->written != 0) {
+        PyErr_Format(PyExc_RuntimeError, "write_header(%ld): the response has begun already, "
+                     "with status %d", status, w->status ? w->status : 200);
+        return NULL;
+    }
+    w->status = (int)status;
+    w->wrote = true;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+writer_flush(http_writer *w, PyObject *Py_UNUSED(ignored))
+{
+    if (check_live(w) < 0)
+        return NULL;
+    w->wrote = true;
+    if ((!w->head_sent && start_stream(w) < 0) || http_send(w->conn, NULL, 0) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+writer_get_headers(http_writer *w, void *Py_UNUSED(closure))
+{
+    if (w->headers == NULL)
+        w->headers = http_headers_new();
+    return Py_XNewRef(w->headers);
+}
+
+static PyObject *
+writer_get_status(http_writer *w, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(w->status);
+}
+
+static PyMethodDef methods[] = {
+    {"write", (PyCFunction)writer_write, METH_O,
+     "write(data, /)\n--\n\n"
+     "Add str (as UTF-8) or bytes to the body; waits while the client reads slowly.\n\n"
+     "Go: ResponseWriter.Write."},
+    {"write_header", (PyCFunction)writer_write_header, METH_O,
+     "write_header(status, /)\n--\n\n"
+     "Choose the status, once, before the body; without it the status is 200.\n\n"
+     "Go: ResponseWriter.WriteHeader."},
+    {"flush", (PyCFunction)writer_flush, METH_NOARGS,
+     "flush()\n--\n\n"
+     "Send what was written so far; from now on the body is streamed.\n\n"
+     "Go: http.Flusher."},
+    {0},
+};
+static PyGetSetDef getset[] = {
+    {"headers", (getter)writer_get_headers, NULL,
+     "The response's Headers; later changes than the first flush have no effect.", NULL},
+    {"status", (getter)writer_get_status, NULL, "The status chosen, 0 before.", NULL},
+    {0},
+};
+static PyType_Slot slots[] = {
+    {Py_tp_dealloc, writer_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_getset, getset},
+    {Py_tp_doc, "Builds the response to one request.  Go: http.ResponseWriter."},
+    {0, NULL},
+};
+static PyType_Spec spec = {
+    "runtime.http.ResponseWriter", sizeof(http_writer), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE, slots};
+
+int
+http_writer_init(PyObject *module)
+{
+    return py_add_type(module, &spec, &core->writer_type, true);
+}

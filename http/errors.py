@@ -1,0 +1,38 @@
+"""Exceptions of handlers that stand for a response."""
+
+from __future__ import annotations
+
+import http as _status
+
+__all__ = ["BadRequestError", "BodyTooLargeError", "HTTPError"]
+
+
+class HTTPError(Exception):
+    """Raised by a handler: answer with this status, 400 to 599, and a plain text body.
+
+    The message is for the program's own use; the client sees the status only.
+
+        raise HTTPError(403, "not the owner")
+    """
+
+    status: int = 500
+
+    def __init__(self, status: int, message: str = "") -> None:
+        if not 400 <= status <= 599:
+            raise ValueError(f"HTTPError({status}): the status must be 400 to 599")
+        self.status = int(status)
+        super().__init__(message or _status.HTTPStatus(status).phrase)
+
+
+class BadRequestError(HTTPError, ValueError):
+    """What the client sent cannot be understood: 400."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(400, message)
+
+
+class BodyTooLargeError(HTTPError):
+    """The request body is larger than the server's max_body_bytes: 413."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(413, message)

@@ -1,0 +1,75 @@
+"""Values: what a query string or a form holds, and decoding of bodies."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from runtime._http.errors import BadRequestError
+
+if TYPE_CHECKING:
+    from runtime._core import Request
+
+__all__ = ["Values"]
+
+MAX_FIELDS = 10_000  # of one query or form
+
+
+class Values(dict[str, list[str]]):
+    """Names to lists of values, in the order they were sent.  Go: url.Values.
+
+    values.get("q")        # the first value, or None
+    values["tag"]          # all values, or KeyError
+    """
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the first value of that name, or default."""
+        values = super().get(name)
+        return values[0] if values else default
+
+    def get_all(self, name: str) -> list[str]:
+        """Return all values of that name, an empty list if there are none."""
+        return super().get(name, [])
+
+
+def _add(values: Values, text: str) -> None:
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError as exc:
+        raise BadRequestError(f"malformed query or form: {exc}") from None
+    for name, value in pairs:
+        values.setdefault(name, []).append(value)
+
+
+def parse_query(text: str) -> Values:
+    """Decode a query string, percent-escapes and plus signs included."""
+    values = Values()
+    if text:
+        _add(values, text)
+    return values
+
+
+def parse_form(request: Request) -> Values:
+    """Read and decode a form body; the query's values come after those of the body."""
+    values = Values()
+    content_type = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
+    if content_type == "application/x-www-form-urlencoded":
+        try:
+            _add(values, request.body.read().decode("ascii"))
+        except UnicodeDecodeError:
+            raise BadRequestError("a form body must be ASCII, percent-escaped") from None
+    for name, items in request.query.items():
+        values.setdefault(name, []).extend(items)
+    return values
+
+
+def load_json(data: bytes) -> Any:
+    """Decode a JSON body."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as exc:
+        raise BadRequestError(f"the body is not JSON: {exc}") from None
+
+
+dump_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -1,0 +1,40 @@
+"""An HTTP/1.1 server whose handlers are plain functions, one goroutine a request.
+
+    from runtime import http
+
+    http.handle_func("/", lambda w, r: w.write("Hello, World"))
+    http.listen_and_serve(":8080")
+"""
+
+from runtime._core import Body, Headers, Request, ResponseWriter
+from runtime._http.errors import BadRequestError, BodyTooLargeError, HTTPError
+from runtime._http.mux import PatternConflictError, PatternError, ServeMux
+from runtime._http.server import (
+    Server,
+    default_mux,
+    handle,
+    handle_func,
+    listen_and_serve,
+    serve,
+)
+from runtime._http.values import Values
+
+__all__ = [
+    "BadRequestError",
+    "Body",
+    "BodyTooLargeError",
+    "HTTPError",
+    "Headers",
+    "PatternConflictError",
+    "PatternError",
+    "Request",
+    "ResponseWriter",
+    "ServeMux",
+    "Server",
+    "Values",
+    "default_mux",
+    "handle",
+    "handle_func",
+    "listen_and_serve",
+    "serve",
+]
