@@ -216,6 +216,12 @@ py_waitq_wake_all(py_waitq *q, uint32_t why)
 int py_deadline(PyObject *timeout, int64_t *deadline);
 PyObject *py_raise_timeout(const char *what);
 
+/* py_stack.c */
+/* From now on data-stack chunks come from rt_arena. */
+void py_stack_install(void);
+/* Give the calling worker, which has run no Python yet, a small first chunk. */
+void py_stack_seed(PyThreadState *ts);
+
 /* The other py_ files. */
 int py_chan_init_types(PyObject *module);
 int py_sync_init_types(PyObject *module);

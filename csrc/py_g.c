@@ -564,6 +564,8 @@ static PyMethodDef g_methods[] = {
      "exception()\n--\n\n"
      "The exception an ended goroutine failed with, or None.\n\n"
      "Raises RuntimeError while it has not ended."},
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS,
+     "Goroutine[T], for type checkers."},
     {0},
 };
 static PyGetSetDef g_getset[] = {

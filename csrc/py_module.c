@@ -5,8 +5,6 @@
  */
 #include "py_core.h"
 
-#include "rt_arena.h"
-
 int
 py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot, bool publish)
 {
@@ -25,39 +23,6 @@ add_exception(PyObject *module, const char *name, const char *doc, PyObject *bas
     if (*slot == NULL)
         return -1;
     return PyModule_AddObjectRef(module, strrchr(name, '.') + 1, *slot);
-}
-
-/* ---- data stacks ---- */
-
-/* The allocator that was there before: all but data-stack chunks go to it. */
-static PyObjectArenaAllocator system_arena;
-
-static void *
-arena_alloc(void *Py_UNUSED(ctx), size_t size)
-{
-    if (size == RT_CHUNK_SIZE) {
-        void *p = rt_arena_alloc();
-        if (p != NULL)
-            return p;
-    }
-    return system_arena.alloc(system_arena.ctx, size);
-}
-
-static void
-arena_free(void *Py_UNUSED(ctx), void *p, size_t size)
-{
-    if (size == RT_CHUNK_SIZE && rt_arena_owns(p))
-        rt_arena_free(p);
-    else
-        system_arena.free(system_arena.ctx, p, size);
-}
-
-static void
-install_arena(void)
-{
-    PyObject_GetArenaAllocator(&system_arena);
-    PyObjectArenaAllocator ours = {NULL, arena_alloc, arena_free};
-    PyObject_SetArenaAllocator(&ours);
 }
 
 /* ---- the module ---- */
@@ -142,7 +107,7 @@ module_exec(PyObject *module)
     core->main_ident = main_thread_ident();
     if (PyErr_Occurred())
         goto fail;
-    install_arena();
+    py_stack_install();
     if (add_exception(module, "runtime.GoExit",
                       "Ends a goroutine; raised by goexit(), not to be caught.",
                       PyExc_BaseException, &core->exc_goexit) < 0

@@ -108,6 +108,7 @@ worker_main(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     PyGreenlet *self = PyGreenlet_GetCurrent();
     Goroutine *gp = mp->next;
     mp->next = NULL;
+    py_stack_seed(mp->tstate);
     for (;;) {
         gp->greenlet = (PyGreenlet *)Py_NewRef(self);
         py_g_run(mp, gp);
