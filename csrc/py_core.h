@@ -41,37 +41,41 @@ enum {                          /* rt_g.reason; the texts are in py_g.c */
 
 #define PY_G_INLINE_ARGS 4
 
-/* The fields that spawning and running touch come first: a large batch of
-   goroutines does not fit the caches, so each cache line costs. */
+/* The fields that every goroutine uses come first; those after `cold` need not be
+   looked at while it is false.  A large batch of goroutines does not fit the caches,
+   so each cache line counts. */
 struct Goroutine {
     PyObject_HEAD
     rt_g g;
-    int64_t id;
     /* What to run: entry in C, or fn(*args, **kwargs). */
     PyObject *fn;               /* owned until it has run; NULL: entry */
     PyObject **args;            /* inline_args + 1 or a heap array; slot -1 is free
                                    for PY_VECTORCALL_ARGUMENTS_OFFSET */
     uint32_t nargs;             /* positional and keyword values in args */
     uint32_t nkw;
-    PyObject *kwnames;          /* owned tuple or NULL */
     PyObject *code;             /* owned code object of the spawner, or NULL */
     int lasti;                  /* where in it */
     bool asked;                 /* someone took the exception: no report */
-    PyObject *context;          /* owned contextvars context to run in, or NULL */
+    bool cold;                  /* any of the fields below may be set */
+    int64_t id;
+    PyObject *weakrefs;
     PyObject *inline_args[1 + PY_G_INLINE_ARGS];
+
+    PyObject *kwnames;          /* owned tuple or NULL */
+    PyObject *context;          /* owned contextvars context to run in, or NULL */
     PyObject *result;           /* owned, once done */
     PyObject *exc;              /* owned, once failed */
     PyObject *pending;          /* owned exception to raise when it next resumes */
-    PyGreenlet *greenlet;       /* owned while started: where to switch to */
+    PyGreenlet *greenlet;       /* owned while parked: where to switch to */
     PyObject *name;             /* owned str or NULL: "goroutine-<id>" */
-    PyObject *weakrefs;
+    rt_parker *parker;          /* owned; foreign threads only */
 
+    /* Not references; valid where their users say so. */
     PyObject *(*entry)(Goroutine *);
     void *arg;                  /* entry's, borrowed */
-    py_waitq joiners;
+    py_waitq joiners;           /* empty whenever nobody holds a handle */
     py_waiter waiter;           /* this goroutine's place in a queue */
     rt_timer timer;             /* time-out of the current park */
-    rt_parker *parker;          /* owned; foreign threads only */
 };
 
 /* An M: an OS thread bound to a P. */
@@ -81,6 +85,8 @@ struct py_m {
     Goroutine *next;            /* borrowed: what the greenlet switched to shall run;
                                    NULL at all other times */
     PyGreenlet *g0;             /* owned: starts workers */
+    PyGreenlet *worker;         /* borrowed: the last to begin a goroutine; it still
+                                   runs curg if that one has not parked yet */
     PyGreenlet **idle;          /* owned array of owned idle workers */
     uint32_t nidle;
     PyThreadState *tstate;
@@ -109,7 +115,7 @@ typedef struct {
     PyObject *may_deadlock;     /* runtime._errors.may_deadlock */
     uint64_t created, finished;
     int64_t next_id;
-    rt_g *free_g;               /* free list, linked by g.link */
+    rt_g *free_g;               /* dead ones to use again, linked by g.link */
     uint32_t nfree_g;
 } py_core;
 
@@ -129,7 +135,6 @@ py_g_of(rt_g *gp)
 
 /* py_g.c */
 int py_g_init_types(PyObject *module);
-void py_g_fini(void);
 Goroutine *py_g_alloc(void);                    /* new reference, fresh */
 /* A goroutine that runs entry(gp) on mp, put at the tail of its queue.  No new
    reference is returned.  -1 with MemoryError set. */
@@ -144,6 +149,8 @@ const char *py_wait_reason(int reason);
 int py_sched_init(PyObject *module, const rt_netpoll_ops *ops);
 /* The M of this thread, or NULL on a foreign thread. */
 py_m *py_this_m(void);
+/* The auxiliary M, started on first use; NULL with an exception set. */
+py_m *py_aux(void);
 /* The goroutine that calls (borrowed), for an operation that may block; NULL with
    RuntimeError set where blocking is impossible.  `what` names the operation. */
 Goroutine *py_current(const char *what);

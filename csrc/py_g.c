@@ -70,7 +70,8 @@ drop_call(Goroutine *gp)
         PyMem_Free(gp->args - 1);
         gp->args = gp->inline_args + 1;
     }
-    Py_CLEAR(gp->kwnames);
+    if (gp->cold)
+        Py_CLEAR(gp->kwnames);
     Py_CLEAR(gp->fn);
 }
 
@@ -78,13 +79,15 @@ static int
 g_clear(Goroutine *gp)
 {
     drop_call(gp);
+    Py_CLEAR(gp->code);
+    if (!gp->cold)
+        return 0;
     Py_CLEAR(gp->context);
     Py_CLEAR(gp->greenlet);
     Py_CLEAR(gp->pending);
     Py_CLEAR(gp->result);
     Py_CLEAR(gp->exc);
     Py_CLEAR(gp->name);
-    Py_CLEAR(gp->code);
     return 0;
 }
 
@@ -131,18 +134,18 @@ g_finalize(PyObject *self)
 static void
 g_free(Goroutine *gp)
 {
-    bool tracked = PyObject_GC_IsTracked((PyObject *)gp);
-    if (tracked)
-        PyObject_GC_UnTrack(gp);
-    bool reuse = core->nfree_g < MAX_FREE_G && !gp->g.foreign && gp->exc == NULL;
-    /* A finalized object keeps that mark, and must not be used again. */
-    if (RT_UNLIKELY(tracked || gp->result != NULL))
-        reuse = reuse && !PyObject_GC_IsFinalized((PyObject *)gp);
+    bool reuse = core->nfree_g < MAX_FREE_G && !gp->g.foreign;
+    if (RT_UNLIKELY(gp->cold)) {
+        if (PyObject_GC_IsTracked((PyObject *)gp))
+            PyObject_GC_UnTrack(gp);
+        /* A finalized object keeps that mark, and must not be used again. */
+        reuse = reuse && gp->exc == NULL && !PyObject_GC_IsFinalized((PyObject *)gp);
+    }
     if (RT_UNLIKELY(gp->weakrefs != NULL))
         PyObject_ClearWeakRefs((PyObject *)gp);
     g_clear(gp);
     PyTypeObject *type = Py_TYPE(gp);
-    if (RT_UNLIKELY(gp->parker != NULL)) {
+    if (RT_UNLIKELY(gp->g.foreign && gp->parker != NULL)) {
         rt_parker_fini(gp->parker);
         PyMem_Free(gp->parker);
         gp->parker = NULL;
@@ -150,7 +153,7 @@ g_free(Goroutine *gp)
     if (RT_LIKELY(reuse)) {
         gp->g.pp = NULL;
         gp->g.started = 0;
-        gp->asked = false;
+        gp->asked = gp->cold = false;
         gp->g.link.next = core->free_g;
         core->free_g = &gp->g;
         core->nfree_g++;
@@ -164,10 +167,13 @@ g_free(Goroutine *gp)
 static void
 g_dealloc(Goroutine *gp)
 {
-    if (RT_UNLIKELY(gp->exc != NULL && !gp->asked)
-        && PyObject_CallFinalizerFromDealloc((PyObject *)gp) < 0)
+    if (RT_LIKELY(!gp->cold)) {
+        g_free(gp);
         return;
-    if (RT_LIKELY(gp->result == NULL || !PyObject_IS_GC(gp->result))) {
+    }
+    if (gp->exc != NULL && !gp->asked && PyObject_CallFinalizerFromDealloc((PyObject *)gp) < 0)
+        return;
+    if (gp->result == NULL || !PyObject_IS_GC(gp->result)) {
         g_free(gp);
         return;
     }
@@ -178,17 +184,6 @@ g_dealloc(Goroutine *gp)
     Py_TRASHCAN_BEGIN(gp, g_dealloc)
     g_free(gp);
     Py_TRASHCAN_END
-}
-
-void
-py_g_fini(void)
-{
-    while (core->free_g != NULL) {
-        Goroutine *gp = py_g_of(core->free_g);
-        core->free_g = gp->g.link.next;
-        PyObject_GC_Del(gp);
-    }
-    core->nfree_g = 0;
 }
 
 /* ---- running ---- */
@@ -202,21 +197,19 @@ py_g_run(py_m *mp, Goroutine *gp)
     gp->g.status = RT_G_RUNNING;
     mp->curg = gp;
     py_reset_recursion(ts);
-    PyObject *context = gp->context;
-    if (context != NULL) {
+    PyObject *kwnames = NULL;
+    if (gp->cold) {
+        PyObject *context = gp->context;
         gp->context = NULL;
-        Py_XDECREF(py_swap_context(ts, context));
+        if (context != NULL)
+            Py_XDECREF(py_swap_context(ts, context));
+        kwnames = gp->kwnames;
     }
     PyObject *result;
-    if (RT_UNLIKELY(gp->pending != NULL)) {
-        py_raise(gp->pending);
-        gp->pending = NULL;
-        result = NULL;
-    }
-    else if (gp->fn != NULL)
+    if (RT_LIKELY(gp->fn != NULL))
         result = PyObject_Vectorcall(gp->fn, gp->args,
                                      gp->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                     gp->kwnames);
+                                     kwnames);
     else
         result = gp->entry(gp);
     if (RT_UNLIKELY(mp->curg != gp))
@@ -241,6 +234,7 @@ finish_failed(Goroutine *gp)
         py_interrupt_main(Py_NewRef(exc));
     }
     gp->exc = exc;
+    gp->cold = true;
     if (Py_REFCNT(gp) == 1)
         report_failure(gp);
 }
@@ -327,17 +321,22 @@ go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
     if (copy_args(gp, args + 1, (uint32_t)(nargs - 1), (uint32_t)nkw) < 0)
         goto fail;
     gp->fn = Py_NewRef(fn);
-    if (nkw)
+    if (nkw) {
         gp->kwnames = Py_NewRef(kwnames);
+        gp->cold = true;
+    }
     PyThreadState *ts = PyThreadState_GET();
     if (ts->context != NULL) {
+        gp->cold = true;
         gp->context = PyContext_CopyCurrent();
         if (gp->context == NULL)
             goto fail;
     }
     gp->code = py_caller(ts, &gp->lasti);
-    if (self->name != NULL)
+    if (self->name != NULL) {
         gp->name = Py_NewRef(self->name);
+        gp->cold = true;
+    }
     Py_INCREF(gp);              /* the scheduler's reference */
     if (py_submit(gp) < 0) {
         Py_DECREF(gp);
@@ -507,6 +506,7 @@ static PyObject *
 g_get_name(Goroutine *gp, void *Py_UNUSED(closure))
 {
     if (gp->name == NULL) {
+        gp->cold = true;
         gp->name = gp == core->main_g ? PyUnicode_FromString("main")
                                       : PyUnicode_FromFormat("goroutine-%lld",
                                                              (long long)gp->id);

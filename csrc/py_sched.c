@@ -83,9 +83,9 @@ static RT_COLD int
 give_back(py_m *mp)
 {
     Goroutine *gp = mp->curg;
-    if (gp == NULL || gp->greenlet == NULL)
+    if (gp == NULL)
         rt_throw("a greenlet of the runtime was switched to by a signal handler or finalizer");
-    return switch_greenlet(gp->greenlet);
+    return switch_greenlet(gp->greenlet != NULL ? gp->greenlet : mp->worker);
 }
 
 /* As give_back(), for a greenlet that has no goroutine: r < 0 means that it has got an
@@ -110,7 +110,7 @@ worker_main(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     mp->next = NULL;
     py_stack_seed(mp->tstate);
     for (;;) {
-        gp->greenlet = (PyGreenlet *)Py_NewRef(self);
+        mp->worker = self;
         py_g_run(mp, gp);
         gp = py_g_of(rt_sched_find(&mp->p));
         if (!gp->g.started)
@@ -219,6 +219,7 @@ schedule(py_m *mp, Goroutine *gp)
     if (next != gp) {
         PyGreenlet *here = PyGreenlet_GetCurrent();
         Py_XSETREF(gp->greenlet, here);
+        gp->cold = true;
         int r = switch_to(mp, next);
         while (RT_UNLIKELY(mp->next != gp)) {
             /* Someone else's greenlet.switch(), or throw(): keep the exception and
@@ -242,6 +243,8 @@ static uint32_t
 park_foreign(Goroutine *gp, int64_t deadline)
 {
     bool got;
+    /* At exit the interpreter clears the state of daemon threads while they wait here. */
+    Py_INCREF(gp);
     Py_BEGIN_ALLOW_THREADS
     got = rt_parker_park(gp->parker, deadline);
     Py_END_ALLOW_THREADS
@@ -252,7 +255,9 @@ park_foreign(Goroutine *gp, int64_t deadline)
         Py_END_ALLOW_THREADS
     }
     gp->g.status = RT_G_RUNNING;
-    return atomic_load_explicit(&gp->g.wake, memory_order_acquire);
+    uint32_t why = atomic_load_explicit(&gp->g.wake, memory_order_acquire);
+    Py_DECREF(gp);
+    return why;
 }
 
 uint32_t
@@ -328,6 +333,7 @@ py_interrupt_main(PyObject *exc)
         return;
     }
     Py_XSETREF(gp->pending, exc);
+    gp->cold = true;
     if (gp->g.status != RT_G_WAITING || !py_wake(gp, RT_WAKE_INTERRUPT, true))
         Py_AddPendingCall(raise_pending, NULL);
 }
@@ -490,6 +496,7 @@ start_m0(void)
     gp->g.status = RT_G_RUNNING;
     core->main_g = gp;
     gp->greenlet = root;
+    gp->cold = true;
     mp->curg = gp;
     core->m0 = py_tls_m = mp;
     return 0;
@@ -538,6 +545,12 @@ start_aux(void)
     return mp;
 }
 
+py_m *
+py_aux(void)
+{
+    return core->aux ? core->aux : start_aux();
+}
+
 int
 py_submit(Goroutine *gp)
 {
@@ -547,7 +560,7 @@ py_submit(Goroutine *gp)
         rt_p_put_fresh(&mp->p, &gp->g, true);
         return 0;
     }
-    mp = core->aux ? core->aux : start_aux();
+    mp = py_aux();
     if (mp == NULL)
         return -1;
     core->created++;

@@ -5,12 +5,9 @@ from time import perf_counter
 import runtime
 from sched_common import main, ns_each, plain_call, resident
 
-done = 0
-
 
 def work() -> None:
-    global done
-    done += 1
+    pass
 
 
 def call(count: int) -> float:
@@ -18,13 +15,11 @@ def call(count: int) -> float:
 
 
 def spawn(count: int) -> float:
-    global done
-    done = 0
     go = runtime.go
     start = perf_counter()
     for _ in range(count):
         go(work)
-    while done < count:
+    while runtime.num_goroutine() > 1:
         runtime.gosched()
     return ns_each(start, count)
 
