@@ -251,9 +251,11 @@ py_g_finish(Goroutine *gp, PyObject *result)
     gp->g.status = RT_G_DEAD;
     py_tls_m->curg = NULL;
     core->finished++;
-    Py_CLEAR(gp->greenlet);
+    if (gp->cold)
+        Py_CLEAR(gp->greenlet);
     if (Py_REFCNT(gp) != 1) {
         gp->result = result;
+        gp->cold = true;
         PyObject_GC_Track(gp);
         py_waitq_wake_all(&gp->joiners, RT_WAKE_READY);
     }

@@ -84,7 +84,10 @@ struct http_conn {
     uint8_t state;
     bool readable, writable;    /* an edge has come and was not used up */
     bool peer_closed;           /* the peer shut down its side, or reset */
-    bool aborted;               /* close() of the server: fail all further I/O */
+    bool aborted;               /* fail all further I/O: the server was closed, or the
+                                   handler has returned */
+    bool reading, sending;      /* a goroutine is parked in it */
+    bool io_failed;             /* our I/O has raised in this request's handler */
     bool close_after;           /* no further request on this connection */
     bool continue_due;          /* the client waits for 100 Continue */
     bool chunked;               /* framing of the request body */
@@ -141,6 +144,7 @@ struct http_server {
     uint32_t nconns;
     rt_timer sweep;             /* fires at the earliest deadline */
     bool closing;               /* no new requests */
+    bool aborted;               /* nobody waits for handlers that still run */
     py_waitq waiters;           /* in wait_closed() */
     uint64_t accepted, requests;
 };
@@ -156,6 +160,8 @@ int http_conn_start(http_server *s, int fd, const struct sockaddr *peer);
 void http_conn_expired(http_conn *c);
 /* Fail whatever c's goroutine does next with it. */
 void http_conn_abort(http_conn *c);
+/* Below max_conns again. */
+void http_server_accept_again(http_server *s);
 
 /* ---- I/O of the goroutine that owns c; these may park and raise ---- */
 

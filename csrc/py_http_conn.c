@@ -136,6 +136,8 @@ http_conn_destroy(http_conn *c)
     http_block_unref(c->in);
     http_out_release(&c->out);
     PyMem_Free(c);
+    if (RT_UNLIKELY(s->nconns == s->max_conns))
+        http_server_accept_again(s);
     if (--s->nconns == 0)
         py_waitq_wake_all(&s->waiters, RT_WAKE_READY);
     Py_DECREF(s);
@@ -267,20 +269,20 @@ run_request(http_conn *c)
         int status = 500;
         if (PyErr_GivenExceptionMatches(exc, http_hooks.http_error))
             status = error_status(exc);
-        else if (c->close_after && !c->aborted && !c->peer_closed
+        else if (c->io_failed && !c->aborted && !c->peer_closed
                  && PyErr_GivenExceptionMatches(exc, PyExc_TimeoutError))
             status = 408;
         else if (PyErr_GivenExceptionMatches(exc, PyExc_SystemExit)
                  || PyErr_GivenExceptionMatches(exc, PyExc_KeyboardInterrupt))
             fatal = Py_NewRef(exc);
-        else if (c->close_after && PyErr_GivenExceptionMatches(exc, PyExc_ConnectionError))
+        else if (c->io_failed && PyErr_GivenExceptionMatches(exc, PyExc_ConnectionError))
             status = c->peer_closed || c->aborted ? 0 : 400;
         if (status == 500 && fatal == NULL)
             http_log_error(c, w->head_sent ? "a handler failed after it had begun to respond"
                                            : "a handler failed", exc);
         Py_DECREF(exc);
         /* What was begun cannot be taken back: the cut tells the client. */
-        if (w->head_sent || status == 0 || fatal != NULL)
+        if (w->head_sent || status == 0 || fatal != NULL || c->continue_due)
             c->close_after = true;
         if (w->head_sent || status == 0)
             err = -1;
@@ -293,6 +295,33 @@ run_request(http_conn *c)
     if (fatal != NULL)
         py_raise(fatal);
     return err;
+}
+
+/* The handler has returned while a goroutine it started is parked in the connection's
+   I/O: that one must fail before the connection goes on, or away.  -1: the response is
+   not whole. */
+static RT_COLD int
+expel_others(http_conn *c, Goroutine *gp)
+{
+    int err = c->sending ? -1 : 0;
+    bool aborted = c->aborted;
+    c->aborted = c->close_after = true;
+    py_waitq_wake_all(&c->readers, RT_WAKE_READY);
+    py_waitq_wake_all(&c->writers, RT_WAKE_READY);
+    while (c->reading || c->sending)
+        if (py_yield(gp) < 0)
+            PyErr_Clear();
+    c->aborted = aborted;
+    return err;
+}
+
+/* What one handler has left in its context is not for the next. */
+static inline void
+fresh_context(http_conn *c)
+{
+    PyThreadState *ts = c->server->mp->tstate;
+    if (RT_UNLIKELY(ts->context != NULL))
+        Py_XDECREF(py_swap_context(ts, NULL));
 }
 
 /* The goroutine of a connection: handlers of the request in c->req and of those
@@ -311,6 +340,8 @@ conn_main(Goroutine *gp)
         c->served++;
         c->server->requests++;
         http_request_end(r);
+        if (RT_UNLIKELY(c->reading || c->sending) && expel_others(c, gp) < 0)
+            err = -1;
         if (err < 0)
             goto broken;
         bool done = c->body_done;
@@ -328,6 +359,7 @@ conn_main(Goroutine *gp)
         /* The next request, if its head is here already. */
         if (done && !c->close_after && c->in_pos != c->in_len && n < MAX_PIPELINED
             && c->out.len < FLUSH_AT) {
+            fresh_context(c);
             parse_pipelined(c);
             if (c->req != NULL)
                 continue;
@@ -401,6 +433,7 @@ begin_request(http_conn *c, const rt_http1_req *head, int n)
         return -1;
     }
     c->req = r;
+    c->io_failed = false;
     c->chunked = head->chunked;
     c->body_done = !head->chunked && head->content_length <= 0;
     c->body_left = head->chunked ? s->max_body : head->content_length;
@@ -510,6 +543,8 @@ conn_ready(rt_pd *pd, uint32_t mode)
     case HTTP_DRAIN: {
         int d = http_body_discard(c);
         if (d < 0)
+            close_politely(c);
+        else if (d > 0 && c->server->closing && c->in_pos == c->in_len)
             http_conn_destroy(c);
         else if (d > 0) {
             http_conn_set_state(c, HTTP_IDLE);

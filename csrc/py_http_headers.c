@@ -73,7 +73,7 @@ reserve(Headers *h, uint32_t n)
     if (h->cap - h->len >= n)
         return 0;
     uint32_t cap = h->len + n < 8 ? 8 : (h->len + n) * 2;
-    entry *entries = PyMem_Resize(h->entries, entry, (size_t)cap);
+    entry *entries = PyMem_Realloc(h->entries, cap * sizeof(entry));
     if (entries == NULL) {
         PyErr_NoMemory();
         return -1;

@@ -97,13 +97,18 @@ http_out_release(http_out *out)
 static int
 raise_gone(http_conn *c)
 {
-    PyErr_SetString(PyExc_ConnectionError, c->aborted
-                    ? "the server was closed while the request was running"
-                    : "the client has closed the connection");
+    c->io_failed = true;
+    PyErr_SetString(PyExc_ConnectionError,
+                    c->req == NULL ? "the handler of this request has returned: its connection "
+                                     "is gone"
+                    : c->aborted   ? "the server was closed while the request was running"
+                                   : "the client has closed the connection");
     return -1;
 }
 
-/* Park the goroutine until an edge comes.  -1 with an exception set. */
+/* Park the goroutine until an edge comes.  -1 with an exception set.  Neither c nor
+   what the caller does with it is touched by others meanwhile: they find c->reading or
+   c->sending, and conn_main() waits until both are off. */
 static int
 wait_edge(http_conn *c, py_waitq *q, int64_t timeout, const char *what)
 {
@@ -112,15 +117,20 @@ wait_edge(http_conn *c, py_waitq *q, int64_t timeout, const char *what)
     Goroutine *gp = py_current(what);
     if (gp == NULL)
         return -1;
+    bool *busy = q == &c->readers ? &c->reading : &c->sending;
+    *busy = true;
     rt_g_arm(&gp->g);
     py_waitq_push(q, &gp->waiter);
     uint32_t why = py_park(gp, PY_WAIT_IO,
                            timeout == INT64_MAX ? RT_FOREVER : rt_nanotime() + timeout);
     py_waitq_remove(&gp->waiter);
+    *busy = false;
     if (why == RT_WAKE_READY)
         return c->aborted ? raise_gone(c) : 0;
-    if (why == RT_WAKE_TIMEOUT)
+    if (why == RT_WAKE_TIMEOUT) {
+        c->io_failed = true;
         py_raise_timeout(what);
+    }
     return -1;
 }
 
@@ -247,8 +257,19 @@ send_continue(http_conn *c)
 static int
 body_broken(http_conn *c, const char *why)
 {
-    c->close_after = true;
+    c->close_after = c->io_failed = true;
     PyErr_SetString(PyExc_ConnectionError, why);
+    return -1;
+}
+
+static int
+body_malformed(http_conn *c)
+{
+    c->close_after = true;
+    PyObject *exc = PyObject_CallFunction(http_hooks.http_error, "is", 400, c->decoder.error);
+    if (exc != NULL)
+        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+    Py_XDECREF(exc);
     return -1;
 }
 
@@ -301,7 +322,7 @@ take_chunked(http_conn *c, char *dst, Py_ssize_t n)
         const char *in = c->in->data + c->in_pos;
         int r = rt_http1_chunked_feed(&c->decoder, in, avail, &used, &run);
         if (r < 0)
-            return body_broken(c, c->decoder.error);
+            return body_malformed(c);
         c->in_pos += used;
         c->body_done = r == 1;
         if (run.len != 0) {
@@ -346,6 +367,11 @@ http_body_read(http_conn *c, char *dst, Py_ssize_t n)
 {
     if (c->body_done || n == 0)
         return 0;
+    if (RT_UNLIKELY(c->reading)) {
+        PyErr_SetString(PyExc_RuntimeError, "two goroutines read the body of a request at the "
+                        "same time");
+        return -1;
+    }
     if (c->continue_due && send_continue(c) < 0)
         return -1;
     if (c->chunked) {

@@ -31,7 +31,12 @@ http_request_new(http_conn *c, const rt_http1_req *head)
         _Py_NewReference((PyObject *)r);
     }
     else {
+        /* No collection here: finalizers could run, and even park, while the server's
+           scratch fields are in use. */
+        int gc = PyGC_Disable();
         r = PyObject_GC_New(http_request, core->request_type);
+        if (gc)
+            PyGC_Enable();
         if (r == NULL)
             return NULL;
         memset((char *)r + sizeof(PyObject), 0, sizeof(*r) - sizeof(PyObject));
@@ -40,7 +45,7 @@ http_request_new(http_conn *c, const rt_http1_req *head)
     r->fields = r->inline_fields;
     r->block = NULL;
     if (RT_UNLIKELY(head->nfields > RT_ARRAY_LEN(r->inline_fields))) {
-        r->fields = PyMem_New(rt_http1_field, (size_t)head->nfields);
+        r->fields = PyMem_Malloc(head->nfields * sizeof(rt_http1_field));
         if (r->fields == NULL) {
             r->fields = r->inline_fields;
             Py_DECREF(r);
@@ -245,10 +250,11 @@ get_content_length(http_request *r, void *Py_UNUSED(closure))
 static http_conn *
 live_conn(http_request *r)
 {
-    if (r->conn == NULL)
+    http_conn *c = r ? r->conn : NULL;      /* NULL: a Body the collector has cleared */
+    if (c == NULL)
         PyErr_SetString(PyExc_RuntimeError, "the handler of this request has returned: its "
                         "connection is gone");
-    return r->conn;
+    return c;
 }
 
 static PyObject *
@@ -460,8 +466,9 @@ static PyMethodDef body_methods[] = {
     {"read", (PyCFunction)(void (*)(void))body_read, METH_FASTCALL,
      "read(n=-1, /)\n--\n\n"
      "Read up to n bytes, as soon as there are some; b\"\" at the end.  Without n: all.\n\n"
-     "Raises BodyTooLargeError over the server's max_body_bytes, TimeoutError when\n"
-     "nothing comes for read_timeout, ConnectionError when the client goes away."},
+     "Raises BodyTooLargeError over the server's max_body_bytes, HTTPError with status\n"
+     "400 for malformed chunks, TimeoutError when nothing comes for read_timeout,\n"
+     "ConnectionError when the client goes away."},
     {0},
 };
 static PyType_Slot body_slots[] = {

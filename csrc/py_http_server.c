@@ -41,7 +41,8 @@ static void
 sweep_fired(rt_timer *t)
 {
     http_server *s = RT_CONTAINER_OF(t, http_server, sweep);
-    int64_t now = http_coarse_now(), next = INT64_MAX;
+    /* Deadlines come from the coarse clock, which is late: by it none might be over. */
+    int64_t now = rt_nanotime(), next = INT64_MAX;
     Py_INCREF(s);               /* the last connection may hold the last reference */
     for (int state = 0; state < HTTP_NSTATES; state++) {
         if (state == HTTP_ACTIVE)
@@ -86,10 +87,8 @@ accept_ready(rt_pd *pd, uint32_t Py_UNUSED(mode))
     http_listener *l = (http_listener *)pd;
     http_server *s = l->server;
     for (int i = 0; i < ACCEPT_BATCH; i++) {
-        if (s->nconns >= s->max_conns) {
-            pause_accepting(l);
-            return;
-        }
+        if (s->nconns >= s->max_conns)
+            return;             /* until http_server_accept_again() */
         union {
             struct sockaddr sa;
             struct sockaddr_in in4;
@@ -112,6 +111,13 @@ accept_ready(rt_pd *pd, uint32_t Py_UNUSED(mode))
         http_conn_start(s, fd, &peer.sa);
     }
     rearm_listener(l);          /* there may be more */
+}
+
+void
+http_server_accept_again(http_server *s)
+{
+    for (int i = 0; i < s->nlisteners; i++)
+        rearm_listener(s->listeners[i]);
 }
 
 static void
@@ -186,7 +192,7 @@ server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     s->max_body = 64 << 20;
     s->max_conns = max_conns;
     s->sweep.fire = sweep_fired;
-    s->scratch = PyMem_New(rt_http1_field, (size_t)max_fields);
+    s->scratch = PyMem_Malloc(max_fields * sizeof(rt_http1_field));
     if (s->scratch == NULL) {
         PyErr_NoMemory();
         goto fail;
@@ -282,12 +288,25 @@ server_listen(http_server *s, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-static PyObject *
-server_begin_shutdown(http_server *s, PyObject *Py_UNUSED(ignored))
+/* Connections, timers and the poller belong to the server's M: where another thread
+   asks, a goroutine over there does it.  gp->arg: an owned reference to the server. */
+static int
+hand_over(http_server *s, PyObject *(*entry)(Goroutine *))
 {
-    s->closing = true;
-    if (s->mp == NULL)
-        Py_RETURN_NONE;
+    Goroutine *gp = py_g_alloc();
+    if (gp == NULL)
+        return -1;
+    gp->entry = entry;
+    gp->arg = Py_NewRef((PyObject *)s);
+    gp->g.status = RT_G_RUNNABLE;
+    core->created++;
+    rt_p_submit(&s->mp->p, &gp->g);
+    return 0;
+}
+
+static void
+begin_shutdown(http_server *s)
+{
     close_listeners(s);
     http_conn *c, *next;
     for (c = s->list[HTTP_IDLE].head; c != NULL; c = next) {
@@ -300,16 +319,33 @@ server_begin_shutdown(http_server *s, PyObject *Py_UNUSED(ignored))
         if (c->in_pos == c->in_len && !c->readable)
             http_conn_destroy(c);
     }
+}
+
+static PyObject *
+begin_shutdown_main(Goroutine *gp)
+{
+    http_server *s = gp->arg;
+    begin_shutdown(s);
+    Py_DECREF(s);
     Py_RETURN_NONE;
 }
 
 static PyObject *
-server_abort(http_server *s, PyObject *Py_UNUSED(ignored))
+server_begin_shutdown(http_server *s, PyObject *Py_UNUSED(ignored))
 {
     s->closing = true;
-    if (s->mp == NULL)
-        Py_RETURN_NONE;
-    Py_INCREF(s);
+    if (s->mp != NULL && s->mp != py_this_m()) {
+        if (hand_over(s, begin_shutdown_main) < 0)
+            return NULL;
+    }
+    else if (s->mp != NULL)
+        begin_shutdown(s);
+    Py_RETURN_NONE;
+}
+
+static void
+abort_all(http_server *s)
+{
     close_listeners(s);
     for (int state = 0; state < HTTP_NSTATES; state++) {
         http_conn *c, *next;
@@ -321,8 +357,32 @@ server_abort(http_server *s, PyObject *Py_UNUSED(ignored))
                 http_conn_destroy(c);
         }
     }
+    s->aborted = true;
+    py_waitq_wake_all(&s->waiters, RT_WAKE_READY);
+}
+
+static PyObject *
+abort_main(Goroutine *gp)
+{
+    http_server *s = gp->arg;
+    abort_all(s);
     Py_DECREF(s);
     Py_RETURN_NONE;
+}
+
+static PyObject *
+server_abort(http_server *s, PyObject *Py_UNUSED(ignored))
+{
+    s->closing = true;
+    if (s->mp != NULL && s->mp != py_this_m()) {
+        if (hand_over(s, abort_main) < 0)
+            return NULL;
+        Py_RETURN_FALSE;
+    }
+    if (s->mp != NULL)
+        abort_all(s);
+    s->aborted = true;
+    Py_RETURN_TRUE;
 }
 
 static PyObject *
@@ -334,7 +394,7 @@ server_wait_closed(http_server *s, PyObject *timeout)
     Goroutine *gp = py_current("HTTPServer.wait_closed()");
     if (gp == NULL)
         return NULL;
-    while (s->nconns != 0 || s->nlisteners != 0) {
+    while ((s->nconns != 0 || s->nlisteners != 0) && !s->aborted) {
         rt_g_arm(&gp->g);
         py_waitq_push(&s->waiters, &gp->waiter);
         uint32_t why = py_park(gp, PY_WAIT_IO, deadline);
@@ -344,7 +404,7 @@ server_wait_closed(http_server *s, PyObject *timeout)
         if (why != RT_WAKE_READY)
             return NULL;
     }
-    Py_RETURN_TRUE;
+    return PyBool_FromLong(s->nconns == 0 && s->nlisteners == 0);
 }
 
 static PyObject *
@@ -367,9 +427,12 @@ static PyMethodDef methods[] = {
     {"begin_shutdown", (PyCFunction)server_begin_shutdown, METH_NOARGS,
      "begin_shutdown()\n--\n\nStop accepting, close idle connections; never blocks."},
     {"abort", (PyCFunction)server_abort, METH_NOARGS,
-     "abort()\n--\n\nClose everything; running handlers fail at their next I/O."},
+     "abort()\n--\n\nClose everything; running handlers fail at their next I/O.\n\n"
+     "False where the server's own thread will do it, and then end wait_closed()."},
     {"wait_closed", (PyCFunction)server_wait_closed, METH_O,
-     "wait_closed(timeout, /)\n--\n\nTrue once all is closed, False after timeout seconds."},
+     "wait_closed(timeout, /)\n--\n\n"
+     "True once all is closed, False after timeout seconds, or after abort() while\n"
+     "handlers still run."},
     {"stats", (PyCFunction)server_stats, METH_NOARGS,
      "stats()\n--\n\nConnections by state, and totals, as a dict."},
     {0},

@@ -277,6 +277,11 @@ add_head(http_writer *w, int64_t length, size_t extra)
     }
     if (f.close || c->server->closing)
         c->close_after = true;
+    if (RT_UNLIKELY(c->continue_due)) {
+        /* Too late to ask for the body; it may come or not (RFC 9110 section 10.1.1). */
+        c->continue_due = false;
+        c->close_after = true;
+    }
     /* A request body too large to skip would delay the next request. */
     if (!c->body_done && !c->chunked && c->body_left > 256 * 1024)
         c->close_after = true;
@@ -497,6 +502,11 @@ int
 http_writer_finish(http_writer *w)
 {
     http_conn *c = w->conn;
+    if (RT_UNLIKELY(c->sending)) {
+        PyErr_SetString(PyExc_RuntimeError, "the handler returned while a goroutine was writing "
+                        "its response");
+        return -1;
+    }
     if (w->head_sent) {
         if (w->declared >= 0 && w->written != w->declared && !w->no_body) {
             c->close_after = true;
@@ -588,9 +598,11 @@ http_writer_returned(http_writer *w, PyObject *value)
 static int
 check_live(http_writer *w)
 {
-    if (RT_LIKELY(w->conn != NULL))
+    if (RT_LIKELY(w->conn != NULL && !w->conn->sending))
         return 0;
-    PyErr_SetString(PyExc_RuntimeError, "the handler has returned: the response is complete");
+    PyErr_SetString(PyExc_RuntimeError,
+                    w->conn ? "two goroutines write to one response at the same time"
+                            : "the handler has returned: the response is complete");
     return -1;
 }
 

@@ -7,6 +7,9 @@ import http as _status
 __all__ = ["BadRequestError", "BodyTooLargeError", "HTTPError"]
 
 
+_PHRASES = {status.value: status.phrase for status in _status.HTTPStatus}
+
+
 class HTTPError(Exception):
     """Raised by a handler: answer with this status, 400 to 599, and a plain text body.
 
@@ -21,7 +24,7 @@ class HTTPError(Exception):
         if not 400 <= status <= 599:
             raise ValueError(f"HTTPError({status}): the status must be 400 to 599")
         self.status = int(status)
-        super().__init__(message or _status.HTTPStatus(status).phrase)
+        super().__init__(message or _PHRASES.get(status, ""))
 
 
 class BadRequestError(HTTPError, ValueError):

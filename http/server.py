@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, overload
 
 import runtime
@@ -63,8 +63,10 @@ def _split_addr(addr: str) -> tuple[str, int]:
 def _bind(addr: str, backlog: int) -> socket.socket:
     """Return a listening, non-blocking socket.  OSError names the address."""
     if addr.startswith("unix:"):
-        sock = socket.socket(socket.AF_UNIX)
         target: Any = addr[5:]
+        if not target:
+            raise ValueError(f'address {addr!r}: want "unix:/path"')
+        sock = socket.socket(socket.AF_UNIX)
     else:
         host, port = _split_addr(addr)
         try:
@@ -73,6 +75,8 @@ def _bind(addr: str, backlog: int) -> socket.socket:
             )
         except socket.gaierror as exc:
             raise OSError(exc.errno, f"cannot listen on {addr}: {exc.strerror}") from None
+        except UnicodeError:
+            raise ValueError(f"address {addr!r}: {host!r} is not a host name") from None
         # Every interface: one socket for IPv6 and IPv4 where the system has both.
         family, _, _, _, target = (
             min(found, key=lambda a: a[0] != socket.AF_INET6) if not host else found[0]
@@ -190,6 +194,8 @@ class Server:
         """
         if self._stopped:
             raise RuntimeError("the server was closed: make a new one")
+        if self._socket is not None and self._socket.fileno() < 0:
+            raise RuntimeError("the server is being served already")
         if threading.current_thread() is not threading.main_thread() and not _on_runtime_thread():
             runtime.go.named("http.Server.serve")(self.serve).join()
             return
@@ -214,9 +220,14 @@ class Server:
         return False
 
     def close(self) -> None:
-        """Close all listeners and connections at once.  Go: Server.Close."""
+        """Close all listeners and connections at once.  Go: Server.Close.
+
+        Handlers that run get ConnectionError from their next I/O; serve() returns without
+        waiting for them.
+        """
         self._stop()
-        self._core.abort()
+        if not self._core.abort():
+            self._core.wait_closed(None)
 
     def stats(self) -> dict[str, int]:
         """Connections by state, accepted connections, and requests served."""
@@ -227,6 +238,11 @@ class Server:
         if self._socket is not None:
             # Bound but not yet served; once detached this closes nothing.
             self._socket.close()
+            if self._addr is not None and self._addr.startswith("unix:/"):
+                # As Go does; abstract addresses have no file.
+                with suppress(OSError):
+                    os.unlink(self._addr[5:])
+                self._addr = self._wanted
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -1,0 +1,204 @@
+"""Listeners."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from runtime._core import Chan, ChanClosed, ClosedError, NetFD
+from runtime._net.addr import Addr, AddrError, UnixAddr, from_sockaddr, unix_sockaddr
+from runtime._net.conn import Conn
+from runtime._net.resolve import Target, resolve
+
+# What accept() fails with while the process or the system is short of something: it passes.
+_SHORTAGE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_FIRST_PAUSE = 0.005  # seconds; doubled up to _LONGEST_PAUSE
+_LONGEST_PAUSE = 1.0
+_ALL_THE_SYSTEM_ALLOWS = 65535  # the kernel lowers it to its own limit
+
+
+class Listener:
+    """Accepts connections; made by `listen`.
+
+        with net.listen("tcp", "127.0.0.1:7777") as listener:
+            for conn in listener:
+                runtime.go(serve, conn)
+
+    Several goroutines may accept at the same time; they take turns.
+
+    Go: net.Listener.
+    """
+
+    def __init__(self, fd: NetFD, unlink: str | None = None) -> None:
+        self._fd = fd
+        self._unlink = unlink  # the path of a unix socket, removed by close()
+        self._closing: Chan[None] = Chan()
+        self._addr = from_sockaddr(fd.getsockname()) or UnixAddr("")
+
+    @property
+    def addr(self) -> Addr:
+        """The address it listens on, with the port the system chose where 0 was asked for.
+
+        Go: net.Listener.Addr.
+        """
+        return self._addr
+
+    def accept(self) -> Conn:
+        """Wait for the next connection.
+
+        While the process has too many open files it waits, longer each time up to a second,
+        and tries again.  Raises TimeoutError once the deadline has passed, and ClosedError
+        when the listener is closed.
+
+        Go: net.Listener.Accept, with the pause of http.Server.Serve.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return self._fd.accept(Conn)
+            except OSError as e:
+                if e.errno not in _SHORTAGE:
+                    raise
+            try:
+                self._closing.recv(pause)
+            except (TimeoutError, ChanClosed):
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """Let accept() fail with TimeoutError from so many seconds from now on; None: never.
+
+        Go: net.TCPListener.SetDeadline, which takes a point in time instead.
+        """
+        self._fd.set_read_deadline(seconds)
+
+    def close(self) -> None:
+        """Stop listening: accept() raises ClosedError, also where it waits.
+
+        Connections that were accepted stay open.  The file of a unix socket is removed.
+        Twice is harmless.
+
+        Go: net.Listener.Close.
+        """
+        if self._fd.closed:
+            return
+        if self._unlink is not None:
+            try:
+                os.unlink(self._unlink)
+            except FileNotFoundError:
+                pass
+        self._fd.close()
+        self._closing.close()
+
+    @property
+    def closed(self) -> bool:
+        """True once close() was called."""
+        return self._fd.closed
+
+    def fileno(self) -> int:
+        """The descriptor; it still belongs to the listener.  Raises ClosedError."""
+        return self._fd.fileno()
+
+    def __iter__(self) -> Iterator[Conn]:
+        """Accept connections until the listener is closed."""
+        try:
+            while True:
+                yield self.accept()
+        except ClosedError:
+            return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = " closed" if self.closed else ""
+        return f"<Listener {self.addr.network} {self.addr}{state}>"
+
+
+def listen(
+    network: str, address: str, *, reuse_port: bool = False, backlog: int | None = None
+) -> Listener:
+    """Listen on an address.
+
+    network is "tcp" (IPv4 and IPv6), "tcp4", "tcp6" or "unix".  address is "host:port", or
+    the path of a unix socket ("@name": Linux's abstract name space).  With "tcp", ":port"
+    listens on all addresses, IPv4 and IPv6; a name means its first address, IPv4 preferred.
+    Port 0 lets the system choose.
+
+    reuse_port lets several processes share the port (SO_REUSEPORT).  backlog is the number
+    of connections that may wait to be accepted; None: as many as the system allows.
+
+    Raises AddrError for a senseless address, socket.gaierror for an unknown name, OSError with
+    the address in its message where the port is taken or not ours.
+
+    Go: net.Listen.
+    """
+    backlog = _ALL_THE_SYSTEM_ALLOWS if backlog is None else backlog
+    if network == "unix":
+        return _listen_unix(address, backlog)
+    targets = resolve(network, address)
+    targets.sort(key=lambda target: target.family != socket.AF_INET)  # IPv4 first
+    if not targets[0].sockaddr[0]:
+        return _listen_everywhere(network, address, targets, reuse_port, backlog)
+    return _listen_tcp(network, address, targets[0], reuse_port, backlog)
+
+
+def _listen_everywhere(
+    network: str, address: str, targets: list[Target], reuse_port: bool, backlog: int
+) -> Listener:
+    ipv4, ipv6 = targets
+    if network == "tcp4" or (network == "tcp" and not socket.has_dualstack_ipv6()):
+        return _listen_tcp(network, address, ipv4, reuse_port, backlog)
+    return _listen_tcp(network, address, ipv6, reuse_port, backlog)
+
+
+def _listen_tcp(
+    network: str, address: str, target: Target, reuse_port: bool, backlog: int
+) -> Listener:
+    s = socket.socket(target.family, socket.SOCK_STREAM)
+    try:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Connections inherit it: one call here instead of one for each.
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if target.family == socket.AF_INET6:
+            both = network == "tcp" and target.sockaddr[0] in ("", "::")
+            s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not both))
+        s.bind(target.sockaddr)
+        s.listen(backlog)
+        return Listener(NetFD(s.detach()))
+    except OSError as e:
+        s.close()
+        raise OSError(e.errno, e.strerror, address) from None
+    except BaseException:
+        s.close()
+        raise
+
+
+def _listen_unix(path: str, backlog: int) -> Listener:
+    sockaddr = unix_sockaddr(path)
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        s.bind(sockaddr)
+        s.listen(backlog)
+        return Listener(NetFD(s.detach()), path if isinstance(sockaddr, str) else None)
+    except OSError as e:
+        s.close()
+        if e.errno is None:  # the socket module's own: the path is too long
+            raise AddrError(f"{path}: {e}") from None
+        raise OSError(e.errno, e.strerror, path) from None
+    except BaseException:
+        s.close()
+        raise

@@ -1,0 +1,39 @@
+"""Connections and listeners in the manner of Go's net package.
+
+    from runtime import go, net
+
+    def echo(conn):
+        with conn:
+            while data := conn.read():
+                conn.write(data)
+
+    for conn in net.listen("tcp", "127.0.0.1:7777"):
+        go(echo, conn)
+"""
+
+from runtime._net.addr import (
+    Addr,
+    AddrError,
+    TCPAddr,
+    UnixAddr,
+    join_host_port,
+    split_host_port,
+)
+from runtime._net.conn import ClosedError, Conn, UnexpectedEOFError
+from runtime._net.dial import dial
+from runtime._net.listener import Listener, listen
+
+__all__ = [
+    "Addr",
+    "AddrError",
+    "ClosedError",
+    "Conn",
+    "Listener",
+    "TCPAddr",
+    "UnexpectedEOFError",
+    "UnixAddr",
+    "dial",
+    "join_host_port",
+    "listen",
+    "split_host_port",
+]

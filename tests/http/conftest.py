@@ -1,0 +1,330 @@
+"""Fixtures of the HTTP server's tests: servers, in this process and in others, and a raw client.
+
+``serve`` runs a server of this process on the runtime's auxiliary thread, so that the test itself
+may use clients that block.  ``program`` runs one of the programs under scripts/ in a process of its
+own.  ``SAFETY`` is how long anything may take before a test fails instead of hanging; no test
+passes or fails by how long something took.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from runtime import http
+
+SAFETY = 60.0
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = Path(__file__).parent / "scripts"
+
+
+class Response(NamedTuple):
+    status: int
+    reason: str
+    fields: list[tuple[str, str]]
+    body: bytes
+    trailing: bool  # its end was the end of the connection
+
+    def __getitem__(self, name: Any) -> Any:
+        """The one value of a header field; KeyError if there is none, or more."""
+        if not isinstance(name, str):
+            return tuple.__getitem__(self, name)
+        values = self.all(name)
+        if len(values) != 1:
+            raise KeyError(f"{name}: {values}")
+        return values[0]
+
+    def all(self, name: str) -> list[str]:
+        return [v for n, v in self.fields if n.lower() == name.lower()]
+
+
+class Conn:
+    """A raw connection that reads responses strictly (RFC 9112)."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        sock.settimeout(SAFETY)
+        self.buf = b""
+
+    def __enter__(self) -> Conn:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def send(self, data: bytes | str) -> Conn:
+        self.sock.sendall(data.encode() if isinstance(data, str) else data)
+        return self
+
+    def _more(self) -> bool:
+        data = self.sock.recv(1 << 16)
+        self.buf += data
+        return bool(data)
+
+    def line(self) -> bytes:
+        while b"\r\n" not in self.buf:
+            assert self._more(), f"the connection ended within a line: {self.buf!r}"
+        line, self.buf = self.buf.split(b"\r\n", 1)
+        assert b"\n" not in line and b"\r" not in line
+        return line
+
+    def exactly(self, n: int) -> bytes:
+        pieces = [self.buf]
+        left = n - len(self.buf)
+        while left > 0:
+            data = self.sock.recv(min(left, 1 << 20))
+            assert data, f"the connection ended with {left} of {n} bytes missing"
+            pieces.append(data)
+            left -= len(data)
+        data = b"".join(pieces)
+        self.buf = data[n:]
+        return data[:n]
+
+    def rest(self) -> bytes:
+        """Everything up to the end of the connection, which must be an orderly one."""
+        while self._more():
+            pass
+        data, self.buf = self.buf, b""
+        return data
+
+    def head(self) -> Response:
+        match = re.fullmatch(rb"HTTP/1\.1 (\d{3}) ([\x20-\x7e]*)", self.line())
+        assert match
+        fields = []
+        while line := self.line():
+            field = re.fullmatch(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([\t\x20-\x7e\x80-\xff]*)", line)
+            assert field, line
+            fields.append((field[1].decode(), field[2].decode("latin-1")))
+        return Response(int(match[1]), match[2].decode(), fields, b"", False)
+
+    def chunk(self) -> bytes:
+        size = self.line()
+        assert re.fullmatch(rb"[0-9a-f]+", size), size
+        data = self.exactly(int(size, 16))
+        assert self.exactly(2) == b"\r\n"
+        return data
+
+    def response(self, method: str = "GET") -> Response:
+        r = self.head()
+        length, codings = r.all("content-length"), r.all("transfer-encoding")
+        assert len(length) + len(codings) <= 1
+        assert len(r.all("date")) == 1
+        assert r.all("server") == []
+        if method == "HEAD" or r.status in (204, 304) or r.status < 200:
+            return r
+        if length:
+            return r._replace(body=self.exactly(int(length[0])))
+        if not codings:
+            assert r["connection"] == "close"
+            return r._replace(body=self.rest(), trailing=True)
+        assert codings == ["chunked"]
+        body = b""
+        while data := self.chunk():
+            body += data
+        return r._replace(body=body)
+
+    def ended(self) -> bool:
+        """True once the server closes in good order, having sent nothing more."""
+        return self.buf == b"" and not self._more()
+
+    def half_close(self) -> Conn:
+        self.sock.shutdown(socket.SHUT_WR)
+        return self
+
+    def reset(self) -> None:
+        """Close with RST."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class Address:
+    """What tests do with a server of either kind."""
+
+    addr: str
+
+    @property
+    def where(self) -> tuple[str, int]:
+        host, _, port = self.addr.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.addr}"
+
+    def connect(self, rcvbuf: int = 0) -> Conn:
+        if self.addr.startswith("unix:"):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(SAFETY)
+            sock.connect(self.addr[5:])
+            return Conn(sock)
+        host, port = self.where
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        sock.settimeout(SAFETY)
+        if rcvbuf:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        sock.connect((host, port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return Conn(sock)
+
+    def ask(self, request: bytes | str, method: str = "GET") -> Response:
+        """The response to one request on a connection of its own."""
+        with self.connect() as c:
+            return c.send(request).response(method)
+
+    def get(self, target: str = "/", fields: str = "") -> Response:
+        return self.ask(f"GET {target} HTTP/1.1\r\nHost: test\r\n{fields}\r\n")
+
+
+def until(what: str, condition: Callable[[], bool]) -> None:
+    """Wait for something no event tells of, giving way to other threads."""
+    limit = time.monotonic() + SAFETY
+    while not condition():
+        assert time.monotonic() < limit, f"waited in vain until {what}"
+        os.sched_yield()
+
+
+class Running(Address):
+    """A server of this process."""
+
+    def __init__(self, server: http.Server) -> None:
+        self.server = server
+        server.listen()
+        self.addr = server.addr
+        self.failure: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.server.serve()
+        except BaseException as exc:
+            self.failure = exc
+
+    def stats(self) -> dict[str, int]:
+        return self.server.stats()
+
+    def until(self, **counts: int) -> None:
+        """Wait until the server's statistics hold these values."""
+        until(f"{counts}", lambda: counts.items() <= self.stats().items())
+
+    def join(self) -> None:
+        """Wait until serve() has returned, and raise what it raised."""
+        self.thread.join(SAFETY)
+        assert not self.thread.is_alive(), f"serve() goes on: {self.stats()}"
+        if self.failure is not None:
+            raise self.failure
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Running]]:
+    """serve(handler, addr=..., **options) -> Running, stopped when the test ends."""
+    started: list[Running] = []
+
+    def start(handler: Any = None, addr: str = "127.0.0.1:0", **options: Any) -> Running:
+        started.append(Running(http.Server(handler, addr, **options)))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.server.close()
+        running.join()
+        running.until(connections=0)
+
+
+class Program(Address):
+    """A server in a process of its own."""
+
+    def __init__(self, script: str, *args: str, **popen: Any) -> None:
+        self._err = tempfile.TemporaryFile()
+        env = dict(os.environ)
+        env["PYTHONPATH"] = os.pathsep.join([*filter(None, [env.get("PYTHONPATH")]), str(ROOT)])
+        self.proc = subprocess.Popen(
+            [sys.executable, str(SCRIPTS / script), *args],
+            stdout=subprocess.PIPE,
+            stderr=self._err,
+            env=env,
+            **popen,
+        )
+        self.addr = self.read_line()
+        assert self.addr, self.stderr()
+
+    def read_line(self) -> str:
+        """The next line the program prints; "" at the end of its output."""
+        assert self.proc.stdout is not None
+        return self.proc.stdout.readline().decode().rstrip("\n")
+
+    def stderr(self) -> str:
+        self._err.seek(0)
+        return self._err.read().decode()
+
+    def stats(self) -> dict[str, Any]:
+        return json.loads(self.get("/stats", "Connection: close\r\n").body)
+
+    def until(self, **counts: int) -> None:
+        until(f"{counts}", lambda: counts.items() <= self.stats().items())
+
+    def rss(self) -> int:
+        """Its resident memory in bytes."""
+        pages = Path(f"/proc/{self.proc.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGESIZE")
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.proc.pid}/fd"))
+
+    def send_signal(self, signum: int) -> None:
+        self.proc.send_signal(signum)
+
+    def wait(self) -> int:
+        return self.proc.wait(SAFETY)
+
+    def stop(self, signum: int = signal.SIGTERM) -> tuple[int, str]:
+        """Send a signal and wait: exit status and what is on stderr."""
+        self.send_signal(signum)
+        return self.wait(), self.stderr()
+
+
+@pytest.fixture
+def program() -> Iterator[Callable[..., Program]]:
+    """program(script, *args) -> Program, killed when the test ends."""
+    started: list[Program] = []
+
+    def start(script: str, *args: str, **popen: Any) -> Program:
+        started.append(Program(script, *args, **popen))
+        return started[-1]
+
+    yield start
+    for p in started:
+        if p.proc.poll() is None:
+            p.proc.kill()
+        p.proc.wait(SAFETY)
+        assert p.proc.stdout is not None
+        p.proc.stdout.close()
+        p._err.close()
+
+
+@pytest.fixture
+def app(program: Callable[..., Program]) -> Program:
+    """scripts/app.py in a process of its own."""
+    return program("app.py")
+
+
+@pytest.fixture
+def wait_until() -> Callable[[str, Callable[[], bool]], None]:
+    return until

@@ -1,0 +1,113 @@
+"""A server with a bit of everything: app.py [address [options as JSON]].
+
+Prints its address, then serves until it gets a signal.
+"""
+
+import gc
+import json
+import sys
+
+import runtime
+from runtime import http
+
+mux = http.ServeMux()
+gates: dict[str, runtime.Chan] = {}
+
+
+@mux.handle("/hello")
+def hello(w, r):
+    w.write("Hello, World")
+
+
+@mux.handle("/echo")
+def echo(w, r):
+    return r.body.read()
+
+
+@mux.handle("/pipe")
+def pipe(w, r):
+    for piece in r.body:
+        w.write(piece)
+        w.flush()
+
+
+@mux.handle("/bytes/{n}")
+def some_bytes(w, r):
+    return bytes(int(r.path_value("n")))
+
+
+@mux.handle("/stream/{n}")
+def stream(w, r):
+    for _ in range(int(r.path_value("n"))):
+        w.write(bytes(65536))
+
+
+@mux.handle("/sleep")
+def sleep(w, r):
+    runtime.sleep(float(r.query.get("s")))
+    return "slept"
+
+
+@mux.handle("/hold/{gate}")
+def hold(w, r):
+    """Say so on stdout, and wait for /release."""
+    gate = gates.setdefault(r.path_value("gate"), runtime.Chan())
+    print("holding", flush=True)
+    gate.recv_ok()
+    return "held"
+
+
+@mux.handle("/release/{gate}")
+def release(w, r):
+    gates.pop(r.path_value("gate")).close()
+    return 204
+
+
+@mux.handle("/stuck")
+def stuck(w, r):
+    print("stuck", flush=True)
+    runtime.Chan().recv()
+
+
+@mux.handle("/fail")
+def fail(w, r):
+    raise ZeroDivisionError
+
+
+@mux.handle("/exit/{code}")
+def leave(w, r):
+    raise SystemExit(int(r.path_value("code")))
+
+
+@mux.handle("/interrupt")
+def interrupt(w, r):
+    raise KeyboardInterrupt
+
+
+@mux.handle("/form")
+def form(w, r):
+    return r.form()
+
+
+@mux.handle("GET /stats")
+def stats(w, r):
+    return {**server.stats(), "goroutines": runtime.num_goroutine()}
+
+
+@mux.handle("GET /objects")
+def objects(w, r):
+    gc.collect()
+    return {"objects": len(gc.get_objects())}
+
+
+@mux.handle("GET /polls")
+def polls(w, r):
+    return {"polls": sum(p["polls"] for p in runtime.stats()["ps"])}
+
+
+address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:0"
+options = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+server = http.Server(mux, address, **options)
+server.listen()
+print(server.addr, flush=True)
+server.serve()
