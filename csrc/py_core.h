@@ -114,6 +114,9 @@ typedef struct {
     PyObject *report_failure;   /* runtime._errors.report_failure */
     PyObject *may_deadlock;     /* runtime._errors.may_deadlock */
     uint64_t created, finished;
+    struct {                    /* of all HTTP servers */
+        uint64_t accepted, closed, requests;
+    } http;
     int64_t next_id;
     rt_g *free_g;               /* dead ones to use again, linked by g.link */
     uint32_t nfree_g;

@@ -87,6 +87,7 @@ struct http_conn {
     bool aborted;               /* fail all further I/O: the server was closed, or the
                                    handler has returned */
     bool reading, sending;      /* a goroutine is parked in it */
+    bool broken;                /* a send has failed: nothing can follow what is missing */
     bool io_failed;             /* our I/O has raised in this request's handler */
     bool close_after;           /* no further request on this connection */
     bool continue_due;          /* the client waits for 100 Continue */

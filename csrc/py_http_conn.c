@@ -122,6 +122,7 @@ http_conn_start(http_server *s, int fd, const struct sockaddr *peer)
     link_conn(c, HTTP_HEAD);
     s->nconns++;
     s->accepted++;
+    core->http.accepted++;
     return 0;
 }
 
@@ -339,6 +340,7 @@ conn_main(Goroutine *gp)
         c->req = NULL;
         c->served++;
         c->server->requests++;
+        core->http.requests++;
         http_request_end(r);
         if (RT_UNLIKELY(c->reading || c->sending) && expel_others(c, gp) < 0)
             err = -1;

@@ -141,6 +141,10 @@ http_send(http_conn *c, const char *extra, size_t nextra)
 {
     http_out *out = &c->out;
     size_t done = 0;
+    if (RT_UNLIKELY(c->broken)) {
+        raise_gone(c);
+        goto fail;
+    }
     for (;;) {
         size_t nout = out->len - out->sent;
         if (nout + (nextra - done) == 0)
@@ -180,7 +184,7 @@ http_send(http_conn *c, const char *extra, size_t nextra)
     return 0;
 
 fail:
-    c->close_after = true;
+    c->close_after = c->broken = true;
     http_out_release(out);
     return -1;
 }

@@ -29,7 +29,8 @@
  * Turns.  Each direction has one user at a time; others queue and are handed the
  * turn in order.  So a write is never interleaved with another one.
  *
- * Deadlines and close.  Whoever waits is woken when either changes, and looks again.
+ * Deadlines and close.  Who waits for an edge is woken when either changes, and looks
+ * again; those who wait for the turn do so when it is handed to them.
  * RT_WAKE_TIMEOUT therefore means: look at the clock and at the deadline.
  *
  * Non-blocking calls are made with the GIL held.
@@ -624,13 +625,6 @@ netfd_wait_connected(NetFD *self, PyObject *Py_UNUSED(ignored))
 
 /* ---- deadlines ---- */
 
-static void
-wake_waiters(direction *d, uint32_t why)
-{
-    py_waitq_wake_all(&d->io, why);
-    py_waitq_wake_all(&d->turn, why);
-}
-
 static PyObject *
 set_deadlines(NetFD *self, PyObject *seconds, bool rd, bool wr)
 {
@@ -643,11 +637,11 @@ set_deadlines(NetFD *self, PyObject *seconds, bool rd, bool wr)
     }
     if (rd) {
         self->rd.deadline = deadline;
-        wake_waiters(&self->rd, RT_WAKE_TIMEOUT);
+        py_waitq_wake_all(&self->rd.io, RT_WAKE_TIMEOUT);
     }
     if (wr) {
         self->wr.deadline = deadline;
-        wake_waiters(&self->wr, RT_WAKE_TIMEOUT);
+        py_waitq_wake_all(&self->wr.io, RT_WAKE_TIMEOUT);
     }
     Py_RETURN_NONE;
 }
@@ -720,7 +714,7 @@ netfd_shutdown(NetFD *self, PyObject *arg)
 
 /* ---- life ---- */
 
-/* Deregister, wake everybody who waits, and return the descriptor or -1. */
+/* Deregister, wake who waits, and return the descriptor or -1. */
 static int
 give_up_fd(NetFD *self)
 {
@@ -729,8 +723,8 @@ give_up_fd(NetFD *self)
         return -1;
     deregister(self);
     self->fd = -1;
-    wake_waiters(&self->rd, RT_WAKE_CLOSED);
-    wake_waiters(&self->wr, RT_WAKE_CLOSED);
+    py_waitq_wake_all(&self->rd.io, RT_WAKE_CLOSED);
+    py_waitq_wake_all(&self->wr.io, RT_WAKE_CLOSED);
     return fd;
 }
 

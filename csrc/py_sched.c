@@ -777,9 +777,12 @@ py_stats(void)
         }
         Py_XDECREF(p);
     }
-    return Py_BuildValue("{sK sK sK sI sN}", "goroutines", core->created - core->finished + 1,
-                         "created", core->created, "finished", core->finished, "global_runq",
-                         (unsigned)atomic_load(&core->sched.global.len), "ps", ps);
+    return Py_BuildValue(
+        "{sK sK sK sI sN s{sK sK sK}}", "goroutines", core->created - core->finished + 1,
+        "created", core->created, "finished", core->finished, "global_runq",
+        (unsigned)atomic_load(&core->sched.global.len), "ps", ps, "http", "connections",
+        core->http.accepted - core->http.closed, "accepted", core->http.accepted, "requests",
+        core->http.requests);
 }
 
 static PyMethodDef functions[] = {

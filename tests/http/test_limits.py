@@ -150,6 +150,30 @@ def test_client_that_reads_nothing_is_given_up(serve):
         server.until(connections=0)
 
 
+def test_writes_after_one_that_failed_fail_too(serve):
+    """They would follow a hole in the response."""
+    errors: runtime.Chan = runtime.Chan(1)
+
+    def handler(w, r):
+        w.headers["Content-Length"] = 200_000_000
+        with pytest.raises(TimeoutError):
+            w.write(bytes(100_000_000))
+        with pytest.raises(ConnectionError):
+            w.write(bytes(100_000_000))
+        with pytest.raises(ConnectionError):
+            w.flush()
+        errors.send(None)
+
+    server = serve(handler, write_timeout=0.05)
+    with server.connect(rcvbuf=4096) as c:
+        c.send(GET)
+        errors.recv(timeout=SAFETY)
+        assert int(c.head()["content-length"]) == 200_000_000
+        while c._more():
+            pass
+        assert len(c.buf) < 100_000_000
+
+
 # --- backpressure ---------------------------------------------------------------------------------
 
 

@@ -1,0 +1,33 @@
+"""Random programs (scripts/stress.py), in processes of their own.
+
+GOSCHED_STRESS_SEEDS=N runs N seeds instead of a few.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import runtime
+
+ROOT = Path(runtime.__file__).resolve().parents[1]
+SCRIPT = Path(__file__).with_name("scripts") / "stress.py"
+SEEDS = int(os.environ.get("GOSCHED_STRESS_SEEDS", "24"))
+
+
+@pytest.mark.parametrize("dev", [False, True], ids=["plain", "dev"])
+def test_random_programs_keep_the_rules(dev: bool) -> None:
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    first = 1_000_000 * dev
+    batch = 12
+    for seed in range(first, first + SEEDS, batch):
+        done = subprocess.run(
+            [sys.executable, *["-X", "dev"] * dev, str(SCRIPT), str(seed), str(batch)],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
