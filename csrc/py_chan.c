@@ -342,28 +342,28 @@ chan_dealloc(Chan *ch)
 
 static PyMethodDef chan_methods[] = {
     {"send", FASTKW(chan_send),
-     "send(value, timeout=None)\n--\n\n"
+     "send($self, value, /, timeout=None)\n--\n\n"
      "Send value, waiting until a receiver takes it or the buffer has room.\n\n"
      "Raises ChanClosed, or TimeoutError after timeout seconds; then nothing was sent.\n\n"
      "Go: ch <- value."},
     {"recv", FASTKW(chan_recv),
-     "recv(timeout=None)\n--\n\n"
+     "recv($self, timeout=None)\n--\n\n"
      "Receive a value, waiting until there is one.\n\n"
      "Raises ChanClosed when the channel is closed and drained, TimeoutError after\n"
      "timeout seconds; then nothing was taken.\n\n"
      "Go: <-ch."},
     {"recv_ok", FASTKW(chan_recv_ok),
-     "recv_ok(timeout=None)\n--\n\n"
+     "recv_ok($self, timeout=None)\n--\n\n"
      "Receive (value, True), or (None, False) when the channel is closed and drained.\n\n"
      "Go: value, ok := <-ch."},
     {"try_send", (PyCFunction)chan_try_send, METH_O,
-     "try_send(value)\n--\n\nSend only if that needs no waiting; True if it was sent."},
+     "try_send($self, value, /)\n--\n\nSend only if that needs no waiting; True if it was sent."},
     {"try_recv", (PyCFunction)chan_try_recv, METH_NOARGS,
-     "try_recv()\n--\n\n"
+     "try_recv($self)\n--\n\n"
      "(value, True) if one can be had without waiting, else (None, False).\n\n"
      "Raises ChanClosed when the channel is closed and drained."},
     {"close", (PyCFunction)chan_close, METH_NOARGS,
-     "close()\n--\n\n"
+     "close($self)\n--\n\n"
      "Close the channel: receivers drain it and then stop, senders get ChanClosed.\n\n"
      "Raises ChanClosed if it is closed already.\n\n"
      "Go: close(ch)."},

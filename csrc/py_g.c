@@ -392,7 +392,7 @@ go_repr(Go *self)
 
 static PyMethodDef go_methods[] = {
     {"named", (PyCFunction)go_named, METH_O,
-     "named(name)\n--\n\n"
+     "named($self, name, /)\n--\n\n"
      "A go() that gives its goroutines a name, for error reports and dumps.\n\n"
      "    go.named(\"worker\")(fn, 1)"},
     {0},
@@ -556,14 +556,14 @@ g_repr(Goroutine *gp)
 
 static PyMethodDef g_methods[] = {
     {"join", (PyCFunction)(void (*)(void))g_join, METH_FASTCALL | METH_KEYWORDS,
-     "join(timeout=None)\n--\n\n"
+     "join($self, timeout=None)\n--\n\n"
      "Wait until the goroutine has ended and return what its function returned.\n\n"
      "timeout is in seconds.  Raises what the function raised, TimeoutError when the\n"
      "time is up, RuntimeError when a goroutine joins itself."},
     {"done", (PyCFunction)g_done, METH_NOARGS,
-     "done()\n--\n\nTrue once the goroutine has ended."},
+     "done($self)\n--\n\nTrue once the goroutine has ended."},
     {"exception", (PyCFunction)g_exception, METH_NOARGS,
-     "exception()\n--\n\n"
+     "exception($self)\n--\n\n"
      "The exception an ended goroutine failed with, or None.\n\n"
      "Raises RuntimeError while it has not ended."},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS,

@@ -128,14 +128,14 @@ sync_dealloc(PyObject *self)
 
 static PyMethodDef mutex_methods[] = {
     {"lock", (PyCFunction)(void (*)(void))mutex_lock, METH_FASTCALL | METH_KEYWORDS,
-     "lock(timeout=None)\n--\n\n"
+     "lock($self, timeout=None)\n--\n\n"
      "Lock, waiting while another holds it; waiters are served in order.\n\n"
      "Raises TimeoutError after timeout seconds.  Not recursive.\n\n"
      "Go: sync.Mutex.Lock."},
     {"try_lock", (PyCFunction)mutex_try_lock, METH_NOARGS,
-     "try_lock()\n--\n\nLock if that needs no waiting; True if it was locked."},
+     "try_lock($self)\n--\n\nLock if that needs no waiting; True if it was locked."},
     {"unlock", (PyCFunction)mutex_unlock, METH_NOARGS,
-     "unlock()\n--\n\n"
+     "unlock($self)\n--\n\n"
      "Unlock; any goroutine or thread may.  RuntimeError if it is not locked.\n\n"
      "Go: sync.Mutex.Unlock."},
     {"__enter__", (PyCFunction)mutex_enter, METH_NOARGS, NULL},
@@ -256,13 +256,13 @@ waitgroup_repr(WaitGroup *wg)
 
 static PyMethodDef waitgroup_methods[] = {
     {"add", (PyCFunction)(void (*)(void))waitgroup_add, METH_FASTCALL,
-     "add(n=1, /)\n--\n\n"
+     "add($self, n=1, /)\n--\n\n"
      "Add n, which may be negative, to the counter.\n\n"
      "ValueError if it would become negative.  Go: sync.WaitGroup.Add."},
     {"done", (PyCFunction)waitgroup_done, METH_NOARGS,
-     "done()\n--\n\nSubtract one from the counter.  Go: sync.WaitGroup.Done."},
+     "done($self)\n--\n\nSubtract one from the counter.  Go: sync.WaitGroup.Done."},
     {"wait", (PyCFunction)(void (*)(void))waitgroup_wait, METH_FASTCALL | METH_KEYWORDS,
-     "wait(timeout=None)\n--\n\n"
+     "wait($self, timeout=None)\n--\n\n"
      "Wait until the counter is zero.\n\n"
      "Raises TimeoutError after timeout seconds.  Go: sync.WaitGroup.Wait."},
     {0},

@@ -154,6 +154,14 @@ class Conn:
         self.sock.close()
 
 
+def until(what: str, condition: Callable[[], bool]) -> None:
+    """Wait for something no event tells of, giving way to other threads."""
+    limit = time.monotonic() + SAFETY
+    while not condition():
+        assert time.monotonic() < limit, f"waited in vain until {what}"
+        os.sched_yield()
+
+
 class Address:
     """What tests do with a server of either kind."""
 
@@ -169,19 +177,35 @@ class Address:
         return f"http://{self.addr}"
 
     def connect(self, rcvbuf: int = 0) -> Conn:
-        if self.addr.startswith("unix:"):
-            sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(SAFETY)
-            sock.connect(self.addr[5:])
-            return Conn(sock)
-        host, port = self.where
-        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        unix = self.addr.startswith("unix:")
+        target: Any = self.addr[5:] if unix else self.where
+        ipv4 = not unix and ":" not in target[0]
+        sock = socket.socket(
+            socket.AF_INET if ipv4 else socket.AF_UNIX if unix else socket.AF_INET6
+        )
         sock.settimeout(SAFETY)
         if rcvbuf:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
-        sock.connect((host, port))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            sock.connect(target)
+        except OSError:
+            sock.close()
+            raise
+        if not unix:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return Conn(sock)
+
+    def until_refused(self) -> None:
+        """Wait until the server accepts no more connections."""
+
+        def refused() -> bool:
+            try:
+                self.connect().close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        until("connections are refused", refused)
 
     def ask(self, request: bytes | str, method: str = "GET") -> Response:
         """The response to one request on a connection of its own."""
@@ -190,14 +214,6 @@ class Address:
 
     def get(self, target: str = "/", fields: str = "") -> Response:
         return self.ask(f"GET {target} HTTP/1.1\r\nHost: test\r\n{fields}\r\n")
-
-
-def until(what: str, condition: Callable[[], bool]) -> None:
-    """Wait for something no event tells of, giving way to other threads."""
-    limit = time.monotonic() + SAFETY
-    while not condition():
-        assert time.monotonic() < limit, f"waited in vain until {what}"
-        os.sched_yield()
 
 
 class Running(Address):
@@ -252,7 +268,7 @@ class Program(Address):
     """A server in a process of its own."""
 
     def __init__(self, script: str, *args: str, **popen: Any) -> None:
-        self._err = tempfile.TemporaryFile()
+        self._err = tempfile.TemporaryFile()  # noqa: SIM115
         env = dict(os.environ)
         env["PYTHONPATH"] = os.pathsep.join([*filter(None, [env.get("PYTHONPATH")]), str(ROOT)])
         self.proc = subprocess.Popen(

@@ -155,7 +155,7 @@ def test_request_with_more_headers_than_are_kept_inline(serve):
 def test_remote_addr_is_the_peers(serve):
     server = serve(lambda w, r: r.remote_addr)
     with server.connect() as c:
-        here = "%s:%d" % c.sock.getsockname()
+        here = ":".join(map(str, c.sock.getsockname()))
         assert c.send(get("/")).response().body.decode() == here
 
 
@@ -856,7 +856,7 @@ def test_request_and_writer_after_the_handler_has_returned(serve):
     for call in (lambda: w.write("x"), lambda: w.write_header(200), w.flush):
         with pytest.raises(RuntimeError, match="the response is complete"):
             call()
-    for call in (body.read, lambda: next(body), r.json, lambda: r.body.read(), lambda: next(r.body)):
+    for call in (body.read, lambda: next(body), r.json, r.body.read, lambda: next(r.body)):
         with pytest.raises(RuntimeError, match="its connection is gone"):
             call()
     with pytest.raises(RuntimeError, match="its connection is gone"):

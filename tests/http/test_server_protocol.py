@@ -240,7 +240,9 @@ def test_malformed_chunks_in_an_unread_body_end_the_connection(serve):
         assert c.ended()
 
 
-@pytest.mark.parametrize("framing", ["Content-Length: 10\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n5\r\nab"])
+@pytest.mark.parametrize(
+    "framing", ["Content-Length: 10\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n5\r\nab"]
+)
 def test_client_that_ends_within_the_body(serve, framing, caplog):
     errors: list[BaseException] = []
 
@@ -528,7 +530,9 @@ def test_trailing_data_is_the_next_request(serve):
         assert c.response().body == b"XYZ / "
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "TRACE", "X-OWN", "get"])
+@pytest.mark.parametrize(
+    "method", ["GET", "POST", "PUT", "DELETE", "PATCH", "TRACE", "X-OWN", "get"]
+)
 def test_any_method_reaches_the_handler(serve, method):
     r = serve(echo).ask(f"{method} / HTTP/1.1\r\nHost: t\r\n\r\n")
     assert r.body == f"{method} / ".encode()

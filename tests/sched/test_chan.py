@@ -16,7 +16,7 @@ def settle() -> None:
         gosched()
 
 
-# --- sending and receiving --------------------------------------------------------------------
+# --- sending and receiving ------------------------------------------------------------------------
 
 
 def test_unbuffered_send_waits_for_its_receiver() -> None:
@@ -95,18 +95,16 @@ def test_any_object_can_be_sent() -> None:
     assert all(a is b for a, b in zip(values, received, strict=True))
 
 
-def test_several_producers_and_consumers_exchange_an_exact_multiset() -> None:
-    for capacity in (0, 1, 5):
-        ch: Chan[tuple[int, int]] = Chan(capacity)
-        consumers = [go(Counter, ch) for _ in range(7)]
-        producers = [
-            go(lambda who: [ch.send((who, i)) for i in range(100)], who) for who in range(9)
-        ]
-        for p in producers:
-            p.join()
-        ch.close()
-        total: Counter[tuple[int, int]] = sum((c.join() for c in consumers), Counter())
-        assert total == Counter((who, i) for who in range(9) for i in range(100))
+@pytest.mark.parametrize("capacity", [0, 1, 5])
+def test_several_producers_and_consumers_exchange_an_exact_multiset(capacity: int) -> None:
+    ch: Chan[tuple[int, int]] = Chan(capacity)
+    consumers = [go(Counter, ch) for _ in range(7)]
+    producers = [go(lambda who: [ch.send((who, i)) for i in range(100)], who) for who in range(9)]
+    for p in producers:
+        p.join()
+    ch.close()
+    total: Counter[tuple[int, int]] = sum((c.join() for c in consumers), Counter())
+    assert total == Counter((who, i) for who in range(9) for i in range(100))
 
 
 def test_each_producers_values_keep_their_order() -> None:
@@ -178,7 +176,7 @@ def test_chain_of_many_channels_passes_a_value() -> None:
     assert leftmost.recv() == 10_000
 
 
-# --- closing ----------------------------------------------------------------------------------
+# --- closing --------------------------------------------------------------------------------------
 
 
 def test_close_then_recv_drains_then_raises() -> None:
@@ -280,7 +278,7 @@ def test_iteration_by_several_shares_the_values() -> None:
     assert sorted(v for g in gs for v in g.join()) == list(range(100))
 
 
-# --- not waiting --------------------------------------------------------------------------------
+# --- not waiting ----------------------------------------------------------------------------------
 
 
 def test_try_send_and_try_recv_never_wait() -> None:
@@ -318,7 +316,7 @@ def test_try_recv_tells_none_from_nothing() -> None:
     assert ch.try_recv() == (None, False)
 
 
-# --- timeouts -----------------------------------------------------------------------------------
+# --- timeouts -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("timeout", [0, -1, 0.0, 0.0001, 1e-12])
@@ -414,14 +412,14 @@ def test_timeout_of_wrong_type_raises_and_nothing_is_sent(bad: Any) -> None:
 def test_wrong_arguments_raise_type_error() -> None:
     ch: Any = Chan(5)
     for call in (
-        lambda: ch.send(),
+        ch.send,
         lambda: ch.send(1, 2, 3),
         lambda: ch.send(1, wait=3),
         lambda: ch.send(value=1),
         lambda: ch.recv(1, 2),
         lambda: ch.recv(time=1),
         lambda: ch.recv_ok(1, timeout=1),
-        lambda: ch.try_send(),
+        ch.try_send,
         lambda: ch.try_recv(1),
         lambda: ch.close(1),
         lambda: Chan("1"),  # type: ignore[arg-type]
@@ -434,7 +432,7 @@ def test_wrong_arguments_raise_type_error() -> None:
     assert len(ch) == 0
 
 
-# --- the object ---------------------------------------------------------------------------------
+# --- the object -----------------------------------------------------------------------------------
 
 
 def test_capacity_and_len_and_bool_and_repr() -> None:

@@ -11,7 +11,7 @@ from runtime import Chan, Goroutine, current, go, gosched, num_goroutine
 var: contextvars.ContextVar[Any] = contextvars.ContextVar("var", default="default")
 
 
-# --- contextvars -------------------------------------------------------------------------------
+# --- contextvars ----------------------------------------------------------------------------------
 
 
 def in_new_context(fn: Any) -> Any:
@@ -140,7 +140,7 @@ def test_context_is_released_with_the_goroutine() -> None:
     in_new_context(main)
 
 
-# --- recursion -----------------------------------------------------------------------------------
+# --- recursion ------------------------------------------------------------------------------------
 
 
 def depth() -> int:

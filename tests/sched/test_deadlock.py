@@ -24,6 +24,7 @@ def run(source: str, *options: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"PYTHONPATH": path},
     )
 
+
 WAITS = {
     "chan receive": "Chan().recv()",
     "chan send": "Chan().send(1)",

@@ -27,6 +27,7 @@ def run(source: str, *options: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"PYTHONPATH": path},
     )
 
+
 class Failure(Exception):
     pass
 
@@ -213,7 +214,7 @@ def test_hook_called_by_hand_prints_to_stderr(capsys: pytest.CaptureFixture[str]
     assert "Failure: boom" in err
 
 
-# --- what the program's user sees -------------------------------------------------------------------
+# --- what the program's user sees -----------------------------------------------------------------
 
 
 def test_report_has_name_place_and_traceback() -> None:
@@ -311,7 +312,7 @@ def test_exception_whose_str_raises_is_reported() -> None:
     assert "Bad" in done.stderr
 
 
-# --- SystemExit and KeyboardInterrupt ---------------------------------------------------------------
+# --- SystemExit and KeyboardInterrupt -------------------------------------------------------------
 
 BLOCKED_MAIN = {
     "recv": "Chan().recv()",

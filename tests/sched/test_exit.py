@@ -24,6 +24,7 @@ def run(source: str, *options: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"PYTHONPATH": path},
     )
 
+
 DEV = ["-X", "dev", "-W", "error"]
 
 SITUATIONS = {
@@ -150,8 +151,7 @@ def test_main_returns_and_the_program_ends(situation: str, options: list[str]) -
 @pytest.mark.parametrize("situation", ["thousands parked", "aux M runs Python for ever"])
 def test_sys_exit_in_main_sets_the_code(situation: str) -> None:
     done = run(
-        "import sys, threading\nfrom runtime import *\n"
-        f"{SITUATIONS[situation]}\nsys.exit(7)\n"
+        f"import sys, threading\nfrom runtime import *\n{SITUATIONS[situation]}\nsys.exit(7)\n"
     )
     assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
 
@@ -262,7 +262,7 @@ def test_second_interpreter_is_refused() -> None:
         except ImportError:
             import _interpreters as interpreters
         interp = interpreters.create()
-        code = "try:\\n import runtime\\nexcept ImportError: pass\\nelse: raise SystemExit('loaded')"
+        code = "try: import runtime\\nexcept ImportError: pass\\nelse: raise SystemExit('loaded')"
         interpreters.run_string(interp, code)
         print(runtime.go(lambda: "first one works").join())
         """

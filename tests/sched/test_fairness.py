@@ -1,4 +1,4 @@
-"""Nobody starves: not the queue, not the timers, not fresh goroutines, not other threads' wake-ups."""
+"""Nobody starves: not the queues, not timers, not wake-ups by other threads."""
 
 import threading
 

@@ -19,7 +19,7 @@ def settle() -> None:
         gosched()
 
 
-# --- what can be started ----------------------------------------------------------------------
+# --- what can be started --------------------------------------------------------------------------
 
 
 def test_go_function_join_returns_result() -> None:
@@ -152,7 +152,7 @@ def test_go_types_cannot_be_instantiated() -> None:
         type(go)()
 
 
-# --- when it runs ----------------------------------------------------------------------------
+# --- when it runs ---------------------------------------------------------------------------------
 
 
 def test_go_does_not_run_before_the_caller_parks() -> None:
@@ -180,7 +180,7 @@ def test_go_more_than_the_ring_all_run(n: int) -> None:
     assert sorted(seen) == list(range(n))
 
 
-# --- names, numbers, states ------------------------------------------------------------------
+# --- names, numbers, states -----------------------------------------------------------------------
 
 
 def test_name_default_has_the_id() -> None:
@@ -298,7 +298,7 @@ def test_repr_shows_number_name_and_state() -> None:
 
 
 def test_current_is_the_handle() -> None:
-    g = go(lambda: current())
+    g = go(current)
     assert g.join() is g
     del g
     assert current() is current()
@@ -332,7 +332,7 @@ def test_handle_is_hashable_and_compares_by_identity() -> None:
     b.join()
 
 
-# --- joining ---------------------------------------------------------------------------------
+# --- joining --------------------------------------------------------------------------------------
 
 
 def test_join_twice_returns_the_result_again() -> None:
@@ -412,7 +412,11 @@ def test_join_bad_timeout_raises_type_error(bad: Any) -> None:
 
 def test_join_self_raises_runtime_error() -> None:
     box: list[Goroutine[Any]] = []
-    g = go(lambda: box[0].join())
+
+    def join_self() -> None:
+        box[0].join()
+
+    g = go(join_self)
     box.append(g)
     with pytest.raises(RuntimeError, match="itself"):
         g.join()
@@ -489,7 +493,7 @@ def test_exception_being_handled_survives_parking() -> None:
     assert len(set(map(id, errors))) == 10
 
 
-# --- goexit ----------------------------------------------------------------------------------
+# --- goexit ---------------------------------------------------------------------------------------
 
 
 def test_goexit_ends_the_goroutine_and_runs_finally() -> None:
@@ -529,7 +533,7 @@ def test_goexit_finally_may_park() -> None:
     assert g.join() is None
 
 
-# --- numbers ---------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------
 
 
 def test_num_goroutine_counts_main_fresh_parked_not_ended() -> None:
@@ -566,7 +570,7 @@ def test_stats_are_consistent() -> None:
     assert all(after["ps"][0][k] >= before["ps"][0][k] for k in ("ticks", "switches", "runnext"))
 
 
-# --- arguments live as long as they must -------------------------------------------------------
+# --- arguments live as long as they must ----------------------------------------------------------
 
 
 def test_arguments_and_function_are_released_at_the_end() -> None:

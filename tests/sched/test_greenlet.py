@@ -27,12 +27,13 @@ def run(source: str, *options: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"PYTHONPATH": path},
     )
 
+
 def settle() -> None:
     for _ in range(3):
         gosched()
 
 
-# --- proper use ----------------------------------------------------------------------------------
+# --- proper use -----------------------------------------------------------------------------------
 
 
 def test_own_greenlet_may_block_in_main() -> None:
@@ -147,7 +148,7 @@ def test_deep_recursion_in_own_greenlet_that_blocks() -> None:
     assert [g.join() for g in gs] == [200] * 5
 
 
-# --- improper use: from outside ---------------------------------------------------------------------
+# --- improper use: from outside -------------------------------------------------------------------
 
 
 def parked(fn: Any) -> tuple[Any, Any]:

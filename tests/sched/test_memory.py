@@ -45,7 +45,7 @@ def resident() -> int:
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-# --- many ----------------------------------------------------------------------------------------
+# --- many -----------------------------------------------------------------------------------------
 
 
 def test_hundred_thousand_parked_goroutines_are_released() -> None:
@@ -91,7 +91,7 @@ def test_idle_workers_are_bounded() -> None:
     assert runtime.stats()["ps"][0]["idle_workers"] <= 1024
 
 
-# --- no leaks --------------------------------------------------------------------------------------
+# --- no leaks -------------------------------------------------------------------------------------
 
 
 def spawn_and_join(x: object) -> None:
@@ -155,7 +155,7 @@ def channel_timeouts(x: object) -> None:
 
 
 def channel_close(x: object) -> None:
-    ch: Chan[object] = Chan(1)
+    ch: Chan[object] = Chan()
     gs = [go(ch.send, x) for _ in range(5)]
     settle()
     ch.close()
@@ -285,7 +285,7 @@ def test_repeated_rounds_leak_no_memory() -> None:
     assert sizes[-1] - sizes[1] < 20_000, sizes
 
 
-# --- the garbage collector ---------------------------------------------------------------------------
+# --- the garbage collector ------------------------------------------------------------------------
 
 
 class Node:
@@ -295,7 +295,7 @@ class Node:
 
 def test_handle_in_a_cycle_is_collected() -> None:
     node = Node()
-    node.g = go(lambda: node)
+    node.g = go(lambda n: n, node)
     node.g.join()
     ref = weakref.ref(node.g)
     del node
@@ -304,7 +304,7 @@ def test_handle_in_a_cycle_is_collected() -> None:
 
 
 def test_handle_whose_result_is_itself_is_collected() -> None:
-    g = go(lambda: current())
+    g = go(current)
     assert g.join() is g
     ref = weakref.ref(g)
     del g

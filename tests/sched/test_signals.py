@@ -274,7 +274,7 @@ def test_sigterm_default_ends_the_process() -> None:
         assert (code, out, err) == (-signal.SIGTERM, "", "")
 
 
-# --- the program's own handlers ------------------------------------------------------------------
+# --- the program's own handlers -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("others", OTHERS.values(), ids=OTHERS.keys())

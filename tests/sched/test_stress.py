@@ -14,14 +14,14 @@ import runtime
 
 ROOT = Path(runtime.__file__).resolve().parents[1]
 SCRIPT = Path(__file__).with_name("scripts") / "stress.py"
-SEEDS = int(os.environ.get("GOSCHED_STRESS_SEEDS", "24"))
+SEEDS = int(os.environ.get("GOSCHED_STRESS_SEEDS", "120"))
 
 
 @pytest.mark.parametrize("dev", [False, True], ids=["plain", "dev"])
 def test_random_programs_keep_the_rules(dev: bool) -> None:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     first = 1_000_000 * dev
-    batch = 12
+    batch = 60
     for seed in range(first, first + SEEDS, batch):
         done = subprocess.run(
             [sys.executable, *["-X", "dev"] * dev, str(SCRIPT), str(seed), str(batch)],

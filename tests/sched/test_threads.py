@@ -30,6 +30,7 @@ def run(source: str, *options: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"PYTHONPATH": path},
     )
 
+
 class Thread(threading.Thread):
     """A thread whose join() raises what its function raised."""
 
@@ -53,7 +54,7 @@ class Thread(threading.Thread):
         return self.result
 
 
-# --- spawning ---------------------------------------------------------------------------------
+# --- spawning -------------------------------------------------------------------------------------
 
 
 def test_thread_spawns_and_joins() -> None:
@@ -164,7 +165,7 @@ def test_thread_gosched_and_sleep_return() -> None:
     assert Thread(thread).get() == "ok"
 
 
-# --- channels ---------------------------------------------------------------------------------
+# --- channels -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 7])
@@ -416,7 +417,7 @@ def test_threads_come_and_go() -> None:
         t.get()
 
 
-# --- the end of a thread ------------------------------------------------------------------------
+# --- the end of a thread --------------------------------------------------------------------------
 
 
 def test_finalizers_at_the_end_of_a_thread_may_block() -> None:

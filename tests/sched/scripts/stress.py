@@ -15,6 +15,7 @@ from typing import Any
 
 import greenlet
 
+import runtime
 from runtime import (
     Chan,
     ChanClosed,
@@ -243,6 +244,12 @@ OPERATIONS = [
 
 def main() -> None:
     faulthandler.enable()
+
+    def report(g: Goroutine[Any], error: BaseException) -> None:
+        if not isinstance(error, Planned):
+            runtime_report(g, error)
+
+    runtime_report, runtime.excepthook = runtime.excepthook, report
     faulthandler.dump_traceback_later(100, exit=True)
     first = int(sys.argv[1])
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 1
