@@ -57,7 +57,7 @@ send_slow(Chan *ch, PyObject *value, PyObject *timeout)
     Goroutine *gp = py_current("Chan.send()");
     if (gp == NULL)
         return -1;
-    py_waiter *w = &gp->waiter;
+    py_waiter *w = &gp->seat->waiter;
     w->value = Py_NewRef(value);
     rt_g_arm(&gp->g);
     py_waitq_push(&ch->sendq, w);
@@ -131,7 +131,7 @@ recv_slow(Chan *ch, PyObject *timeout, PyObject **out)
     Goroutine *gp = py_current("Chan.recv()");
     if (gp == NULL)
         return -2;
-    py_waiter *w = &gp->waiter;
+    py_waiter *w = &gp->seat->waiter;
     rt_g_arm(&gp->g);
     py_waitq_push(&ch->recvq, w);
     uint32_t why = py_park(gp, PY_WAIT_CHAN_RECV, deadline);

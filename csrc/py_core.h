@@ -5,7 +5,7 @@
  *
  * Traps that shape this code:
  *  - A parked goroutine's C stack is copied away, so no other goroutine may hold
- *    a pointer into it.  Waiters live inside the Goroutine object.
+ *    a pointer into it.  Waiters live on the heap, in seats.
  *  - Whatever a parked goroutine keeps on the C stack is memory per goroutine and
  *    time per switch: frames between the eval loop and the switch stay small.
  *  - Any call that may park may return much later; reload what may have changed.
@@ -28,7 +28,7 @@ typedef struct {
     py_waiter *head, *tail;
 } py_waitq;
 struct py_waiter {
-    Goroutine *g;               /* borrowed: it contains this waiter */
+    Goroutine *g;               /* borrowed: who waits */
     py_waiter *prev, *next;
     py_waitq *queue;            /* the queue it is in, or NULL */
     PyObject *value;            /* owned: to send, or received */
@@ -39,44 +39,60 @@ enum {                          /* rt_g.reason; the texts are in py_g.c */
     PY_WAIT_GROUP, PY_WAIT_JOIN, PY_WAIT_IO, PY_WAIT_GOEXIT, PY_WAIT_REASONS
 };
 
-#define PY_G_INLINE_ARGS 4
+/* What a goroutine needs while it runs and parks.  It is taken from the worker that
+   runs it, so that those that have not begun, and the dead, stay small. */
+typedef struct {
+    py_waiter waiter;           /* its place in a queue */
+    rt_timer timer;             /* time-out of the current park */
+    PyObject *pending;          /* owned exception to raise when it next resumes */
+    PyGreenlet *greenlet;       /* owned: where to switch to; NULL until it parks */
+    rt_parker *parker;          /* owned; foreign threads only */
+} py_seat;
 
-/* The fields that every goroutine uses come first; those after `cold` need not be
-   looked at while it is false.  A large batch of goroutines does not fit the caches,
-   so each cache line counts. */
+#define PY_G_INLINE_ARGS 3
+
+/* 192 bytes with the collector's header: a large batch of goroutines does not fit the
+   processor's caches, so each line counts.  What comes after `cold` need not be
+   looked at while that is false, but for the seat of a started goroutine. */
 struct Goroutine {
     PyObject_HEAD
     rt_g g;
-    /* What to run: entry in C, or fn(*args, **kwargs). */
-    PyObject *fn;               /* owned until it has run; NULL: entry */
-    PyObject **args;            /* inline_args + 1 or a heap array; slot -1 is free
-                                   for PY_VECTORCALL_ARGUMENTS_OFFSET */
+    PyObject *fn;               /* owned until it has run; NULL: call.entry */
+    PyObject *code;             /* owned code object of the spawner, or NULL */
+    int64_t id;
+    int lasti;                  /* where in code */
     uint32_t nargs;             /* positional and keyword values in args */
     uint32_t nkw;
-    PyObject *code;             /* owned code object of the spawner, or NULL */
-    int lasti;                  /* where in it */
+    bool heap_args;             /* args are in call.heap */
+    bool failed;                /* outcome is an exception */
     bool asked;                 /* someone took the exception: no report */
     bool cold;                  /* any of the fields below may be set */
-    int64_t id;
     PyObject *weakrefs;
-    PyObject *inline_args[1 + PY_G_INLINE_ARGS];
+    union {
+        struct {
+            PyObject *slot;     /* free, for PY_VECTORCALL_ARGUMENTS_OFFSET */
+            PyObject *args[PY_G_INLINE_ARGS];
+        } inl;
+        PyObject **heap;        /* owned: a free slot, then the arguments */
+        struct {
+            PyObject *(*entry)(Goroutine *);
+            void *arg;          /* entry's */
+        } c;
+    } call;
 
     PyObject *kwnames;          /* owned tuple or NULL */
     PyObject *context;          /* owned contextvars context to run in, or NULL */
-    PyObject *result;           /* owned, once done */
-    PyObject *exc;              /* owned, once failed */
-    PyObject *pending;          /* owned exception to raise when it next resumes */
-    PyGreenlet *greenlet;       /* owned while parked: where to switch to */
+    PyObject *outcome;          /* owned, once done: result or exception */
     PyObject *name;             /* owned str or NULL: "goroutine-<id>" */
-    rt_parker *parker;          /* owned; foreign threads only */
-
-    /* Not references; valid where their users say so. */
-    PyObject *(*entry)(Goroutine *);
-    void *arg;                  /* entry's, borrowed */
     py_waitq joiners;           /* empty whenever nobody holds a handle */
-    py_waiter waiter;           /* this goroutine's place in a queue */
-    rt_timer timer;             /* time-out of the current park */
+    py_seat *seat;              /* borrowed from the worker; foreign threads: owned */
 };
+
+static inline PyObject **
+py_g_args(Goroutine *gp)
+{
+    return RT_UNLIKELY(gp->heap_args) ? gp->call.heap + 1 : gp->call.inl.args;
+}
 
 /* An M: an OS thread bound to a P. */
 struct py_m {
@@ -92,6 +108,7 @@ struct py_m {
     PyThreadState *tstate;
     bool is_main;
     _Atomic bool stopping;
+    py_seat seat;               /* the main goroutine's */
     uint64_t switches;
     uint64_t workers;           /* worker greenlets ever started */
 };
@@ -142,8 +159,8 @@ Goroutine *py_g_alloc(void);                    /* new reference, fresh */
 /* A goroutine that runs entry(gp) on mp, put at the tail of its queue.  No new
    reference is returned.  -1 with MemoryError set. */
 int py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void *arg);
-/* Run a fresh goroutine to its end on the calling worker. */
-void py_g_run(py_m *mp, Goroutine *gp);
+/* Run a fresh goroutine to its end on the calling worker, in that worker's seat. */
+void py_g_run(py_m *mp, Goroutine *gp, py_seat *seat);
 /* End gp: result (stolen) or the exception set. */
 void py_g_finish(Goroutine *gp, PyObject *result);
 const char *py_wait_reason(int reason);

@@ -52,8 +52,6 @@ py_g_alloc(void)
         if (gp == NULL)
             return NULL;
         memset((char *)gp + sizeof(PyObject), 0, sizeof(*gp) - sizeof(PyObject));
-        gp->args = gp->inline_args + 1;
-        gp->waiter.g = gp;
     }
     gp->id = ++core->next_id;
     return gp;
@@ -64,12 +62,13 @@ drop_call(Goroutine *gp)
 {
     uint32_t n = gp->nargs + gp->nkw;
     gp->nargs = gp->nkw = 0;
+    PyObject **args = py_g_args(gp);
+    bool heap = gp->heap_args;
+    gp->heap_args = false;
     for (uint32_t i = 0; i < n; i++)
-        Py_DECREF(gp->args[i]);
-    if (RT_UNLIKELY(gp->args != gp->inline_args + 1)) {
-        PyMem_Free(gp->args - 1);
-        gp->args = gp->inline_args + 1;
-    }
+        Py_DECREF(args[i]);
+    if (RT_UNLIKELY(heap))
+        PyMem_Free(args - 1);
     if (gp->cold)
         Py_CLEAR(gp->kwnames);
     Py_CLEAR(gp->fn);
@@ -83,10 +82,7 @@ g_clear(Goroutine *gp)
     if (!gp->cold)
         return 0;
     Py_CLEAR(gp->context);
-    Py_CLEAR(gp->greenlet);
-    Py_CLEAR(gp->pending);
-    Py_CLEAR(gp->result);
-    Py_CLEAR(gp->exc);
+    Py_CLEAR(gp->outcome);
     Py_CLEAR(gp->name);
     return 0;
 }
@@ -96,14 +92,11 @@ g_traverse(Goroutine *gp, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(gp));
     for (uint32_t i = 0; i < gp->nargs + gp->nkw; i++)
-        Py_VISIT(gp->args[i]);
+        Py_VISIT(py_g_args(gp)[i]);
     Py_VISIT(gp->kwnames);
     Py_VISIT(gp->fn);
     Py_VISIT(gp->context);
-    Py_VISIT(gp->greenlet);
-    Py_VISIT(gp->pending);
-    Py_VISIT(gp->result);
-    Py_VISIT(gp->exc);
+    Py_VISIT(gp->outcome);
     return 0;
 }
 
@@ -111,13 +104,13 @@ g_traverse(Goroutine *gp, visitproc visit, void *arg)
 static void
 report_failure(Goroutine *gp)
 {
-    if (gp->exc == NULL || gp->asked)
+    if (!gp->failed || gp->asked)
         return;
     gp->asked = true;
     if (core->report_failure == NULL)
         return;
     PyObject *saved = py_take_exception();
-    PyObject *r = PyObject_CallFunctionObjArgs(core->report_failure, gp, gp->exc, NULL);
+    PyObject *r = PyObject_CallFunctionObjArgs(core->report_failure, gp, gp->outcome, NULL);
     if (r == NULL)
         PyErr_WriteUnraisable((PyObject *)gp);
     Py_XDECREF(r);
@@ -139,21 +132,21 @@ g_free(Goroutine *gp)
         if (PyObject_GC_IsTracked((PyObject *)gp))
             PyObject_GC_UnTrack(gp);
         /* A finalized object keeps that mark, and must not be used again. */
-        reuse = reuse && gp->exc == NULL && !PyObject_GC_IsFinalized((PyObject *)gp);
+        reuse = reuse && !gp->failed && !PyObject_GC_IsFinalized((PyObject *)gp);
     }
     if (RT_UNLIKELY(gp->weakrefs != NULL))
         PyObject_ClearWeakRefs((PyObject *)gp);
     g_clear(gp);
     PyTypeObject *type = Py_TYPE(gp);
-    if (RT_UNLIKELY(gp->g.foreign && gp->parker != NULL)) {
-        rt_parker_fini(gp->parker);
-        PyMem_Free(gp->parker);
-        gp->parker = NULL;
+    if (RT_UNLIKELY(gp->g.foreign && gp->seat != NULL)) {
+        rt_parker_fini(gp->seat->parker);
+        PyMem_Free(gp->seat->parker);
+        PyMem_Free(gp->seat);
     }
     if (RT_LIKELY(reuse)) {
         gp->g.pp = NULL;
         gp->g.started = 0;
-        gp->asked = gp->cold = false;
+        gp->asked = gp->failed = gp->cold = false;
         gp->g.link.next = core->free_g;
         core->free_g = &gp->g;
         core->nfree_g++;
@@ -171,9 +164,9 @@ g_dealloc(Goroutine *gp)
         g_free(gp);
         return;
     }
-    if (gp->exc != NULL && !gp->asked && PyObject_CallFinalizerFromDealloc((PyObject *)gp) < 0)
+    if (gp->failed && !gp->asked && PyObject_CallFinalizerFromDealloc((PyObject *)gp) < 0)
         return;
-    if (gp->result == NULL || !PyObject_IS_GC(gp->result)) {
+    if (gp->outcome == NULL || !PyObject_IS_GC(gp->outcome)) {
         g_free(gp);
         return;
     }
@@ -189,9 +182,11 @@ g_dealloc(Goroutine *gp)
 /* ---- running ---- */
 
 void
-py_g_run(py_m *mp, Goroutine *gp)
+py_g_run(py_m *mp, Goroutine *gp, py_seat *seat)
 {
     PyThreadState *ts = mp->tstate;
+    seat->waiter.g = gp;
+    gp->seat = seat;
     gp->g.started = 1;
     gp->g.pp = &mp->p;
     gp->g.status = RT_G_RUNNING;
@@ -207,17 +202,21 @@ py_g_run(py_m *mp, Goroutine *gp)
     }
     PyObject *result;
     if (RT_LIKELY(gp->fn != NULL))
-        result = PyObject_Vectorcall(gp->fn, gp->args,
+        result = PyObject_Vectorcall(gp->fn, py_g_args(gp),
                                      gp->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
                                      kwnames);
     else
-        result = gp->entry(gp);
+        result = gp->call.c.entry(gp);
     if (RT_UNLIKELY(mp->curg != gp))
         rt_throw("the function of a parked goroutine has returned: its greenlet was switched to "
                  "by another goroutine");
     if (ts->context != NULL)
         Py_XDECREF(py_swap_context(ts, NULL));
     py_g_finish(gp, result);
+    if (seat->greenlet != NULL) {
+        Py_CLEAR(seat->greenlet);
+        Py_CLEAR(seat->pending);
+    }
 }
 
 static RT_COLD void
@@ -233,8 +232,8 @@ finish_failed(Goroutine *gp)
         gp->asked = true;
         py_interrupt_main(Py_NewRef(exc));
     }
-    gp->exc = exc;
-    gp->cold = true;
+    gp->outcome = exc;
+    gp->failed = gp->cold = true;
     if (Py_REFCNT(gp) == 1)
         report_failure(gp);
 }
@@ -251,10 +250,9 @@ py_g_finish(Goroutine *gp, PyObject *result)
     gp->g.status = RT_G_DEAD;
     py_tls_m->curg = NULL;
     core->finished++;
-    if (gp->cold)
-        Py_CLEAR(gp->greenlet);
     if (Py_REFCNT(gp) != 1) {
-        gp->result = result;
+        if (result != NULL)
+            gp->outcome = result;
         gp->cold = true;
         PyObject_GC_Track(gp);
         py_waitq_wake_all(&gp->joiners, RT_WAKE_READY);
@@ -268,8 +266,8 @@ py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void *arg)
     Goroutine *gp = py_g_alloc();
     if (gp == NULL)
         return -1;
-    gp->entry = entry;
-    gp->arg = arg;
+    gp->call.c.entry = entry;
+    gp->call.c.arg = arg;
     core->created++;
     rt_p_put_fresh(&mp->p, &gp->g, false);
     return 0;
@@ -293,10 +291,12 @@ copy_args(Goroutine *gp, PyObject *const *args, uint32_t npos, uint32_t nkw)
             PyErr_NoMemory();
             return -1;
         }
-        gp->args = heap + 1;
+        gp->call.heap = heap;
+        gp->heap_args = true;
     }
+    PyObject **to = py_g_args(gp);
     for (uint32_t i = 0; i < n; i++)
-        gp->args[i] = Py_NewRef(args[i]);
+        to[i] = Py_NewRef(args[i]);
     gp->nargs = npos;
     gp->nkw = nkw;
     return 0;
@@ -429,12 +429,12 @@ static PyType_Spec go_spec = {
 static PyObject *
 take_outcome(Goroutine *gp)
 {
-    if (gp->exc != NULL) {
+    if (gp->failed) {
         gp->asked = true;
-        py_raise(Py_NewRef(gp->exc));
+        py_raise(Py_NewRef(gp->outcome));
         return NULL;
     }
-    return Py_NewRef(gp->result ? gp->result : Py_None);
+    return Py_NewRef(gp->outcome ? gp->outcome : Py_None);
 }
 
 static PyObject *
@@ -474,10 +474,10 @@ g_join(Goroutine *gp, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
         return NULL;
     }
     rt_g_arm(&me->g);
-    py_waitq_push(&gp->joiners, &me->waiter);
+    py_waitq_push(&gp->joiners, &me->seat->waiter);
     Py_INCREF(gp);              /* keeps the queue alive */
     uint32_t why = py_park(me, PY_WAIT_JOIN, deadline);
-    py_waitq_remove(&me->waiter);
+    py_waitq_remove(&me->seat->waiter);
     PyObject *result = NULL;
     if (why == RT_WAKE_READY)
         result = take_outcome(gp);
@@ -501,7 +501,7 @@ g_exception(Goroutine *gp, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     gp->asked = true;
-    return Py_NewRef(gp->exc ? gp->exc : Py_None);
+    return Py_NewRef(gp->failed ? gp->outcome : Py_None);
 }
 
 static PyObject *

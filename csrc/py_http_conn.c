@@ -330,7 +330,7 @@ fresh_context(http_conn *c)
 static PyObject *
 conn_main(Goroutine *gp)
 {
-    http_conn *c = gp->arg;
+    http_conn *c = gp->call.c.arg;
     PyObject *fatal = NULL;
     for (int n = 1;; n++) {
         int err = run_request(c);

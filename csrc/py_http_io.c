@@ -120,10 +120,10 @@ wait_edge(http_conn *c, py_waitq *q, int64_t timeout, const char *what)
     bool *busy = q == &c->readers ? &c->reading : &c->sending;
     *busy = true;
     rt_g_arm(&gp->g);
-    py_waitq_push(q, &gp->waiter);
+    py_waitq_push(q, &gp->seat->waiter);
     uint32_t why = py_park(gp, PY_WAIT_IO,
                            timeout == INT64_MAX ? RT_FOREVER : rt_nanotime() + timeout);
-    py_waitq_remove(&gp->waiter);
+    py_waitq_remove(&gp->seat->waiter);
     *busy = false;
     if (why == RT_WAKE_READY)
         return c->aborted ? raise_gone(c) : 0;

@@ -296,8 +296,8 @@ hand_over(http_server *s, PyObject *(*entry)(Goroutine *))
     Goroutine *gp = py_g_alloc();
     if (gp == NULL)
         return -1;
-    gp->entry = entry;
-    gp->arg = Py_NewRef((PyObject *)s);
+    gp->call.c.entry = entry;
+    gp->call.c.arg = Py_NewRef((PyObject *)s);
     gp->g.status = RT_G_RUNNABLE;
     core->created++;
     rt_p_submit(&s->mp->p, &gp->g);
@@ -324,7 +324,7 @@ begin_shutdown(http_server *s)
 static PyObject *
 begin_shutdown_main(Goroutine *gp)
 {
-    http_server *s = gp->arg;
+    http_server *s = gp->call.c.arg;
     begin_shutdown(s);
     Py_DECREF(s);
     Py_RETURN_NONE;
@@ -364,7 +364,7 @@ abort_all(http_server *s)
 static PyObject *
 abort_main(Goroutine *gp)
 {
-    http_server *s = gp->arg;
+    http_server *s = gp->call.c.arg;
     abort_all(s);
     Py_DECREF(s);
     Py_RETURN_NONE;
@@ -396,9 +396,9 @@ server_wait_closed(http_server *s, PyObject *timeout)
         return NULL;
     while ((s->nconns != 0 || s->nlisteners != 0) && !s->aborted) {
         rt_g_arm(&gp->g);
-        py_waitq_push(&s->waiters, &gp->waiter);
+        py_waitq_push(&s->waiters, &gp->seat->waiter);
         uint32_t why = py_park(gp, PY_WAIT_IO, deadline);
-        py_waitq_remove(&gp->waiter);
+        py_waitq_remove(&gp->seat->waiter);
         if (why == RT_WAKE_TIMEOUT)
             Py_RETURN_FALSE;
         if (why != RT_WAKE_READY)

@@ -212,9 +212,9 @@ wait_edge(NetFD *self, direction *d, const char *what)
     if (gp == NULL || register_for(self, gp) < 0)
         return -1;
     rt_g_arm(&gp->g);
-    py_waitq_push(&d->io, &gp->waiter);
+    py_waitq_push(&d->io, &gp->seat->waiter);
     uint32_t why = py_park(gp, PY_WAIT_IO, d->deadline);
-    py_waitq_remove(&gp->waiter);
+    py_waitq_remove(&gp->seat->waiter);
     if (RT_UNLIKELY(why == RT_WAKE_INTERRUPT))
         return -1;
     if (RT_UNLIKELY(self->fd < 0))
@@ -232,11 +232,11 @@ enter_slow(NetFD *self, direction *d, const char *what)
         return -1;
     do {
         rt_g_arm(&gp->g);
-        py_waitq_push(&d->turn, &gp->waiter);
+        py_waitq_push(&d->turn, &gp->seat->waiter);
         uint32_t why = py_park(gp, PY_WAIT_IO, d->deadline);
         if (why == RT_WAKE_READY)
             return 0;           /* handed over: still busy, now with us */
-        py_waitq_remove(&gp->waiter);
+        py_waitq_remove(&gp->seat->waiter);
         if (why == RT_WAKE_INTERRUPT)
             return -1;
         if (self->fd < 0)

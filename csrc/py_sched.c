@@ -68,7 +68,7 @@ switch_to(py_m *mp, Goroutine *gp)
     mp->switches++;
     mp->next = gp;
     if (gp->g.started)
-        return switch_greenlet(gp->greenlet);
+        return switch_greenlet(gp->seat->greenlet);
     if (mp->nidle == 0)
         return switch_greenlet(mp->g0);
     PyGreenlet *worker = mp->idle[--mp->nidle];
@@ -85,7 +85,7 @@ give_back(py_m *mp)
     Goroutine *gp = mp->curg;
     if (gp == NULL)
         rt_throw("a greenlet of the runtime was switched to by a signal handler or finalizer");
-    return switch_greenlet(gp->greenlet != NULL ? gp->greenlet : mp->worker);
+    return switch_greenlet(gp->seat->greenlet != NULL ? gp->seat->greenlet : mp->worker);
 }
 
 /* As give_back(), for a greenlet that has no goroutine: r < 0 means that it has got an
@@ -100,6 +100,14 @@ give_back_idle(py_m *mp, int r)
     return give_back(mp);
 }
 
+/* The worker for gp could not be made: gp fails with the exception set. */
+static RT_COLD void
+fail_start(Goroutine *gp)
+{
+    gp->g.started = 1;
+    py_g_finish(gp, NULL);
+}
+
 /* Run by each worker greenlet.  Returns to g0 when the worker is not needed. */
 static PyObject *
 worker_main(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
@@ -109,14 +117,23 @@ worker_main(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     Goroutine *gp = mp->next;
     mp->next = NULL;
     py_stack_seed(mp->tstate);
+    py_seat *seat = PyMem_Calloc(1, sizeof(*seat));
+    if (seat == NULL) {
+        PyErr_NoMemory();
+        fail_start(gp);
+        mp->next = py_g_of(rt_sched_find(&mp->p));
+        Py_XDECREF(self);
+        Py_RETURN_NONE;
+    }
     for (;;) {
         mp->worker = self;
-        py_g_run(mp, gp);
+        py_g_run(mp, gp, seat);
         gp = py_g_of(rt_sched_find(&mp->p));
         if (!gp->g.started)
             continue;
         if (mp->nidle == PY_MAX_IDLE_WORKERS) {
             mp->next = gp;
+            PyMem_Free(seat);
             Py_DECREF(self);
             Py_RETURN_NONE;
         }
@@ -127,14 +144,6 @@ worker_main(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
         gp = mp->next;
         mp->next = NULL;
     }
-}
-
-/* The worker for gp could not be made: gp fails with the exception set. */
-static RT_COLD void
-fail_start(Goroutine *gp)
-{
-    gp->g.started = 1;
-    py_g_finish(gp, NULL);
 }
 
 /* Switch to mp->next, starting a worker where it needs one.  Called on g0. */
@@ -176,7 +185,7 @@ g0_main(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
 static void
 park_timer_fired(rt_timer *t)
 {
-    Goroutine *gp = RT_CONTAINER_OF(t, Goroutine, timer);
+    Goroutine *gp = RT_CONTAINER_OF(t, py_seat, timer)->waiter.g;
     if (rt_g_claim(&gp->g, RT_WAKE_TIMEOUT))
         rt_ready(gp->g.pp, &gp->g, false);
 }
@@ -184,8 +193,8 @@ park_timer_fired(rt_timer *t)
 static int
 take_pending(Goroutine *gp)
 {
-    PyObject *exc = gp->pending;
-    gp->pending = NULL;
+    PyObject *exc = gp->seat->pending;
+    gp->seat->pending = NULL;
     py_raise(exc);
     return -1;
 }
@@ -196,7 +205,7 @@ static int
 raise_pending(void *Py_UNUSED(arg))
 {
     Goroutine *gp = core->main_g;
-    if (gp->pending == NULL || core->m0->curg != gp)
+    if (gp->seat->pending == NULL || core->m0->curg != gp)
         return 0;
     return take_pending(gp);
 }
@@ -218,14 +227,13 @@ schedule(py_m *mp, Goroutine *gp)
     Goroutine *next = py_g_of(rt_sched_find(&mp->p));
     if (next != gp) {
         PyGreenlet *here = PyGreenlet_GetCurrent();
-        Py_XSETREF(gp->greenlet, here);
-        gp->cold = true;
+        Py_XSETREF(gp->seat->greenlet, here);
         int r = switch_to(mp, next);
         while (RT_UNLIKELY(mp->next != gp)) {
             /* Someone else's greenlet.switch(), or throw(): keep the exception and
                raise it when it is our turn. */
             if (r < 0) {
-                Py_XSETREF(gp->pending, py_take_exception());
+                Py_XSETREF(gp->seat->pending, py_take_exception());
                 if (rt_g_claim(&gp->g, RT_WAKE_INTERRUPT))
                     rt_ready(&mp->p, &gp->g, false);
             }
@@ -233,7 +241,7 @@ schedule(py_m *mp, Goroutine *gp)
         }
         mp->next = NULL;
         if (RT_UNLIKELY(r < 0))
-            Py_XSETREF(gp->pending, py_take_exception());
+            Py_XSETREF(gp->seat->pending, py_take_exception());
     }
     mp->curg = gp;
     gp->g.status = RT_G_RUNNING;
@@ -246,12 +254,12 @@ park_foreign(Goroutine *gp, int64_t deadline)
     /* At exit the interpreter clears the state of daemon threads while they wait here. */
     Py_INCREF(gp);
     Py_BEGIN_ALLOW_THREADS
-    got = rt_parker_park(gp->parker, deadline);
+    got = rt_parker_park(gp->seat->parker, deadline);
     Py_END_ALLOW_THREADS
     if (!got && !rt_g_claim(&gp->g, RT_WAKE_TIMEOUT)) {
         /* A waker was quicker: its token is on the way. */
         Py_BEGIN_ALLOW_THREADS
-        rt_parker_park(gp->parker, RT_FOREVER);
+        rt_parker_park(gp->seat->parker, RT_FOREVER);
         Py_END_ALLOW_THREADS
     }
     gp->g.status = RT_G_RUNNING;
@@ -268,15 +276,15 @@ py_park(Goroutine *gp, int reason, int64_t deadline)
     if (RT_UNLIKELY(gp->g.foreign))
         return park_foreign(gp, deadline);
     py_m *mp = py_tls_m;
-    if (RT_UNLIKELY(gp->pending != NULL) && rt_g_claim(&gp->g, RT_WAKE_INTERRUPT)) {
+    if (RT_UNLIKELY(gp->seat->pending != NULL) && rt_g_claim(&gp->g, RT_WAKE_INTERRUPT)) {
         gp->g.status = RT_G_RUNNING;
         take_pending(gp);
         return RT_WAKE_INTERRUPT;
     }
     if (deadline != RT_FOREVER) {
-        gp->timer.when = deadline;
-        gp->timer.fire = park_timer_fired;
-        if (rt_timers_start(&mp->p.timers, &gp->timer) < 0) {
+        gp->seat->timer.when = deadline;
+        gp->seat->timer.fire = park_timer_fired;
+        if (rt_timers_start(&mp->p.timers, &gp->seat->timer) < 0) {
             rt_g_claim(&gp->g, RT_WAKE_INTERRUPT);
             gp->g.status = RT_G_RUNNING;
             PyErr_NoMemory();
@@ -285,9 +293,9 @@ py_park(Goroutine *gp, int reason, int64_t deadline)
     }
     schedule(mp, gp);
     if (deadline != RT_FOREVER)
-        rt_timers_stop(&mp->p.timers, &gp->timer);
+        rt_timers_stop(&mp->p.timers, &gp->seat->timer);
     uint32_t why = atomic_load_explicit(&gp->g.wake, memory_order_acquire);
-    if (RT_UNLIKELY(gp->pending != NULL)) {
+    if (RT_UNLIKELY(gp->seat->pending != NULL)) {
         if (why == RT_WAKE_INTERRUPT)
             take_pending(gp);
         else if (gp == core->main_g)
@@ -318,7 +326,7 @@ py_yield(Goroutine *gp)
     atomic_store_explicit(&gp->g.wake, RT_WAKE_READY, memory_order_relaxed);
     rt_p_put_yielded(&mp->p, &gp->g);
     schedule(mp, gp);
-    if (RT_UNLIKELY(gp->pending != NULL))
+    if (RT_UNLIKELY(gp->seat->pending != NULL))
         return take_pending(gp);
     return 0;
 }
@@ -332,8 +340,7 @@ py_interrupt_main(PyObject *exc)
             Py_DECREF(exc);
         return;
     }
-    Py_XSETREF(gp->pending, exc);
-    gp->cold = true;
+    Py_XSETREF(gp->seat->pending, exc);
     if (gp->g.status != RT_G_WAITING || !py_wake(gp, RT_WAKE_INTERRUPT, true))
         Py_AddPendingCall(raise_pending, NULL);
 }
@@ -445,7 +452,7 @@ host_block(rt_p *pp, int64_t timeout)
 static void
 host_unpark(rt_g *gp)
 {
-    rt_parker_unpark(py_g_of(gp)->parker);
+    rt_parker_unpark(py_g_of(gp)->seat->parker);
 }
 
 /* ---- Ms ---- */
@@ -494,9 +501,10 @@ start_m0(void)
     gp->g.pp = &mp->p;
     gp->g.started = 1;
     gp->g.status = RT_G_RUNNING;
+    gp->seat = &mp->seat;
+    gp->seat->waiter.g = gp;
+    gp->seat->greenlet = root;
     core->main_g = gp;
-    gp->greenlet = root;
-    gp->cold = true;
     mp->curg = gp;
     core->m0 = py_tls_m = mp;
     return 0;
@@ -589,14 +597,19 @@ foreign_g(void)
     gp = mp ? py_g_alloc() : NULL;
     if (gp == NULL)
         return NULL;
-    gp->parker = PyMem_New(rt_parker, 1);
-    if (gp->parker == NULL || rt_parker_init(gp->parker) < 0) {
-        PyMem_Free(gp->parker);
-        gp->parker = NULL;
+    py_seat *seat = PyMem_Calloc(1, sizeof(*seat));
+    rt_parker *parker = PyMem_New(rt_parker, 1);
+    if (seat == NULL || parker == NULL || rt_parker_init(parker) < 0) {
+        PyMem_Free(parker);
+        PyMem_Free(seat);
         Py_DECREF(gp);
         PyErr_NoMemory();
         return NULL;
     }
+    seat->waiter.g = gp;
+    seat->parker = parker;
+    gp->seat = seat;
+    gp->cold = true;
     gp->g.foreign = 1;
     gp->g.status = RT_G_RUNNING;
     gp->g.pp = &mp->p;

@@ -30,11 +30,11 @@ mutex_acquire(Mutex *m, PyObject *timeout)
     if (gp == NULL)
         return -1;
     rt_g_arm(&gp->g);
-    py_waitq_push(&m->waiters, &gp->waiter);
+    py_waitq_push(&m->waiters, &gp->seat->waiter);
     uint32_t why = py_park(gp, PY_WAIT_MUTEX, deadline);
     if (RT_LIKELY(why == RT_WAKE_READY))
         return 0;               /* handed over: still locked, now ours */
-    py_waitq_remove(&gp->waiter);
+    py_waitq_remove(&gp->seat->waiter);
     if (why == RT_WAKE_TIMEOUT)
         py_raise_timeout("Mutex.lock()");
     return -1;
@@ -238,11 +238,11 @@ waitgroup_wait(WaitGroup *wg, PyObject *const *args, Py_ssize_t nargs, PyObject 
     if (gp == NULL)
         return NULL;
     rt_g_arm(&gp->g);
-    py_waitq_push(&wg->waiters, &gp->waiter);
+    py_waitq_push(&wg->waiters, &gp->seat->waiter);
     uint32_t why = py_park(gp, PY_WAIT_GROUP, deadline);
     if (why == RT_WAKE_READY)
         Py_RETURN_NONE;
-    py_waitq_remove(&gp->waiter);
+    py_waitq_remove(&gp->seat->waiter);
     if (why == RT_WAKE_TIMEOUT)
         py_raise_timeout("WaitGroup.wait()");
     return NULL;
