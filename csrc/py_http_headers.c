@@ -393,19 +393,19 @@ headers_tp_new(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs)
 
 static PyMethodDef methods[] = {
     {"get", (PyCFunction)(void (*)(void))headers_get, METH_FASTCALL,
-     "get(name, default=None, /)\n--\n\nThe first value of that name, or default."},
+     "get($self, name, default=None, /)\n--\n\nThe first value of that name, or default."},
     {"get_all", (PyCFunction)headers_get_all, METH_O,
-     "get_all(name, /)\n--\n\nAll values of that name, in order.  Go: Header.Values."},
+     "get_all($self, name, /)\n--\n\nAll values of that name, in order.  Go: Header.Values."},
     {"set", (PyCFunction)(void (*)(void))headers_set, METH_FASTCALL,
-     "set(name, value, /)\n--\n\n"
+     "set($self, name, value, /)\n--\n\n"
      "Make value the only one of that name.\n\n"
      "ValueError where name or value has characters a header cannot carry."},
     {"add", (PyCFunction)(void (*)(void))headers_add, METH_FASTCALL,
-     "add(name, value, /)\n--\n\nAdd a value, keeping others of that name."},
+     "add($self, name, value, /)\n--\n\nAdd a value, keeping others of that name."},
     {"delete", (PyCFunction)headers_delete, METH_O,
-     "delete(name, /)\n--\n\nRemove all values of that name.  Go: Header.Del."},
+     "delete($self, name, /)\n--\n\nRemove all values of that name.  Go: Header.Del."},
     {"items", (PyCFunction)headers_items, METH_NOARGS,
-     "items()\n--\n\nA list of (name, value), in order."},
+     "items($self, /)\n--\n\nA list of (name, value), in order."},
     {0},
 };
 static PyType_Slot slots[] = {

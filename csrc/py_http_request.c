@@ -464,7 +464,7 @@ body_next(Body *b)
 
 static PyMethodDef body_methods[] = {
     {"read", (PyCFunction)(void (*)(void))body_read, METH_FASTCALL,
-     "read(n=-1, /)\n--\n\n"
+     "read($self, n=-1, /)\n--\n\n"
      "Read up to n bytes, as soon as there are some; b\"\" at the end.  Without n: all.\n\n"
      "Raises BodyTooLargeError over the server's max_body_bytes, HTTPError with status\n"
      "400 for malformed chunks, TimeoutError when nothing comes for read_timeout,\n"
@@ -509,15 +509,15 @@ request_form(http_request *r, PyObject *Py_UNUSED(ignored))
 
 static PyMethodDef methods[] = {
     {"path_value", (PyCFunction)request_path_value, METH_O,
-     "path_value(name, /)\n--\n\n"
+     "path_value($self, name, /)\n--\n\n"
      "What the wildcard {name} of the matched pattern stood for; \"\" if there is none.\n\n"
      "Go: Request.PathValue."},
     {"json", (PyCFunction)request_json, METH_NOARGS,
-     "json()\n--\n\n"
+     "json($self, /)\n--\n\n"
      "Read the body and decode it as JSON.\n\n"
      "Raises BadRequestError where it is not JSON; uncaught, that is a 400."},
     {"form", (PyCFunction)request_form, METH_NOARGS,
-     "form()\n--\n\n"
+     "form($self, /)\n--\n\n"
      "Read the body as a form (application/x-www-form-urlencoded) and return its\n"
      "values, those of the query after them.\n\n"
      "Raises BadRequestError; uncaught, that is a 400.  Go: Request.ParseForm."},

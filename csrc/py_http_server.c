@@ -423,18 +423,18 @@ server_stats(http_server *s, PyObject *Py_UNUSED(ignored))
 
 static PyMethodDef methods[] = {
     {"listen", (PyCFunction)server_listen, METH_O,
-     "listen(fd, /)\n--\n\nAccept connections of a non-blocking listening socket, and own it."},
+     "listen($self, fd, /)\n--\n\nAccept connections of a non-blocking listening socket, and own it."},
     {"begin_shutdown", (PyCFunction)server_begin_shutdown, METH_NOARGS,
-     "begin_shutdown()\n--\n\nStop accepting, close idle connections; never blocks."},
+     "begin_shutdown($self, /)\n--\n\nStop accepting, close idle connections; never blocks."},
     {"abort", (PyCFunction)server_abort, METH_NOARGS,
-     "abort()\n--\n\nClose everything; running handlers fail at their next I/O.\n\n"
+     "abort($self, /)\n--\n\nClose everything; running handlers fail at their next I/O.\n\n"
      "False where the server's own thread will do it, and then end wait_closed()."},
     {"wait_closed", (PyCFunction)server_wait_closed, METH_O,
-     "wait_closed(timeout, /)\n--\n\n"
+     "wait_closed($self, timeout, /)\n--\n\n"
      "True once all is closed, False after timeout seconds, or after abort() while\n"
      "handlers still run."},
     {"stats", (PyCFunction)server_stats, METH_NOARGS,
-     "stats()\n--\n\nConnections by state, and totals, as a dict."},
+     "stats($self, /)\n--\n\nConnections by state, and totals, as a dict."},
     {0},
 };
 static PyType_Slot slots[] = {

@@ -679,15 +679,15 @@ writer_get_status(http_writer *w, void *Py_UNUSED(closure))
 
 static PyMethodDef methods[] = {
     {"write", (PyCFunction)writer_write, METH_O,
-     "write(data, /)\n--\n\n"
+     "write($self, data, /)\n--\n\n"
      "Add str (as UTF-8) or bytes to the body; waits while the client reads slowly.\n\n"
      "Go: ResponseWriter.Write."},
     {"write_header", (PyCFunction)writer_write_header, METH_O,
-     "write_header(status, /)\n--\n\n"
+     "write_header($self, status, /)\n--\n\n"
      "Choose the status, once, before the body; without it the status is 200.\n\n"
      "Go: ResponseWriter.WriteHeader."},
     {"flush", (PyCFunction)writer_flush, METH_NOARGS,
-     "flush()\n--\n\n"
+     "flush($self, /)\n--\n\n"
      "Send what was written so far; from now on the body is streamed.\n\n"
      "Go: http.Flusher."},
     {0},

@@ -77,17 +77,16 @@ def main() -> None:
     address = parser.parse_args().addr
     shown = f"http://127.0.0.1{address}" if address.startswith(":") else f"http://{address}"
 
+    server = http.Server(mux, address)
+    try:
+        server.listen()
+    except OSError as exc:
+        sys.exit(
+            f"demo: {exc.strerror}; choose another address: make run ARGS='--addr 127.0.0.1:8081'"
+        )
     ping_pong()
     print(f"listening on {shown} - watch the scheduler at {shown}/debug/", flush=True)
-    try:
-        http.listen_and_serve(address, mux)
-    except KeyboardInterrupt:
-        pass
-    except OSError as e:
-        sys.exit(
-            f"demo: cannot serve on {address}: {e.strerror or e}; "
-            "another address: make run ARGS='--addr 127.0.0.1:8081'"
-        )
+    server.serve()
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ class Server:
             else:
                 runtime.go.named("http.Server.shutdown")(self.shutdown, self._shutdown_timeout)
 
-        ours: dict[int, Any] = {}
+        ours: dict[signal.Signals, Any] = {}
         for signum, default in (
             (signal.SIGINT, (_core._on_sigint, signal.default_int_handler)),
             (signal.SIGTERM, (signal.SIG_DFL,)),

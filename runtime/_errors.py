@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtime import _core
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from runtime._core import Goroutine
 
 
-def excepthook(goroutine: Goroutine, exc: BaseException, /) -> None:
+def excepthook(goroutine: Goroutine[Any], exc: BaseException, /) -> None:
     """Report that `goroutine` failed with `exc` and nobody will ask for it.
 
     Writes the goroutine's name, where it was started and the traceback to
@@ -33,7 +33,7 @@ def excepthook(goroutine: Goroutine, exc: BaseException, /) -> None:
     sys.stderr.flush()
 
 
-def report_failure(goroutine: Goroutine, exc: BaseException) -> None:
+def report_failure(goroutine: Goroutine[Any], exc: BaseException) -> None:
     """Call `runtime.excepthook`, as it is now."""
     hook = getattr(sys.modules.get("runtime"), "excepthook", excepthook)
     hook(goroutine, exc)

@@ -113,7 +113,7 @@ def test_demo_port_in_use_is_one_line():
             timeout=60,
         )
     assert done.returncode == 1
-    assert done.stderr.startswith(f"demo: cannot serve on {address}")
+    assert done.stderr.startswith(f"demo: cannot listen on {address}")
     assert len(done.stderr.splitlines()) == 1
 
 
