@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import signal
+import sys
 import threading
 
 from runtime import _core, _errors
@@ -53,6 +54,12 @@ __all__ = [
     "sleep",
     "stats",
 ]
+
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError(
+        "runtime: this version needs the GIL: on free-threaded Python run without PYTHON_GIL=0 "
+        "and -X gil=0 (importing runtime then turns the GIL on)"
+    )
 
 _core._set_hooks(_errors.report_failure, _errors.may_deadlock)
 atexit.register(_core._stop)
