@@ -759,6 +759,27 @@ m_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* In the child of a fork.  The poller's descriptor is shared with the parent: what the
+   child did there would be done to the parent's connections, too.  It gets a poller
+   of its own, in which nothing is registered.  Other Ms did not come along. */
+static PyObject *
+m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    core->aux = NULL;
+    if (core->m0 != NULL) {
+        rt_p *pp = &core->m0->p;
+        core->sched.netpoll->close(pp->np);
+        int err = core->sched.netpoll->open(&pp->np);
+        if (err < 0) {
+            errno = -err;
+            return PyErr_SetFromErrno(PyExc_OSError);
+        }
+        pp->event = pp->nevents = 0;
+        core->main_ident = PyThread_get_thread_ident();
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 p_stats(py_m *mp)
 {
@@ -820,6 +841,7 @@ static PyMethodDef functions[] = {
      "Go: runtime.NumGoroutine."},
     {"_on_sigint", m_on_sigint, METH_VARARGS, NULL},
     {"_stop", m_stop, METH_NOARGS, NULL},
+    {"_after_fork", m_after_fork, METH_NOARGS, NULL},
     {0},
 };
 static PyMethodDef worker_def = {"goroutine_worker", worker_main, METH_VARARGS, NULL};

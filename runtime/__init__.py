@@ -14,6 +14,7 @@ operations of this package park the calling goroutine and let others run.
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import sys
 import threading
@@ -63,6 +64,7 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
 
 _core._set_hooks(_errors.report_failure, _errors.may_deadlock)
 atexit.register(_core._stop)
+os.register_at_fork(after_in_child=_core._after_fork)
 if (
     threading.current_thread() is threading.main_thread()
     and signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -8,7 +8,8 @@
 
 from runtime._core import Body, Headers, Request, ResponseWriter
 from runtime._http.errors import BadRequestError, BodyTooLargeError, HTTPError
-from runtime._http.mux import PatternConflictError, PatternError, ServeMux
+from runtime._http.mux import ServeMux
+from runtime._http.pattern import PatternConflictError, PatternError
 from runtime._http.server import (
     Server,
     default_mux,
