@@ -1,41 +1,9 @@
 /* py_netfd.c - NetFD: a non-blocking descriptor that goroutines wait on.
  *
- * A system call is tried first; only when it would block does the goroutine park,
- * and only then is the descriptor registered, once, for both directions and
- * edge-triggered, with the P of the goroutine that waits.  A descriptor that never
- * makes anybody wait costs no registration, and one that is handed to a goroutine
- * of another M before its first wait never involves two Ms.
- *
- * Edges.  Nothing is dispatched between a call that found nothing and the park that
- * follows it, so an edge that belongs to the wait is always delivered to the
- * waiter, and an edge that comes while nobody waits needs no memory: whoever comes
- * next tries first.  There is one exception.  A TCP read that returned less than it
- * asked for has drained the socket, and the next read parks without another try.
- * That is right only if no edge was dispatched since: `drained` is cleared by
- * every incoming edge, and once the peer has hung up it is never set again, because
- * the end of file gives no second edge.  Other kinds of sockets may return
- * less for other reasons (AF_UNIX stops at passed descriptors), so they try.
- *
- * Moving.  A goroutine that waits on a descriptor registered with another P moves
- * the registration, unless someone waits there: that M may be inside a call that
- * never comes back to its poller.  Plain threads use the auxiliary M's poller, which
- * always comes back.  Registering again reports readiness again: no edge is lost.
- *
- * Stale events.  Another M may have taken an event from the kernel, and wait for
- * the GIL to dispatch it, while the descriptor is closed here.  So what an event
- * points to (py_pd) is never freed, only used again; an event that finds a
- * later user is a spurious edge, which everybody expects anyway.
- *
- * Turns.  Each direction has one user at a time; others queue and are handed the
- * turn in order.  So a write is never interleaved with another one.
- *
- * Deadlines and close.  Who waits for an edge is woken when either changes, and looks
- * again; those who wait for the turn do so when it is handed to them.
- * RT_WAKE_TIMEOUT therefore means: look at the clock and at the deadline.
- *
- * Non-blocking calls are made with the GIL held.
+ * A system call is tried first; only when it would block does the goroutine park
+ * (py_netwait.c).  Non-blocking calls are made with the GIL held.
  */
-#include "py_core.h"
+#include "py_netfd.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -46,57 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-typedef struct NetFD NetFD;
-
-/* What the poller's events point to; see "Stale events". */
-typedef struct py_pd py_pd;
-struct py_pd {
-    rt_pd pd;                   /* first: see on_edge() */
-    NetFD *owner;               /* borrowed; NULL while unused */
-    py_pd *next;                /* in the free list */
-};
-
-typedef struct {                /* one direction */
-    py_waitq io;                /* who has the turn and waits for an edge, if so */
-    py_waitq turn;              /* who waits for the turn */
-    int64_t deadline;           /* rt_nanotime() clock, RT_FOREVER: none */
-    bool busy;                  /* somebody has the turn */
-} direction;
-
-struct NetFD {
-    PyObject_HEAD
-    int fd;                     /* -1: closed or detached */
-    bool socket;                /* not a pipe or the like */
-    bool tcp;                   /* a short read means drained */
-    bool drained;               /* nothing to read until the next edge */
-    bool hup;                   /* an edge told of a hang-up or an error */
-    py_pd *pd;                  /* owned; NULL until somebody has waited */
-    direction rd, wr;
-    PyObject *rest;             /* owned bytes to be read first (unread), or NULL */
-    Py_ssize_t rest_at;         /* how much of them has been read */
-    PyObject *peer;             /* owned address or None */
-    PyObject *weakrefs;
-};
-
-static py_pd *free_pds;         /* guarded by the GIL; never given back */
-
 #define DEFAULT_READ 65536
-
-/* ---- errors ---- */
-
-static int
-raise_closed(const char *what)
-{
-    PyErr_Format(core->exc_net_closed, "%s: use of closed network connection", what);
-    return -1;
-}
-
-static int
-raise_timeout(const char *what)
-{
-    py_raise_timeout(what);
-    return -1;
-}
 
 static int
 raise_errno(void)
@@ -109,166 +27,6 @@ static inline bool
 would_block(int err)
 {
     return err == EAGAIN || err == EWOULDBLOCK;
-}
-
-/* ---- registration ---- */
-
-static void
-wake_one(py_waitq *q)
-{
-    py_waiter *w = py_waitq_claim(q, RT_WAKE_READY);
-    if (w != NULL)
-        py_ready(w->g, false);
-}
-
-static void
-on_edge(rt_pd *pd, uint32_t mode)
-{
-    NetFD *self = ((py_pd *)pd)->owner;
-    if (self == NULL)
-        return;
-    if (mode & (RT_POLL_HUP | RT_POLL_ERR))
-        self->hup = true;
-    if (mode & RT_POLL_IN) {
-        self->drained = false;
-        wake_one(&self->rd.io);
-    }
-    if (mode & RT_POLL_OUT)
-        wake_one(&self->wr.io);
-}
-
-static RT_NOINLINE int
-register_slow(NetFD *self, rt_p *pp)
-{
-    py_pd *pd = self->pd;
-    if (pd == NULL) {
-        pd = free_pds;
-        if (pd != NULL)
-            free_pds = pd->next;
-        else if ((pd = PyMem_RawCalloc(1, sizeof(*pd))) == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        pd->owner = self;
-        self->pd = pd;
-    }
-    else if (pd->pd.pp != NULL) {
-        if (self->rd.io.head != NULL || self->wr.io.head != NULL)
-            return 0;
-        rt_pd_close(&pd->pd);
-    }
-    int err = rt_pd_open(&pd->pd, pp, self->fd, on_edge);
-    if (err < 0) {
-        pd->pd.pp = NULL;
-        errno = -err;
-        return raise_errno();
-    }
-    return 0;
-}
-
-/* See to it that edges wake gp, from whichever M.  -1 with an exception set. */
-static inline int
-register_for(NetFD *self, Goroutine *gp)
-{
-    rt_p *pp = gp->g.pp;
-    if (RT_UNLIKELY(gp->g.foreign)) {
-        py_m *mp = py_aux();
-        if (mp == NULL)
-            return -1;
-        pp = &mp->p;
-    }
-    if (RT_LIKELY(self->pd != NULL && self->pd->pd.pp == pp))
-        return 0;
-    return register_slow(self, pp);
-}
-
-static void
-deregister(NetFD *self)
-{
-    py_pd *pd = self->pd;
-    if (pd == NULL)
-        return;
-    rt_pd_close(&pd->pd);
-    pd->owner = NULL;
-    pd->next = free_pds;
-    free_pds = pd;
-    self->pd = NULL;
-}
-
-/* ---- waiting ---- */
-
-static inline bool
-expired(const direction *d)
-{
-    return d->deadline != RT_FOREVER && d->deadline <= rt_nanotime();
-}
-
-/* Wait until an edge may have come for the direction whose turn the caller has.
-   0: try again; -1: an exception is set.  Runs other goroutines. */
-static int
-wait_edge(NetFD *self, direction *d, const char *what)
-{
-    Goroutine *gp = py_current(what);
-    if (gp == NULL || register_for(self, gp) < 0)
-        return -1;
-    rt_g_arm(&gp->g);
-    py_waitq_push(&d->io, &gp->seat->waiter);
-    uint32_t why = py_park(gp, PY_WAIT_IO, d->deadline);
-    py_waitq_remove(&gp->seat->waiter);
-    if (RT_UNLIKELY(why == RT_WAKE_INTERRUPT))
-        return -1;
-    if (RT_UNLIKELY(self->fd < 0))
-        return raise_closed(what);
-    if (RT_UNLIKELY(why == RT_WAKE_TIMEOUT && expired(d)))
-        return raise_timeout(what);
-    return 0;
-}
-
-static RT_NOINLINE int
-enter_slow(NetFD *self, direction *d, const char *what)
-{
-    Goroutine *gp = py_current(what);
-    if (gp == NULL)
-        return -1;
-    do {
-        rt_g_arm(&gp->g);
-        py_waitq_push(&d->turn, &gp->seat->waiter);
-        uint32_t why = py_park(gp, PY_WAIT_IO, d->deadline);
-        if (why == RT_WAKE_READY)
-            return 0;           /* handed over: still busy, now with us */
-        py_waitq_remove(&gp->seat->waiter);
-        if (why == RT_WAKE_INTERRUPT)
-            return -1;
-        if (self->fd < 0)
-            return raise_closed(what);
-        if (expired(d))
-            return raise_timeout(what);
-    } while (d->busy);
-    return 0;
-}
-
-static inline void
-leave(direction *d)
-{
-    py_waiter *w = py_waitq_claim(&d->turn, RT_WAKE_READY);
-    if (RT_LIKELY(w == NULL))
-        d->busy = false;
-    else
-        py_ready(w->g, false);
-}
-
-/* Take the turn; then the descriptor is open and the deadline has not passed.  -1
-   with an exception set.  May run other goroutines. */
-static inline int
-enter(NetFD *self, direction *d, const char *what)
-{
-    if (RT_UNLIKELY(d->busy) && enter_slow(self, d, what) < 0)
-        return -1;
-    d->busy = true;
-    if (RT_LIKELY(self->fd >= 0 && !expired(d)))
-        return 0;
-    leave(d);
-    return self->fd < 0 ? raise_closed(what) : raise_timeout(what);
 }
 
 /* ---- reading ---- */
@@ -348,7 +106,7 @@ netfd_read(NetFD *self, PyObject *const *args, Py_ssize_t nargs)
             return NULL;
         }
     }
-    if (enter(self, &self->rd, "read") < 0)
+    if (netfd_enter(self, &self->rd, "read") < 0)
         return NULL;
     PyObject *data;
     if (n == 0)
@@ -356,8 +114,8 @@ netfd_read(NetFD *self, PyObject *const *args, Py_ssize_t nargs)
     else
         do
             data = read_bytes_now(self, n);
-        while (data == NULL && !PyErr_Occurred() && wait_edge(self, &self->rd, "read") == 0);
-    leave(&self->rd);
+        while (data == NULL && !PyErr_Occurred() && netfd_wait_edge(self, &self->rd, "read") == 0);
+    netfd_leave(&self->rd);
     return data;
 }
 
@@ -368,11 +126,11 @@ netfd_read_into(NetFD *self, PyObject *buffer)
     if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE) < 0)
         return NULL;
     Py_ssize_t got = -1;
-    if (enter(self, &self->rd, "read_into") == 0) {
+    if (netfd_enter(self, &self->rd, "read_into") == 0) {
         do
             got = view.len ? read_now(self, view.buf, view.len) : 0;
-        while (got == -2 && wait_edge(self, &self->rd, "read_into") == 0);
-        leave(&self->rd);
+        while (got == -2 && netfd_wait_edge(self, &self->rd, "read_into") == 0);
+        netfd_leave(&self->rd);
     }
     PyBuffer_Release(&view);
     return got < 0 ? NULL : PyLong_FromSsize_t(got);
@@ -407,7 +165,7 @@ netfd_unread(NetFD *self, PyObject *data)
 static int
 write_all(NetFD *self, const char *p, Py_ssize_t n)
 {
-    if (enter(self, &self->wr, "write") < 0)
+    if (netfd_enter(self, &self->wr, "write") < 0)
         return -1;
     int r = 0;
     while (n > 0) {
@@ -418,12 +176,12 @@ write_all(NetFD *self, const char *p, Py_ssize_t n)
             n -= sent;
         }
         else if (errno != EINTR) {
-            r = would_block(errno) ? wait_edge(self, &self->wr, "write") : raise_errno();
+            r = would_block(errno) ? netfd_wait_edge(self, &self->wr, "write") : raise_errno();
             if (r < 0)
                 break;
         }
     }
-    leave(&self->wr);
+    netfd_leave(&self->wr);
     return r;
 }
 
@@ -486,7 +244,7 @@ address_of(NetFD *self, int (*get)(int, struct sockaddr *, socklen_t *), const c
     struct sockaddr_storage ss = {0};
     socklen_t len = sizeof(ss);
     if (self->fd < 0)
-        raise_closed(what);
+        netfd_raise_closed(what);
     else if (get(self->fd, (struct sockaddr *)&ss, &len) < 0)
         raise_errno();
     else
@@ -578,13 +336,13 @@ netfd_accept(NetFD *self, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "wrong arguments: accept(type=NetFD)");
         return NULL;
     }
-    if (enter(self, &self->rd, "accept") < 0)
+    if (netfd_enter(self, &self->rd, "accept") < 0)
         return NULL;
     PyObject *conn;
     do
         conn = accept_now(self, type);
-    while (conn == NULL && !PyErr_Occurred() && wait_edge(self, &self->rd, "accept") == 0);
-    leave(&self->rd);
+    while (conn == NULL && !PyErr_Occurred() && netfd_wait_edge(self, &self->rd, "accept") == 0);
+    netfd_leave(&self->rd);
     return conn;
 }
 
@@ -611,13 +369,13 @@ connected_now(NetFD *self)
 static PyObject *
 netfd_wait_connected(NetFD *self, PyObject *Py_UNUSED(ignored))
 {
-    if (enter(self, &self->wr, "connect") < 0)
+    if (netfd_enter(self, &self->wr, "connect") < 0)
         return NULL;
     int r;
     do
         r = connected_now(self);
-    while (r == 0 && wait_edge(self, &self->wr, "connect") == 0);
-    leave(&self->wr);
+    while (r == 0 && netfd_wait_edge(self, &self->wr, "connect") == 0);
+    netfd_leave(&self->wr);
     if (r <= 0)
         return NULL;
     Py_RETURN_NONE;
@@ -632,17 +390,13 @@ set_deadlines(NetFD *self, PyObject *seconds, bool rd, bool wr)
     if (py_deadline(seconds, &deadline) < 0)
         return NULL;
     if (self->fd < 0) {
-        raise_closed("set_deadline");
+        netfd_raise_closed("set_deadline");
         return NULL;
     }
-    if (rd) {
-        self->rd.deadline = deadline;
-        py_waitq_wake_all(&self->rd.io, RT_WAKE_TIMEOUT);
-    }
-    if (wr) {
-        self->wr.deadline = deadline;
-        py_waitq_wake_all(&self->wr.io, RT_WAKE_TIMEOUT);
-    }
+    if (rd)
+        netfd_move_deadline(&self->rd, deadline);
+    if (wr)
+        netfd_move_deadline(&self->wr, deadline);
     Py_RETURN_NONE;
 }
 
@@ -673,7 +427,7 @@ netfd_setsockopt(NetFD *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "iii:setsockopt", &level, &option, &value))
         return NULL;
     if (self->fd < 0)
-        raise_closed("setsockopt");
+        netfd_raise_closed("setsockopt");
     else if (setsockopt(self->fd, level, option, &value, sizeof(value)) < 0)
         raise_errno();
     else
@@ -689,7 +443,7 @@ netfd_getsockopt(NetFD *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "ii:getsockopt", &level, &option))
         return NULL;
     if (self->fd < 0)
-        raise_closed("getsockopt");
+        netfd_raise_closed("getsockopt");
     else if (getsockopt(self->fd, level, option, &value, &len) < 0)
         raise_errno();
     else
@@ -704,7 +458,7 @@ netfd_shutdown(NetFD *self, PyObject *arg)
     if (how == -1 && PyErr_Occurred())
         return NULL;
     if (self->fd < 0)
-        raise_closed("shutdown");
+        netfd_raise_closed("shutdown");
     else if (shutdown(self->fd, (int)how) < 0)
         raise_errno();
     else
@@ -714,24 +468,10 @@ netfd_shutdown(NetFD *self, PyObject *arg)
 
 /* ---- life ---- */
 
-/* Deregister, wake who waits, and return the descriptor or -1. */
-static int
-give_up_fd(NetFD *self)
-{
-    int fd = self->fd;
-    if (fd < 0)
-        return -1;
-    deregister(self);
-    self->fd = -1;
-    py_waitq_wake_all(&self->rd.io, RT_WAKE_CLOSED);
-    py_waitq_wake_all(&self->wr.io, RT_WAKE_CLOSED);
-    return fd;
-}
-
 static PyObject *
 netfd_close(NetFD *self, PyObject *Py_UNUSED(ignored))
 {
-    int fd = give_up_fd(self);
+    int fd = netfd_give_up_fd(self);
     Py_CLEAR(self->rest);
     /* The descriptor is gone whatever close() says; the last two are no failures. */
     if (fd >= 0 && close(fd) < 0 && errno != EINTR && errno != ECONNRESET) {
@@ -744,9 +484,9 @@ netfd_close(NetFD *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 netfd_detach(NetFD *self, PyObject *Py_UNUSED(ignored))
 {
-    int fd = give_up_fd(self);
+    int fd = netfd_give_up_fd(self);
     if (fd < 0) {
-        raise_closed("detach");
+        netfd_raise_closed("detach");
         return NULL;
     }
     return PyLong_FromLong(fd);
@@ -756,7 +496,7 @@ static PyObject *
 netfd_fileno(NetFD *self, PyObject *Py_UNUSED(ignored))
 {
     if (self->fd < 0) {
-        raise_closed("fileno");
+        netfd_raise_closed("fileno");
         return NULL;
     }
     return PyLong_FromLong(self->fd);
@@ -812,7 +552,7 @@ netfd_finalize(PyObject *op)
         else
             PyErr_Clear();
     }
-    int fd = give_up_fd(self);
+    int fd = netfd_give_up_fd(self);
     if (fd >= 0)
         close(fd);
     if (saved != NULL)

@@ -203,6 +203,8 @@ class Address:
                 self.connect().close()
             except ConnectionRefusedError:
                 return True
+            except ConnectionResetError:
+                pass  # it was in the queue of the listener
             return False
 
         until("connections are refused", refused)
@@ -226,6 +228,7 @@ class Running(Address):
         self.failure: BaseException | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
+        until("it serves", lambda: server._socket.fileno() < 0)
 
     def _run(self) -> None:
         try:
@@ -339,6 +342,34 @@ def program() -> Iterator[Callable[..., Program]]:
 def app(program: Callable[..., Program]) -> Program:
     """scripts/app.py in a process of its own."""
     return program("app.py")
+
+
+@pytest.fixture
+def tool() -> Callable[..., bytes]:
+    """tool("curl", ...): what a program that is not ours prints; it must succeed."""
+
+    def run(*args: str, data: bytes | None = None) -> bytes:
+        # The sanitizers' library is for the interpreter only.
+        env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        p = subprocess.run(args, input=data, capture_output=True, timeout=2 * SAFETY, env=env)
+        assert p.returncode == 0, p.stderr.decode()
+        return p.stdout
+
+    return run
+
+
+@pytest.fixture
+def wrk(tool: Callable[..., bytes]) -> Callable[..., int]:
+    """wrk(url, *options): load for a second without a single error; the number of requests."""
+
+    def run(url: str, *options: str) -> int:
+        out = tool("wrk", "-t1", "-d1s", "--timeout", str(int(SAFETY)), *options, url).decode()
+        assert "Socket errors" not in out and "Non-2xx" not in out, out
+        done = re.search(r"(\d+) requests in", out)
+        assert done is not None
+        return int(done[1])
+
+    return run
 
 
 @pytest.fixture

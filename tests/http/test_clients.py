@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 import socket
-import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -174,57 +172,55 @@ def test_httpx_from_many_threads(quiet):
 # --- curl -----------------------------------------------------------------------------------------
 
 
-def curl(*args: str, data: bytes | None = None) -> bytes:
-    p = subprocess.run(
-        ["curl", "-q", "-sS", "--noproxy", "*", "--max-time", str(SAFETY), *args],
-        input=data,
-        capture_output=True,
-        timeout=SAFETY + 10,
-    )
-    assert p.returncode == 0, p.stderr.decode()
-    return p.stdout
+@pytest.fixture
+def curl(tool):
+    def run(*args: str, data: bytes | None = None) -> bytes:
+        options = ["-q", "-sS", "--noproxy", "*", "--max-time", str(SAFETY)]
+        return tool("curl", *options, *args, data=data)
+
+    return run
 
 
-def test_curl_gets_several_over_one_connection(quiet):
+def test_curl_gets_several_over_one_connection(quiet, curl):
     out = curl("-w", "|%{num_connects}|", *[f"{quiet.url}/hello"] * 3)
     assert out == b"Hello, World|1|Hello, World|0|Hello, World|0|"
 
 
-def test_curl_http_1_0(quiet):
+def test_curl_http_1_0(quiet, curl):
     out = curl("-0", "-i", f"{quiet.url}/hello").decode()
     assert out.startswith("HTTP/1.1 200 OK\r\n")
     assert "\r\nConnection: close\r\n" in out
     assert curl("-0", f"{quiet.url}/stream/3") == bytes(3 * 65536)
 
 
-def test_curl_head(quiet):
+def test_curl_head(quiet, curl):
     out = curl("-I", f"{quiet.url}/hello", f"{quiet.url}/hello").decode()
     assert out.count("HTTP/1.1 200 OK\r\n") == out.count("Content-Length: 12\r\n") == 2
 
 
-def test_curl_uploads_with_expect(quiet):
+def test_curl_uploads_with_expect(quiet, curl):
     args = ["-H", "Expect: 100-continue", "--expect100-timeout", str(SAFETY), "--data-binary", "@-"]
     out = curl("-w", "|%{http_code}|%{num_connects}", *args, f"{quiet.url}/echo", data=LARGE)
     assert out == LARGE + b"|200|1"
 
 
-def test_curl_uploads_in_chunks(quiet):
+def test_curl_uploads_in_chunks(quiet, curl):
     args = ["-H", "Transfer-Encoding: chunked", "-T", "-"]
     assert curl(*args, f"{quiet.url}/echo", data=LARGE) == LARGE
 
 
-def test_curl_upload_that_is_not_wanted(quiet):
+def test_curl_upload_that_is_not_wanted(quiet, curl):
     """The answer comes before the upload: curl need not send it."""
     args = ["-H", "Expect: 100-continue", "--expect100-timeout", str(SAFETY), "--data-binary", "@-"]
     out = curl("-w", "|%{http_code}|%{size_upload}", *args, f"{quiet.url}/none", data=LARGE)
     assert out.endswith(b"|404|0")
 
 
-def test_curl_follows_a_redirect_of_the_mux(quiet):
+def test_curl_follows_a_redirect_of_the_mux(quiet, curl):
     assert curl("-L", "--path-as-is", f"{quiet.url}/x/../hello") == b"Hello, World"
 
 
-def test_curl_many_at_once(quiet):
+def test_curl_many_at_once(quiet, curl):
     out = curl("-Z", "--parallel-max", "50", *[f"{quiet.url}/hello"] * 300)
     assert out == b"Hello, World" * 300
 
@@ -242,16 +238,8 @@ def test_curl_many_at_once(quiet):
         ["-c200", "/sleep?s=0.001"],
     ],
 )
-def test_wrk_has_no_errors(quiet, args):
+def test_wrk_has_no_errors(quiet, wrk, args):
     *options, path = args
-    p = subprocess.run(
-        ["wrk", "-t1", "-d1s", "--timeout", str(int(SAFETY)), *options, quiet.url + path],
-        capture_output=True,
-        text=True,
-        timeout=SAFETY,
-    )
-    assert p.returncode == 0, p.stderr
-    assert "Socket errors" not in p.stdout and "Non-2xx" not in p.stdout, p.stdout
-    done = re.search(r"(\d+) requests in", p.stdout)
-    assert done is not None and int(done[1]) > 0
-    assert quiet.stats()["requests"] >= int(done[1])
+    done = wrk(quiet.url + path, *options)
+    assert done > 0
+    assert quiet.stats()["requests"] >= done

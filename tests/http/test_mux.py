@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime._http import mux as mux_module
-from runtime._http.mux import PatternConflictError, PatternError, ServeMux
+from runtime._http.mux import ServeMux
+from runtime._http.pattern import PatternConflictError, PatternError
 
 
 class Headers(dict[str, str]):
