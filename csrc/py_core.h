@@ -130,6 +130,8 @@ typedef struct {
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
     PyObject *report_failure;   /* runtime._errors.report_failure */
     PyObject *may_deadlock;     /* runtime._errors.may_deadlock */
+    bool resumes[256];          /* opcodes after which only the eval loop itself looks
+                                   for signals */
     uint64_t created, finished;
     struct {                    /* of all HTTP servers */
         uint64_t accepted, closed, requests;

@@ -38,8 +38,12 @@ static PyObject *
 m_set_hooks(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *report, *may_deadlock;
-    if (!PyArg_ParseTuple(args, "OO:_set_hooks", &report, &may_deadlock))
+    const char *resumes;
+    Py_ssize_t n;
+    if (!PyArg_ParseTuple(args, "OOy#:_set_hooks", &report, &may_deadlock, &resumes, &n))
         return NULL;
+    for (Py_ssize_t i = 0; i < n; i++)
+        core->resumes[(unsigned char)resumes[i]] = true;
     Py_XSETREF(core->report_failure, Py_NewRef(report));
     Py_XSETREF(core->may_deadlock, Py_NewRef(may_deadlock));
     Py_RETURN_NONE;

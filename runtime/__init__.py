@@ -14,6 +14,7 @@ operations of this package park the calling goroutine and let others run.
 from __future__ import annotations
 
 import atexit
+import opcode
 import os
 import signal
 import sys
@@ -62,11 +63,17 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
         "and -X gil=0 (importing runtime then turns the GIL on)"
     )
 
-_core._set_hooks(_errors.report_failure, _errors.may_deadlock)
+# A goroutine can be left between these instructions, at a call or a turn of a loop.
+_resumes = bytes(
+    code
+    for name, code in opcode.opmap.items()
+    if code < 256 and (name == "RESUME" or "JUMP_BACKWARD" in name)
+)
+_core._set_hooks(_errors.report_failure, _errors.may_deadlock, _resumes)
 atexit.register(_core._stop)
 os.register_at_fork(after_in_child=_core._after_fork)
-if (
-    threading.current_thread() is threading.main_thread()
-    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-):
-    signal.signal(signal.SIGINT, _core._on_sigint)
+if threading.current_thread() is threading.main_thread():
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _core._on_sigint)
+    if signal.getsignal(signal.SIGURG) is signal.SIG_DFL:
+        signal.signal(signal.SIGURG, _core._on_preempt)

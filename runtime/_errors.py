@@ -41,7 +41,7 @@ def report_failure(goroutine: Goroutine[Any], exc: BaseException) -> None:
 
 def may_deadlock() -> bool:
     """True unless a signal handler of the program's own could still wake a goroutine."""
-    ours = (signal.default_int_handler, _core._on_sigint)
+    ours = (signal.default_int_handler, _core._on_sigint, _core._on_preempt)
     return not any(
         callable(handler) and handler not in ours
         for handler in map(signal.getsignal, signal.valid_signals())

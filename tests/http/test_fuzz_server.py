@@ -10,10 +10,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from runtime import http
-
-SAFETY = 60.0
-
 # --- requests, and what must be answered ----------------------------------------------------------
 
 TOKEN = st.text("abcXYZ019-_!", min_size=1, max_size=12)
@@ -220,15 +216,3 @@ def test_every_byte_of_a_request_replaced_ends_well(serve):
             assert received == b"" or received.startswith(b"HTTP/1.1 ")
     assert server.ask("GET /ok HTTP/1.1\r\nHost: t\r\n\r\n").body == b"ok"
     server.until(connections=0)
-
-
-def test_handler_object_with_serve_http(serve):
-    class Handler:
-        def __call__(self, w, r):
-            raise AssertionError("serve_http comes first")
-
-        def serve_http(self, w, r):
-            return "served"
-
-    assert serve(Handler()).get().body == b"served"
-    assert isinstance(http.ServeMux(), object)

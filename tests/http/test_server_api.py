@@ -1077,6 +1077,17 @@ def test_default_mux_and_decorators(serve, monkeypatch):
     assert server.get("/none").status == 404
 
 
+def test_handler_object_with_serve_http(serve):
+    class Handler:
+        def __call__(self, w, r):
+            raise AssertionError("serve_http comes first")
+
+        def serve_http(self, w, r):
+            return "served"
+
+    assert serve(Handler()).get().body == b"served"
+
+
 def test_mux_errors(serve):
     mux = http.ServeMux()
     mux.handle("GET /thing", lambda w, r: "got")

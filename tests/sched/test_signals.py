@@ -500,3 +500,51 @@ def test_threads_and_processes_of_goroutines_have_no_blocked_signals() -> None:
         """
     )
     assert (code, out, err) == (0, "(0, 0) (0, 0)\n(0, 0)\n", "")
+
+
+def test_sigint_in_c_code_that_holds_a_lock_does_not_leave_it_half_way() -> None:
+    # The goroutine blocks in write() inside a buffered file, which looks for signals there.
+    code, out, err = run(
+        """
+        import io, pathlib
+        r, w = os.pipe()
+        os.set_blocking(w, False)
+        full = 0
+        try:
+            while True:
+                full += os.write(w, b"." * 65536)
+        except BlockingIOError:
+            pass
+        os.set_blocking(w, True)
+        file = io.BufferedWriter(io.FileIO(w, "w"))
+        stat = pathlib.Path(f"/proc/self/task/{threading.get_native_id()}/stat")
+
+        def interrupt():
+            while stat.read_text().rpartition(")")[2].split()[0] == "R" or not writing:
+                pass
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            while len(got) < full + 10 + 5:
+                got.extend(os.read(r, 65536))
+
+        def write():
+            global writing
+            writing = True
+            file.write(b"goroutine!")
+            file.flush()
+
+        got, writing = bytearray(), False
+        drain = threading.Thread(target=interrupt)
+        drain.start()
+        g = go(write)
+        try:
+            g.join()
+        except KeyboardInterrupt:
+            print("interrupted")
+        file.write(b"main!")
+        file.flush()
+        g.join()
+        drain.join()
+        print(bytes(got[full:]))
+        """
+    )
+    assert (code, out, err) == (0, "interrupted\nb'goroutine!main!'\n", "")
