@@ -558,7 +558,8 @@ set_whole(http_writer *w, PyObject *data)
 int
 http_writer_returned(http_writer *w, PyObject *value)
 {
-    if (w->wrote) {
+    /* A status alone may go before: write_header(201), then return {...}. */
+    if (w->head_sent || w->written != 0 || (w->status != 0 && PyLong_Check(value))) {
         PyErr_Format(PyExc_TypeError, "a handler must either write or return the response; "
                      "this one wrote and returned a %.200s", Py_TYPE(value)->tp_name);
         return -1;

@@ -374,14 +374,32 @@ def test_returned_value_that_is_none_is_500_and_one_record(serve, value, error, 
     assert exc is not None and isinstance(exc[1], error)
 
 
-@pytest.mark.parametrize("first", ["write", "write_header"])
-def test_response_both_written_and_returned_is_an_error(serve, first, caplog):
+@pytest.mark.parametrize("value", ["y", 404])
+def test_response_both_written_and_returned_is_an_error(serve, value, caplog):
     def handler(w, r):
-        w.write("x") if first == "write" else w.write_header(201)
-        return "y"
+        w.write("x")
+        return value
 
     assert serve(handler).get().status == 500
     assert "either write or return" in caplog.text
+
+
+def test_two_statuses_are_an_error(serve, caplog):
+    def handler(w, r):
+        w.write_header(201)
+        return 404
+
+    assert serve(handler).get().status == 500
+    assert "either write or return" in caplog.text
+
+
+def test_status_chosen_before_a_returned_body_is_sent_with_it(serve):
+    def handler(w, r):
+        w.write_header(201)
+        return {"id": 7}
+
+    r = serve(handler).get()
+    assert (r.status, r.body, r["content-type"]) == (201, b'{"id":7}', "application/json")
 
 
 def test_write_of_each_kind(serve):
