@@ -3,7 +3,7 @@
  * CPython keeps frames in chunks of 16 KiB, at least one a greenlet, of which a
  * parked goroutine uses a few hundred bytes; since they are mapped, each costs a
  * whole page.  So a worker begins with a chunk of FIRST_CHUNK bytes from the heap,
- * enough for about a dozen frames, and gets chunks of the usual size only for
+ * enough for eight or ten frames, and gets chunks of the usual size only for
  * what goes deeper.  Those come from rt_arena's cache, because a call that crosses
  * the border takes one and its return gives it back.
  *
@@ -13,7 +13,7 @@
 #include "py_core.h"
 #include "rt_arena.h"
 
-#define FIRST_CHUNK 2048
+#define FIRST_CHUNK 1536
 
 /* The allocator that was there before: all else goes to it. */
 static PyObjectArenaAllocator system_arena;
