@@ -142,7 +142,14 @@ typedef struct {
 } py_core;
 
 extern py_core *core;           /* NULL before the module is loaded */
-extern _Thread_local py_m *py_tls_m;
+/* Read on every park.  glibc keeps room for a few such words of libraries that are
+   loaded late, and then no call is needed to find them. */
+#ifdef __GLIBC__
+#define PY_TLS_MODEL __attribute__((tls_model("initial-exec")))
+#else
+#define PY_TLS_MODEL
+#endif
+extern _Thread_local py_m *py_tls_m PY_TLS_MODEL;
 
 static inline py_m *
 py_m_of(rt_p *pp)

@@ -42,7 +42,7 @@
 #include <unistd.h>
 
 py_core *core;
-_Thread_local py_m *py_tls_m;
+_Thread_local py_m *py_tls_m PY_TLS_MODEL;
 void **_PyGreenlet_API;
 
 #define FOREIGN_KEY "gosched.goroutine"
