@@ -47,7 +47,8 @@ $(VENV)/.stamp-deps: $(VENV)/.stamp-venv pyproject.toml
 	@$(call requirements,build run)
 	@touch $@
 
-$(VENV)/.stamp-test: $(VENV)/.stamp-deps pyproject.toml
+$(VENV)/.stamp-test: $(VENV)/.stamp-deps pyproject.toml .ci/tools
+	@.ci/tools
 	@echo "installing what the tests need"
 	@$(call requirements,test)
 	@touch $@
@@ -103,7 +104,7 @@ asan: $(VENV)/.stamp-test build ## the Python tests on a core built with ASan + 
 	@CC=$(SANITIZE_CC) GOSCHED_SANITIZE=address,undefined $(PY) setup.py -q build \
 		--build-base build/asan-work --build-lib build/asan
 	LD_PRELOAD="$(foreach lib,asan stdc++,$$($(SANITIZE_CC) -print-file-name=lib$(lib).so))" \
-	ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 \
+	ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:quarantine_size_mb=64 \
 	UBSAN_OPTIONS=print_stacktrace=1 \
 	PYTHONMALLOC=malloc PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/asan \
 		$(PYTEST) --ignore=tests/test_c.py $(ARGS)
