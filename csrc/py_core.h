@@ -107,7 +107,8 @@ struct py_m {
     uint32_t nidle;
     PyThreadState *tstate;
     bool is_main;
-    _Atomic bool stopping;
+    _Atomic bool stopping;      /* the process ends */
+    _Atomic bool paused;        /* and this M will not touch Python any more */
     py_seat seat;               /* the main goroutine's */
     uint64_t switches;
     uint64_t workers;           /* worker greenlets ever started */

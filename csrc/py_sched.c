@@ -100,6 +100,26 @@ give_back_idle(py_m *mp, int r)
     return give_back(mp);
 }
 
+/* The process ends: never touch Python again.  Called without the GIL. */
+static _Noreturn RT_COLD void
+pause_for_good(py_m *mp)
+{
+    atomic_store(&mp->paused, true);
+    for (;;)
+        pause();
+}
+
+/* The next goroutine to run. */
+static inline Goroutine *
+find(py_m *mp)
+{
+    if (RT_UNLIKELY(atomic_load_explicit(&mp->stopping, memory_order_relaxed))) {
+        PyEval_SaveThread();
+        pause_for_good(mp);
+    }
+    return py_g_of(rt_sched_find(&mp->p));
+}
+
 /* The worker for gp could not be made: gp fails with the exception set. */
 static RT_COLD void
 fail_start(Goroutine *gp)
@@ -121,14 +141,14 @@ worker_main(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     if (seat == NULL) {
         PyErr_NoMemory();
         fail_start(gp);
-        mp->next = py_g_of(rt_sched_find(&mp->p));
+        mp->next = find(mp);
         Py_XDECREF(self);
         Py_RETURN_NONE;
     }
     for (;;) {
         mp->worker = self;
         py_g_run(mp, gp, seat);
-        gp = py_g_of(rt_sched_find(&mp->p));
+        gp = find(mp);
         if (!gp->g.started)
             continue;
         if (mp->nidle == PY_MAX_IDLE_WORKERS) {
@@ -159,7 +179,7 @@ g0_dispatch(py_m *mp)
         r = worker ? switch_greenlet(worker) : -1;
         if (RT_UNLIKELY(r < 0 && mp->next == gp)) {
             fail_start(gp);
-            mp->next = py_g_of(rt_sched_find(&mp->p));
+            mp->next = find(mp);
         }
         else
             mp->workers++;
@@ -224,7 +244,7 @@ static void
 schedule(py_m *mp, Goroutine *gp)
 {
     mp->curg = NULL;
-    Goroutine *next = py_g_of(rt_sched_find(&mp->p));
+    Goroutine *next = find(mp);
     if (next != gp) {
         PyGreenlet *here = PyGreenlet_GetCurrent();
         Py_XSETREF(gp->seat->greenlet, here);
@@ -441,8 +461,8 @@ host_block(rt_p *pp, int64_t timeout)
     }
     PyThreadState *ts = PyEval_SaveThread();
     int n = rt_p_poll(pp, timeout, NULL);
-    while (atomic_load(&mp->stopping))
-        pause();                /* the process ends: never take the GIL again */
+    if (atomic_load(&mp->stopping))
+        pause_for_good(mp);
     PyEval_RestoreThread(ts);
     if (n == -EINTR && core->m0 != NULL)
         rt_p_wake(&core->m0->p);        /* the signal is the main thread's */
@@ -532,7 +552,7 @@ aux_main(void *arg)
     if (mp->g0 == NULL)
         rt_throw("aux_main: no greenlet for the auxiliary thread");
     (void)gil;                  /* kept for good: the thread ends with the process */
-    mp->next = py_g_of(rt_sched_find(&mp->p));
+    mp->next = find(mp);
     for (;;)
         g0_dispatch(mp);
 }
@@ -780,13 +800,28 @@ m_on_sigint(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
-/* Called at exit: Ms other than the main one must not touch Python any more. */
+/* Called at exit.  A thread that is in the middle of something when the interpreter is
+   taken down can bring it down with it (it may hold the lock of sys.stdout), so the
+   auxiliary M is stopped where it runs no Python: at once if it sleeps, else when its
+   goroutine parks or ends, which a GoExit hastens.  A goroutine that stays in C code
+   is not waited for any longer than STOP_WAIT. */
+#define STOP_WAIT 250           /* ms */
+
 static PyObject *
 m_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    if (core->aux != NULL) {
-        atomic_store(&core->aux->stopping, true);
-        core->sched.netpoll->wake(core->aux->p.np);
+    py_m *mp = core->aux;
+    if (mp == NULL || mp == py_tls_m)
+        Py_RETURN_NONE;
+    atomic_store(&mp->stopping, true);
+    core->sched.netpoll->wake(mp->p.np);
+    if (mp->curg != NULL && mp->tstate != NULL)
+        PyThreadState_SetAsyncExc(mp->tstate->thread_id, core->exc_goexit);
+    for (int ms = 0; ms < STOP_WAIT && !atomic_load(&mp->paused); ms++) {
+        struct timespec one = {0, 1000000};
+        Py_BEGIN_ALLOW_THREADS
+        nanosleep(&one, NULL);
+        Py_END_ALLOW_THREADS
     }
     Py_RETURN_NONE;
 }
