@@ -44,7 +44,6 @@ enum {                          /* rt_g.reason; the texts are in py_g.c */
 typedef struct {
     py_waiter waiter;           /* its place in a queue */
     rt_timer timer;             /* time-out of the current park */
-    PyObject *pending;          /* owned exception to raise when it next resumes */
     PyGreenlet *greenlet;       /* owned: where to switch to; NULL until it parks */
     rt_parker *parker;          /* owned; foreign threads only */
 } py_seat;
@@ -82,7 +81,8 @@ struct Goroutine {
 
     PyObject *kwnames;          /* owned tuple or NULL */
     PyObject *context;          /* owned contextvars context to run in, or NULL */
-    PyObject *outcome;          /* owned, once done: result or exception */
+    PyObject *outcome;          /* owned, once done: result or exception; before: an
+                                   exception to raise at its next blocking point */
     PyObject *name;             /* owned str or NULL: "goroutine-<id>" */
     py_waitq joiners;           /* empty whenever nobody holds a handle */
     py_seat *seat;              /* borrowed from the worker; foreign threads: owned */
@@ -127,7 +127,7 @@ typedef struct {
     PyTypeObject *goroutine_type, *go_type, *chan_type, *chan_iter_type, *mutex_type,
         *waitgroup_type, *netfd_type, *conn_type, *request_type, *writer_type,
         *headers_type, *body_type, *server_type;
-    PyObject *exc_goexit, *exc_closed, *exc_deadlock, *exc_net_closed;
+    PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed;
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
     PyObject *report_failure;   /* runtime._errors.report_failure */
     PyObject *may_deadlock;     /* runtime._errors.may_deadlock */
@@ -194,6 +194,12 @@ bool py_wake(Goroutine *gp, uint32_t why, bool next);
 int py_yield(Goroutine *gp);
 /* Raise exc (stolen) in the main goroutine as soon as it runs. */
 void py_interrupt_main(PyObject *exc);
+/* Raise exc (borrowed) in gp at its next blocking point, at once if it waits; if it
+   has not begun, it ends with exc.  False: it has ended, or another exception is on
+   its way already. */
+bool py_cancel(Goroutine *gp, PyObject *exc);
+/* Raise what is on its way to gp, the caller.  Always -1. */
+int py_take_pending(Goroutine *gp);
 /* Give a new goroutine (reference stolen) to a run queue. */
 int py_submit(Goroutine *gp);
 PyObject *py_stats(void);

@@ -192,15 +192,19 @@ py_g_run(py_m *mp, Goroutine *gp, py_seat *seat)
     gp->g.status = RT_G_RUNNING;
     mp->curg = gp;
     py_reset_recursion(ts);
-    PyObject *kwnames = NULL;
+    PyObject *kwnames = NULL, *result;
     if (gp->cold) {
+        if (RT_UNLIKELY(gp->outcome != NULL && gp->fn != NULL)) {
+            py_take_pending(gp);        /* cancelled before it has begun */
+            result = NULL;
+            goto finish;
+        }
         PyObject *context = gp->context;
         gp->context = NULL;
         if (context != NULL)
             Py_XDECREF(py_swap_context(ts, context));
         kwnames = gp->kwnames;
     }
-    PyObject *result;
     if (RT_LIKELY(gp->fn != NULL))
         result = PyObject_Vectorcall(gp->fn, py_g_args(gp),
                                      gp->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
@@ -212,11 +216,10 @@ py_g_run(py_m *mp, Goroutine *gp, py_seat *seat)
                  "by another goroutine");
     if (ts->context != NULL)
         Py_XDECREF(py_swap_context(ts, NULL));
+finish:
     py_g_finish(gp, result);
-    if (seat->greenlet != NULL) {
+    if (seat->greenlet != NULL)
         Py_CLEAR(seat->greenlet);
-        Py_CLEAR(seat->pending);
-    }
 }
 
 static RT_COLD void
@@ -232,7 +235,9 @@ finish_failed(Goroutine *gp)
         gp->asked = true;
         py_interrupt_main(Py_NewRef(exc));
     }
-    gp->outcome = exc;
+    else if (PyErr_GivenExceptionMatches(exc, core->exc_cancelled))
+        gp->asked = true;       /* somebody wanted that */
+    Py_XSETREF(gp->outcome, exc);
     gp->failed = gp->cold = true;
     if (Py_REFCNT(gp) == 1)
         report_failure(gp);
@@ -247,6 +252,8 @@ py_g_finish(Goroutine *gp, PyObject *result)
     drop_call(gp);
     if (Py_REFCNT(gp) == 1)
         Py_CLEAR(result);
+    if (RT_UNLIKELY(gp->cold && gp->outcome != NULL && !gp->failed))
+        Py_CLEAR(gp->outcome);  /* an exception that came too late */
     gp->g.status = RT_G_DEAD;
     py_tls_m->curg = NULL;
     core->finished++;
@@ -505,6 +512,37 @@ g_exception(Goroutine *gp, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+g_cancel(Goroutine *gp, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *exc = nargs == 1 && args[0] != Py_None ? args[0] : core->exc_cancelled;
+    if (nargs > 1) {
+        PyErr_SetString(PyExc_TypeError, "cancel() takes one argument: cancel(exc=None)");
+        return NULL;
+    }
+    if (!PyExceptionInstance_Check(exc) && !PyExceptionClass_Check(exc)) {
+        PyErr_Format(PyExc_TypeError, "cancel(exc): exc must be an exception, not %.200s",
+                     Py_TYPE(exc)->tp_name);
+        return NULL;
+    }
+    if (gp->g.foreign) {
+        PyErr_SetString(PyExc_RuntimeError, "this stands for a plain thread, which cannot be "
+                        "cancelled");
+        return NULL;
+    }
+    exc = PyExceptionClass_Check(exc) ? PyObject_CallNoArgs(exc) : Py_NewRef(exc);
+    if (exc == NULL)
+        return NULL;
+    if (!PyExceptionInstance_Check(exc)) {
+        Py_DECREF(exc);
+        PyErr_SetString(PyExc_TypeError, "cancel(exc): calling exc gave no exception");
+        return NULL;
+    }
+    bool posted = py_cancel(gp, exc);
+    Py_DECREF(exc);
+    return PyBool_FromLong(posted);
+}
+
+static PyObject *
 g_get_name(Goroutine *gp, void *Py_UNUSED(closure))
 {
     if (gp->name == NULL) {
@@ -566,6 +604,12 @@ static PyMethodDef g_methods[] = {
      "exception($self)\n--\n\n"
      "The exception an ended goroutine failed with, or None.\n\n"
      "Raises RuntimeError while it has not ended."},
+    {"cancel", (PyCFunction)(void (*)(void))g_cancel, METH_FASTCALL,
+     "cancel($self, exc=None, /)\n--\n\n"
+     "Raise exc, by default Cancelled(), in the goroutine at its next blocking point.\n\n"
+     "At once if it waits now; if it has not begun, its function never runs.  Its finally\n"
+     "blocks run, and join() raises exc unless the goroutine catches it.  True if exc will\n"
+     "be raised, False if the goroutine has ended or another exception is on its way."},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS,
      "Goroutine[T], for type checkers."},
     {0},

@@ -115,6 +115,9 @@ module_exec(PyObject *module)
     if (add_exception(module, "runtime.GoExit",
                       "Ends a goroutine; raised by goexit(), not to be caught.",
                       PyExc_BaseException, &core->exc_goexit) < 0
+        || add_exception(module, "runtime.Cancelled",
+                         "The goroutine was cancelled; let it pass after cleaning up.",
+                         PyExc_BaseException, &core->exc_cancelled) < 0
         || add_exception(module, "runtime.ChanClosed",
                          "The channel is closed: nothing can be sent, or nothing is left.",
                          PyExc_Exception, &core->exc_closed) < 0

@@ -210,11 +210,11 @@ park_timer_fired(rt_timer *t)
         rt_ready(gp->g.pp, &gp->g, false);
 }
 
-static int
-take_pending(Goroutine *gp)
+int
+py_take_pending(Goroutine *gp)
 {
-    PyObject *exc = gp->seat->pending;
-    gp->seat->pending = NULL;
+    PyObject *exc = gp->outcome;
+    gp->outcome = NULL;
     py_raise(exc);
     return -1;
 }
@@ -225,9 +225,9 @@ static int
 raise_pending(void *Py_UNUSED(arg))
 {
     Goroutine *gp = core->main_g;
-    if (gp->seat->pending == NULL || core->m0->curg != gp)
+    if (gp->outcome == NULL || core->m0->curg != gp)
         return 0;
-    return take_pending(gp);
+    return py_take_pending(gp);
 }
 
 /* The same for a main thread that has not become an M. */
@@ -241,6 +241,13 @@ raise_owned(void *exc)
 /* Find the next goroutine and be away until it is gp's turn again.  gp is in a
    run queue, or will be put there by a waker. */
 static void
+set_pending(Goroutine *gp, PyObject *exc)
+{
+    gp->cold = true;
+    Py_XSETREF(gp->outcome, exc);
+}
+
+static void
 schedule(py_m *mp, Goroutine *gp)
 {
     mp->curg = NULL;
@@ -253,7 +260,7 @@ schedule(py_m *mp, Goroutine *gp)
             /* Someone else's greenlet.switch(), or throw(): keep the exception and
                raise it when it is our turn. */
             if (r < 0) {
-                Py_XSETREF(gp->seat->pending, py_take_exception());
+                set_pending(gp, py_take_exception());
                 if (rt_g_claim(&gp->g, RT_WAKE_INTERRUPT))
                     rt_ready(&mp->p, &gp->g, false);
             }
@@ -261,7 +268,7 @@ schedule(py_m *mp, Goroutine *gp)
         }
         mp->next = NULL;
         if (RT_UNLIKELY(r < 0))
-            Py_XSETREF(gp->seat->pending, py_take_exception());
+            set_pending(gp, py_take_exception());
     }
     mp->curg = gp;
     gp->g.status = RT_G_RUNNING;
@@ -296,9 +303,9 @@ py_park(Goroutine *gp, int reason, int64_t deadline)
     if (RT_UNLIKELY(gp->g.foreign))
         return park_foreign(gp, deadline);
     py_m *mp = py_tls_m;
-    if (RT_UNLIKELY(gp->seat->pending != NULL) && rt_g_claim(&gp->g, RT_WAKE_INTERRUPT)) {
+    if (RT_UNLIKELY(gp->outcome != NULL) && rt_g_claim(&gp->g, RT_WAKE_INTERRUPT)) {
         gp->g.status = RT_G_RUNNING;
-        take_pending(gp);
+        py_take_pending(gp);
         return RT_WAKE_INTERRUPT;
     }
     if (deadline != RT_FOREVER) {
@@ -315,9 +322,9 @@ py_park(Goroutine *gp, int reason, int64_t deadline)
     if (deadline != RT_FOREVER)
         rt_timers_stop(&mp->p.timers, &gp->seat->timer);
     uint32_t why = atomic_load_explicit(&gp->g.wake, memory_order_acquire);
-    if (RT_UNLIKELY(gp->seat->pending != NULL)) {
+    if (RT_UNLIKELY(gp->outcome != NULL)) {
         if (why == RT_WAKE_INTERRUPT)
-            take_pending(gp);
+            py_take_pending(gp);
         else if (gp == core->main_g)
             Py_AddPendingCall(raise_pending, NULL);     /* it has got a value, too */
     }
@@ -346,9 +353,20 @@ py_yield(Goroutine *gp)
     atomic_store_explicit(&gp->g.wake, RT_WAKE_READY, memory_order_relaxed);
     rt_p_put_yielded(&mp->p, &gp->g);
     schedule(mp, gp);
-    if (RT_UNLIKELY(gp->seat->pending != NULL))
-        return take_pending(gp);
+    if (RT_UNLIKELY(gp->outcome != NULL))
+        return py_take_pending(gp);
     return 0;
+}
+
+bool
+py_cancel(Goroutine *gp, PyObject *exc)
+{
+    if (gp->g.status == RT_G_DEAD || gp->outcome != NULL)
+        return false;
+    set_pending(gp, Py_NewRef(exc));
+    if (gp->g.started && gp->g.status == RT_G_WAITING)
+        py_wake(gp, RT_WAKE_INTERRUPT, false);
+    return true;
 }
 
 void
@@ -360,7 +378,7 @@ py_interrupt_main(PyObject *exc)
             Py_DECREF(exc);
         return;
     }
-    Py_XSETREF(gp->seat->pending, exc);
+    set_pending(gp, exc);
     if (gp->g.status != RT_G_WAITING || !py_wake(gp, RT_WAKE_INTERRUPT, true))
         Py_AddPendingCall(raise_pending, NULL);
 }

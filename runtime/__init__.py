@@ -22,6 +22,7 @@ import threading
 
 from runtime import _core, _errors
 from runtime._core import (
+    Cancelled,
     Chan,
     ChanClosed,
     DeadlockError,
@@ -41,6 +42,7 @@ from runtime._errors import excepthook
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cancelled",
     "Chan",
     "ChanClosed",
     "DeadlockError",
