@@ -17,7 +17,6 @@ import atexit
 import opcode
 import os
 import signal
-import sys
 import threading
 
 from runtime import _core, _errors
@@ -64,12 +63,6 @@ __all__ = [
     "stats",
     "unlock_os_thread",
 ]
-
-if not getattr(sys, "_is_gil_enabled", lambda: True)():
-    raise ImportError(
-        "runtime: this version needs the GIL: on free-threaded Python run without PYTHON_GIL=0 "
-        "and -X gil=0 (importing runtime then turns the GIL on)"
-    )
 
 # A goroutine can be left between these instructions, at a call or a turn of a loop.
 _resumes = bytes(
