@@ -162,6 +162,7 @@ typedef struct {
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
     PyObject *report_failure;   /* runtime._errors.report_failure */
     PyObject *may_deadlock;     /* runtime._errors.may_deadlock */
+    PyObject *end_child;        /* runtime._errors.end_child */
     bool resumes[256];          /* opcodes after which only the eval loop itself looks
                                    for signals */
     _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */
@@ -220,6 +221,9 @@ py_each_m(uint32_t i)
 }
 /* The process ends: never touch Python again.  Called detached. */
 _Noreturn void py_m_pause(py_m *mp);
+/* The main goroutine of a forked child has returned result (stolen), or raised: the
+   process ends, as it does when the main program returns. */
+_Noreturn void py_m_end_child(PyObject *result);
 /* Undo what is left of lock_os_thread() of a goroutine that ends. */
 void py_m_unlock_all(py_m *mp, py_seat *seat);
 /* Sum up: how many goroutines exist, the main one included. */

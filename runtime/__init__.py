@@ -70,7 +70,7 @@ _resumes = bytes(
     for name, code in opcode.opmap.items()
     if code < 256 and (name == "RESUME" or "JUMP_BACKWARD" in name)
 )
-_core._set_hooks(_errors.report_failure, _errors.may_deadlock, _resumes)
+_core._set_hooks(_errors.report_failure, _errors.may_deadlock, _errors.end_child, _resumes)
 atexit.register(_core._stop)
 os.register_at_fork(after_in_child=_core._after_fork)
 if threading.current_thread() is threading.main_thread():
