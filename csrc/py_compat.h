@@ -4,6 +4,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdbool.h>
 
 #if PY_VERSION_HEX < 0x030B0000
 #error "gosched needs Python 3.11 or newer"
@@ -22,6 +23,20 @@ typedef struct {
 #define py_acquire(l) ((void)(l))
 #define py_release(l) ((void)(l))
 #endif
+
+/* Does a built-in on the C stack hold the lock of an object, as list.sort() does while it
+   calls key functions?  To switch away then would leave it locked, and its place in the
+   list of locks on a stack that is copied away. */
+static inline bool
+py_holds_object_lock(const PyThreadState *ts)
+{
+#ifdef Py_GIL_DISABLED
+    return ts->critical_section != 0;
+#else
+    (void)ts;
+    return false;
+#endif
+}
 
 /* A goroutine starts with the whole recursion limit, whoever's stack starts it. */
 static inline void

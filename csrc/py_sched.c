@@ -485,7 +485,7 @@ m_goexit(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 m_current(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    return Py_XNewRef((PyObject *)py_current("current()"));
+    return Py_XNewRef((PyObject *)py_self("current()"));
 }
 
 static PyObject *
