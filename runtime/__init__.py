@@ -21,6 +21,7 @@ import sys
 import threading
 
 from runtime import _core, _errors
+from runtime._blocking import blocking, set_max_blocking, wait_future
 from runtime._core import (
     Cancelled,
     Chan,
@@ -49,14 +50,17 @@ __all__ = [
     "Goroutine",
     "Mutex",
     "WaitGroup",
+    "blocking",
     "current",
     "excepthook",
     "go",
     "goexit",
     "gosched",
     "num_goroutine",
+    "set_max_blocking",
     "sleep",
     "stats",
+    "wait_future",
 ]
 
 if not getattr(sys, "_is_gil_enabled", lambda: True)():
