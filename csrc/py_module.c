@@ -37,15 +37,17 @@ m_stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 m_set_hooks(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *report, *may_deadlock;
+    PyObject *report, *may_deadlock, *end_child;
     const char *resumes;
     Py_ssize_t n;
-    if (!PyArg_ParseTuple(args, "OOy#:_set_hooks", &report, &may_deadlock, &resumes, &n))
+    if (!PyArg_ParseTuple(args, "OOOy#:_set_hooks", &report, &may_deadlock, &end_child, &resumes,
+                          &n))
         return NULL;
     for (Py_ssize_t i = 0; i < n; i++)
         core->resumes[(unsigned char)resumes[i]] = true;
     Py_XSETREF(core->report_failure, Py_NewRef(report));
     Py_XSETREF(core->may_deadlock, Py_NewRef(may_deadlock));
+    Py_XSETREF(core->end_child, Py_NewRef(end_child));
     Py_RETURN_NONE;
 }
 
@@ -127,7 +129,7 @@ module_exec(PyObject *module)
         || PyModule_AddFunctions(module, functions) < 0 || py_g_init_types(module) < 0
         || py_chan_init_types(module) < 0 || py_sync_init_types(module) < 0
         || py_netfd_init_types(module) < 0 || py_http_init_types(module) < 0
-        || py_sched_init(module, ops) < 0)
+        || py_sched_init(module, ops) < 0 || py_m_init(module) < 0)
         goto fail;
     return 0;
 
@@ -140,6 +142,9 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, module_exec},
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+#ifdef Py_GIL_DISABLED
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif
     {0, NULL},
 };

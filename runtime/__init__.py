@@ -17,7 +17,6 @@ import atexit
 import opcode
 import os
 import signal
-import sys
 import threading
 
 from runtime import _core, _errors
@@ -33,10 +32,13 @@ from runtime._core import (
     current,
     go,
     goexit,
+    gomaxprocs,
     gosched,
+    lock_os_thread,
     num_goroutine,
     sleep,
     stats,
+    unlock_os_thread,
 )
 from runtime._errors import excepthook
 
@@ -55,19 +57,16 @@ __all__ = [
     "excepthook",
     "go",
     "goexit",
+    "gomaxprocs",
     "gosched",
+    "lock_os_thread",
     "num_goroutine",
     "set_max_blocking",
     "sleep",
     "stats",
+    "unlock_os_thread",
     "wait_future",
 ]
-
-if not getattr(sys, "_is_gil_enabled", lambda: True)():
-    raise ImportError(
-        "runtime: this version needs the GIL: on free-threaded Python run without PYTHON_GIL=0 "
-        "and -X gil=0 (importing runtime then turns the GIL on)"
-    )
 
 # A goroutine can be left between these instructions, at a call or a turn of a loop.
 _resumes = bytes(
@@ -75,7 +74,7 @@ _resumes = bytes(
     for name, code in opcode.opmap.items()
     if code < 256 and (name == "RESUME" or "JUMP_BACKWARD" in name)
 )
-_core._set_hooks(_errors.report_failure, _errors.may_deadlock, _resumes)
+_core._set_hooks(_errors.report_failure, _errors.may_deadlock, _errors.end_child, _resumes)
 atexit.register(_core._stop)
 os.register_at_fork(after_in_child=_core._after_fork)
 if threading.current_thread() is threading.main_thread():
