@@ -20,6 +20,7 @@ import signal
 import threading
 
 from runtime import _core, _errors
+from runtime._blocking import blocking, set_max_blocking, wait_future
 from runtime._core import (
     Cancelled,
     Chan,
@@ -51,6 +52,7 @@ __all__ = [
     "Goroutine",
     "Mutex",
     "WaitGroup",
+    "blocking",
     "current",
     "excepthook",
     "go",
@@ -59,9 +61,11 @@ __all__ = [
     "gosched",
     "lock_os_thread",
     "num_goroutine",
+    "set_max_blocking",
     "sleep",
     "stats",
     "unlock_os_thread",
+    "wait_future",
 ]
 
 # A goroutine can be left between these instructions, at a call or a turn of a loop.

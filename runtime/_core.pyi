@@ -114,11 +114,6 @@ def _set_hooks(
     resumes: bytes,
     /,
 ) -> None: ...
-    report_failure: Callable[[Goroutine[Any], BaseException], object],
-    may_deadlock: Callable[[], bool],
-    resumes: bytes,
-    /,
-) -> None: ...
 
 # --- sockets ---------------------------------------------------------------
 
