@@ -19,7 +19,7 @@ import os
 import signal
 import threading
 
-from runtime import _core, _errors
+from runtime import _core, _errors, _inspect
 from runtime._blocking import blocking, set_max_blocking, wait_future
 from runtime._core import (
     Cancelled,
@@ -41,6 +41,7 @@ from runtime._core import (
     unlock_os_thread,
 )
 from runtime._errors import excepthook
+from runtime._inspect import GoroutineInfo, StackFrame, dump_on_signal, goroutines, stack
 
 __version__ = "0.1.0"
 
@@ -50,19 +51,24 @@ __all__ = [
     "ChanClosed",
     "DeadlockError",
     "Goroutine",
+    "GoroutineInfo",
     "Mutex",
+    "StackFrame",
     "WaitGroup",
     "blocking",
     "current",
+    "dump_on_signal",
     "excepthook",
     "go",
     "goexit",
     "gomaxprocs",
+    "goroutines",
     "gosched",
     "lock_os_thread",
     "num_goroutine",
     "set_max_blocking",
     "sleep",
+    "stack",
     "stats",
     "unlock_os_thread",
     "wait_future",
@@ -74,6 +80,7 @@ _resumes = bytes(
     for name, code in opcode.opmap.items()
     if code < 256 and (name == "RESUME" or "JUMP_BACKWARD" in name)
 )
+_core._on_deadlock(_inspect.report_deadlock)
 _core._set_hooks(_errors.report_failure, _errors.may_deadlock, _errors.end_child, _resumes)
 atexit.register(_core._stop)
 os.register_at_fork(after_in_child=_core._after_fork)
@@ -82,3 +89,4 @@ if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _core._on_sigint)
     if signal.getsignal(signal.SIGURG) is signal.SIG_DFL:
         signal.signal(signal.SIGURG, _core._on_preempt)
+    _inspect.install()

@@ -1,7 +1,7 @@
 """Types of what the C core provides; the public names are those of the package `runtime`."""
 
 from collections.abc import Callable, Iterator
-from types import GenericAlias
+from types import FrameType, GenericAlias
 from typing import (
     Any,
     Generic,
@@ -20,6 +20,7 @@ from typing_extensions import disjoint_base
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_I = TypeVar("_I", bound=tuple[Any, ...])
 _R_co = TypeVar("_R_co", covariant=True)
 _F = TypeVar("_F", bound=NetFD)
 
@@ -103,6 +104,18 @@ def _service_thread(flag: bool, /) -> None: ...
 def current() -> Goroutine[Any]: ...
 def num_goroutine() -> int: ...
 def stats() -> dict[str, Any]: ...
+def _goroutines(
+    all: bool,
+    thread: bool,
+    stacks: bool,
+    here: FrameType | None,
+    info_type: type[_I],
+    frame_type: Callable[[str, int, str], Any],
+    entry: Callable[[Any], Any],
+    /,
+) -> list[_I]: ...
+def _frame(goroutine: Goroutine[Any], /) -> FrameType | None: ...
+def _on_deadlock(report: Callable[[], object], /) -> None: ...
 def _on_sigint(*args: Any) -> None: ...
 def _on_preempt(*args: Any) -> None: ...
 def _stop() -> None: ...
