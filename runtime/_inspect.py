@@ -13,7 +13,6 @@ import select
 import signal
 import sys
 import types
-import warnings
 from types import FrameType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -225,9 +224,7 @@ def install() -> None:
     """Handle SIGQUIT as $GOSCHED_SIGQUIT says; by the main thread, at import."""
     mode = os.environ.get("GOSCHED_SIGQUIT") or "exit"
     if mode not in ("exit", "dump", "off"):
-        warnings.warn(
-            f"GOSCHED_SIGQUIT={mode!r} is none of exit, dump, off: taken as exit", stacklevel=3
-        )
+        write(None, f"runtime: GOSCHED_SIGQUIT={mode!r} is none of exit, dump, off: ignored\n")
     if mode != "off" and signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL:
         dump_on_signal(signal.SIGQUIT, exit=mode != "dump")
 
