@@ -548,8 +548,8 @@ def test_stack_of_what_has_no_python_frames_is_its_function(one_p: None) -> None
         assert f"{frame.function}(...)\n\t{frame.file}" in stack(all=True)
         g.cancel()
     g = parked(go(sleep, 3600))
-    assert functions(g) == ["runtime._core.sleep"]
-    assert "runtime._core.sleep(...)\n\t<built-in>\n" in stack(all=True)
+    assert functions(g) == ["runtime.sleep"]
+    assert "runtime.sleep(...)\n\t<built-in>\n" in stack(all=True)
     g.cancel()
 
 
@@ -1050,6 +1050,20 @@ def test_sigquit_handler_of_the_program_stays() -> None:
         """
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_sigquit_registered_with_faulthandler_stays() -> None:
+    done = run(
+        """
+        import faulthandler, signal
+        faulthandler.register(signal.SIGQUIT)
+        import runtime
+        signal.raise_signal(signal.SIGQUIT)
+        print("goes on")
+        """
+    )
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
+    assert done.stderr.startswith("Current thread")
 
 
 def test_sigquit_is_left_alone_when_another_thread_imports() -> None:
