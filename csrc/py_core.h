@@ -163,6 +163,7 @@ typedef struct {
     PyObject *report_failure;   /* runtime._errors.report_failure */
     PyObject *may_deadlock;     /* runtime._errors.may_deadlock */
     PyObject *end_child;        /* runtime._errors.end_child */
+    PyObject *nothing;          /* runtime._errors.nothing */
     bool resumes[256];          /* opcodes after which only the eval loop itself looks
                                    for signals */
     _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */

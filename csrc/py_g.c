@@ -63,6 +63,7 @@ py_g_alloc(void)
         if (gp == NULL)
             return NULL;
     }
+    py_share_object((PyObject *)gp);
     if (RT_UNLIKELY(mp == NULL))
         gp->id = atomic_fetch_add(&core->next_id, 1) + 1;
     else {

@@ -37,17 +37,18 @@ m_stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 m_set_hooks(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *report, *may_deadlock, *end_child;
+    PyObject *report, *may_deadlock, *end_child, *nothing;
     const char *resumes;
     Py_ssize_t n;
-    if (!PyArg_ParseTuple(args, "OOOy#:_set_hooks", &report, &may_deadlock, &end_child, &resumes,
-                          &n))
+    if (!PyArg_ParseTuple(args, "OOOOy#:_set_hooks", &report, &may_deadlock, &end_child,
+                          &nothing, &resumes, &n))
         return NULL;
     for (Py_ssize_t i = 0; i < n; i++)
         core->resumes[(unsigned char)resumes[i]] = true;
     Py_XSETREF(core->report_failure, Py_NewRef(report));
     Py_XSETREF(core->may_deadlock, Py_NewRef(may_deadlock));
     Py_XSETREF(core->end_child, Py_NewRef(end_child));
+    Py_XSETREF(core->nothing, Py_NewRef(nothing));
     Py_RETURN_NONE;
 }
 

@@ -75,7 +75,9 @@ _resumes = bytes(
     for name, code in opcode.opmap.items()
     if code < 256 and (name == "RESUME" or "JUMP_BACKWARD" in name)
 )
-_core._set_hooks(_errors.report_failure, _errors.may_deadlock, _errors.end_child, _resumes)
+_core._set_hooks(
+    _errors.report_failure, _errors.may_deadlock, _errors.end_child, _errors.nothing, _resumes
+)
 # With a GIL more Ps would only add hand-offs of it.
 _gil = getattr(sys, "_is_gil_enabled", lambda: True)()
 gomaxprocs(_cpu.procs_from_env(os.environ) or (1 if _gil else min(_cpu.default_procs(), 256)))

@@ -111,6 +111,7 @@ def _set_hooks(
     report_failure: Callable[..., Any],
     may_deadlock: Callable[[], bool],
     end_child: Callable[..., None],
+    nothing: Callable[[], None],
     resumes: bytes,
     /,
 ) -> None: ...

@@ -71,6 +71,7 @@ def test_thread_goroutine_runs_while_main_is_stuck() -> None:
     Thread(thread).get()  # main is in Thread.join() all the time
 
 
+@pytest.mark.usefixtures("one_p")
 def test_thread_goroutines_run_on_another_thread_all_on_the_same() -> None:
     def thread() -> set[int]:
         gs = [go(threading.get_ident) for _ in range(10)]
