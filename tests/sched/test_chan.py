@@ -243,6 +243,7 @@ def test_close_wakes_all_senders_and_their_values_are_not_sent() -> None:
     assert list(ch) == [0]
 
 
+@pytest.mark.usefixtures("one_p")
 def test_close_by_the_receiver_of_a_value() -> None:
     ch: Chan[int] = Chan()
     a = go(ch.send, 1)
