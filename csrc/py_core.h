@@ -16,6 +16,7 @@
 #include "py_compat.h"
 
 #include "greenlet_api.h"
+#include "py_preempt.h"
 #include "rt_park.h"
 #include "rt_sched.h"
 
@@ -46,6 +47,7 @@ typedef struct {
     rt_timer timer;             /* time-out of the current park */
     PyGreenlet *greenlet;       /* owned: where to switch to; NULL until it parks */
     rt_parker *parker;          /* owned; foreign threads only */
+    uint32_t nopreempt;         /* nopreempt() sections entered */
 } py_seat;
 
 #define PY_G_INLINE_ARGS 3
@@ -109,6 +111,7 @@ struct py_m {
     bool is_main;
     _Atomic bool stopping;      /* the process ends */
     _Atomic bool paused;        /* and this M will not touch Python any more */
+    py_preempt_m preempt;
     py_seat seat;               /* the main goroutine's */
     uint64_t switches;
     uint64_t workers;           /* worker greenlets ever started */
@@ -131,9 +134,8 @@ typedef struct {
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
     PyObject *report_failure;   /* runtime._errors.report_failure */
     PyObject *may_deadlock;     /* runtime._errors.may_deadlock */
-    bool resumes[256];          /* opcodes after which only the eval loop itself looks
-                                   for signals */
     uint64_t created, finished;
+    py_preempt_state preempt;
     struct {                    /* of all HTTP servers */
         uint64_t accepted, closed, requests;
     } http;
@@ -192,6 +194,9 @@ uint32_t py_park(Goroutine *gp, int reason, int64_t deadline);
 bool py_wake(Goroutine *gp, uint32_t why, bool next);
 /* Let others run.  -1 with an exception set if one is pending for gp. */
 int py_yield(Goroutine *gp);
+/* The goroutine that runs on mp, the caller's, lets all others run that wait for this
+   P.  Raises nothing. */
+void py_give_way(py_m *mp);
 /* Raise exc (stolen) in the main goroutine as soon as it runs. */
 void py_interrupt_main(PyObject *exc);
 /* Raise exc (borrowed) in gp at its next blocking point, at once if it waits; if it

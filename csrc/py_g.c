@@ -186,6 +186,7 @@ py_g_run(py_m *mp, Goroutine *gp, py_seat *seat)
 {
     PyThreadState *ts = mp->tstate;
     seat->waiter.g = gp;
+    seat->nopreempt = 0;
     gp->seat = seat;
     gp->g.started = 1;
     gp->g.pp = &mp->p;
@@ -276,6 +277,8 @@ py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void *arg)
     gp->call.c.entry = entry;
     gp->call.c.arg = arg;
     core->created++;
+    if (RT_UNLIKELY(atomic_load(&core->sched.sysmon.state) != RT_SYSMON_AWAKE))
+        py_preempt_kick();
     rt_p_put_fresh(&mp->p, &gp->g, false);
     return 0;
 }

@@ -358,6 +358,18 @@ py_yield(Goroutine *gp)
     return 0;
 }
 
+void
+py_give_way(py_m *mp)
+{
+    Goroutine *gp = mp->curg;
+    atomic_store_explicit(&gp->g.wake, RT_WAKE_READY, memory_order_relaxed);
+    mp->curg = NULL;            /* what the poller calls is nobody's run */
+    rt_p_put_preempted(&mp->p, &gp->g);
+    schedule(mp, gp);
+    if (RT_UNLIKELY(gp->outcome != NULL) && gp == core->main_g)
+        Py_AddPendingCall(raise_pending, NULL);
+}
+
 bool
 py_cancel(Goroutine *gp, PyObject *exc)
 {
@@ -406,7 +418,8 @@ foreign_threads(py_m *mp)
 {
     PyThreadState *ts = PyInterpreterState_ThreadHead(mp->tstate->interp);
     for (; ts != NULL; ts = PyThreadState_Next(ts))
-        if (ts != mp->tstate && (core->aux == NULL || ts != core->aux->tstate))
+        if (ts != mp->tstate && (core->aux == NULL || ts != core->aux->tstate)
+            && ts != atomic_load(&core->preempt.tstate))
             return true;
     return false;
 }
@@ -506,6 +519,9 @@ m_new(uint32_t id)
     memset(mp, 0, sizeof(*mp));
     mp->idle = PyMem_New(PyGreenlet *, PY_MAX_IDLE_WORKERS);
     int err = mp->idle ? rt_p_init(&mp->p, &core->sched, id) : -ENOMEM;
+    atomic_store(&core->sched.allp[id], &mp->p);
+    if (id >= atomic_load(&core->sched.nallp))
+        atomic_store(&core->sched.nallp, id + 1);
     if (err < 0) {
         PyMem_Free(mp->idle);
         free(mp);
@@ -601,6 +617,8 @@ int
 py_submit(Goroutine *gp)
 {
     py_m *mp = py_this_m();
+    if (RT_UNLIKELY(atomic_load(&core->sched.sysmon.state) != RT_SYSMON_AWAKE))
+        py_preempt_kick();
     if (RT_LIKELY(mp != NULL)) {
         core->created++;
         rt_p_put_fresh(&mp->p, &gp->g, true);
@@ -767,38 +785,6 @@ m_num_goroutine(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     return PyLong_FromUnsignedLongLong(core->created - core->finished + 1);
 }
 
-/* Does the eval loop itself run signal handlers now, between two instructions?  It
-   does so also after calls, but there it cannot be told from C code that looks for
-   signals half-way, say while it holds the lock of a file's buffer. */
-static bool
-between_instructions(PyThreadState *ts)
-{
-    int lasti;
-    PyCodeObject *code = (PyCodeObject *)py_caller(ts, &lasti);
-    PyObject *bytes = code ? PyCode_GetCode(code) : NULL;
-    bool between = bytes != NULL && lasti >= 0 && lasti < PyBytes_GET_SIZE(bytes)
-                   && core->resumes[(unsigned char)PyBytes_AS_STRING(bytes)[lasti]];
-    Py_XDECREF(bytes);
-    Py_XDECREF(code);
-    PyErr_Clear();
-    return between;
-}
-
-/* The SIGURG handler: the goroutine that runs shall make way.  Where it cannot be
-   left now, the signal is raised again, for the next time the eval loop looks. */
-static PyObject *
-m_on_preempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
-{
-    py_m *mp = py_tls_m;
-    if (mp == NULL || mp->curg == NULL || mp->curg == core->main_g)
-        Py_RETURN_NONE;
-    if (!between_instructions(mp->tstate))
-        PyErr_SetInterruptEx(SIGURG);
-    else if (py_yield(mp->curg) < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
 /* The SIGINT handler: KeyboardInterrupt belongs to the main goroutine, whichever
    goroutine the signal happens to interrupt. */
 static PyObject *
@@ -828,6 +814,7 @@ m_on_sigint(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 static PyObject *
 m_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
+    py_preempt_stop();
     py_m *mp = core->aux;
     if (mp == NULL || mp == py_tls_m)
         Py_RETURN_NONE;
@@ -850,6 +837,7 @@ m_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
+    py_preempt_after_fork();
     core->aux = NULL;
     if (core->m0 != NULL) {
         rt_p *pp = &core->m0->p;
@@ -925,7 +913,6 @@ static PyMethodDef functions[] = {
      "How many goroutines exist, the main one included.\n\n"
      "Go: runtime.NumGoroutine."},
     {"_on_sigint", m_on_sigint, METH_VARARGS, NULL},
-    {"_on_preempt", m_on_preempt, METH_VARARGS, NULL},
     {"_stop", m_stop, METH_NOARGS, NULL},
     {"_after_fork", m_after_fork, METH_NOARGS, NULL},
     {0},

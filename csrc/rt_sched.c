@@ -82,6 +82,25 @@ rt_p_wake(rt_p *pp)
     if (atomic_load_explicit(&pp->sleeping, memory_order_seq_cst)
         && atomic_exchange_explicit(&pp->sleeping, false, memory_order_seq_cst))
         pp->sched->netpoll->wake(pp->np);
+    else
+        rt_sysmon_wake_if_asleep(&pp->sched->sysmon);
+}
+
+bool
+rt_p_has_work(rt_p *pp)
+{
+    return *(rt_g *volatile *)&pp->runnext != NULL
+           || *(volatile uint32_t *)&pp->started.len != 0
+           || *(volatile uint32_t *)&pp->preempted.len != 0 || rt_runq_len(&pp->fresh) != 0
+           || !rt_inbox_empty(&pp->inbox) || *(volatile uint32_t *)&pp->timers.len != 0
+           || *(volatile uint32_t *)&pp->npd != 0;
+}
+
+void
+rt_sched_lend(rt_sched *sched, rt_p *pp)
+{
+    (void)sched;
+    (void)pp;
 }
 
 void
@@ -196,7 +215,7 @@ take_local(rt_p *pp)
         pp->turn_started = started != 0 && (!pp->turn_started || fresh == 0);
         pp->turn_left = pp->turn_started ? started : fresh;
         if (pp->turn_left == 0)
-            return NULL;
+            return rt_glist_pop(&pp->preempted);
     }
     pp->turn_left--;
     if (pp->turn_started)
@@ -207,6 +226,17 @@ take_local(rt_p *pp)
         gp = rt_glist_pop(&pp->started);
     }
     return gp;
+}
+
+void
+rt_p_put_preempted(rt_p *pp, rt_g *gp)
+{
+    take_global(pp);
+    take_inbox(pp);
+    run_timers(pp);
+    poll_now(pp);
+    gp->status = RT_G_RUNNABLE;
+    rt_glist_push(&pp->preempted, gp);
 }
 
 /* Nothing is runnable: sleep in the netpoll until a timer, an event or a wake-up. */
@@ -229,18 +259,25 @@ sleep_until_work(rt_p *pp)
         pp->sched->host.block(pp, timeout);
     }
     atomic_store_explicit(&pp->sleeping, false, memory_order_seq_cst);
+    rt_sysmon_wake_if_asleep(&pp->sched->sysmon);
 }
 
 rt_g *
 rt_sched_find(rt_p *pp)
 {
-    pp->tick++;
-    if (RT_UNLIKELY(pp->tick % 61 == 0)) {
+    uint32_t tick = atomic_load_explicit(&pp->tick, memory_order_relaxed) + 1;
+    atomic_store_explicit(&pp->tick, tick, memory_order_relaxed);
+    if (RT_UNLIKELY(tick % 61 == 0)) {
         take_global(pp);
         take_inbox(pp);
         poll_now(pp);
+        rt_g *gp = rt_glist_pop(&pp->preempted);
+        if (gp != NULL) {
+            pp->count.ticks++;
+            return gp;
+        }
     }
-    if ((pp->tick & 15) == 0)
+    if ((tick & 15) == 0)
         run_timers(pp);
     for (;;) {
         rt_g *gp = take_local(pp);

@@ -28,6 +28,7 @@
 
 #include "rt_netpoll.h"
 #include "rt_runq.h"
+#include "rt_sysmon.h"
 #include "rt_timer.h"
 
 typedef struct rt_p rt_p;
@@ -88,13 +89,16 @@ typedef struct {                /* only ever grow; written by the P's M */
 struct rt_p {
     rt_sched *sched;
     uint32_t id;
-    uint32_t tick;
+    _Atomic uint32_t tick;      /* changes with each goroutine picked */
+    _Atomic uint32_t beat;      /* see rt_sysmon.h */
+    rt_sysmon_p mon;            /* sysmon's */
     rt_g *runnext;              /* runs before the queues */
     uint32_t runnext_streak;
     uint32_t turn_left;         /* goroutines left in the turn of one kind */
     bool turn_started;          /* the turn is the started ones' */
     bool takes_global;          /* may this P run goroutines of the global queue */
     rt_glist started;           /* runnable started goroutines, oldest first */
+    rt_glist preempted;         /* likewise, those that had to be made to yield */
     rt_runq fresh;              /* runnable fresh goroutines */
     rt_timers timers;
     rt_netpoll *np;
@@ -118,10 +122,16 @@ typedef struct {
     void (*unpark)(rt_g *gp);
 } rt_host;
 
+#define RT_MAX_PS 256
+
 struct rt_sched {
     const rt_netpoll_ops *netpoll;
     rt_host host;
     rt_globq global;
+    _Atomic(rt_p *) allp[RT_MAX_PS];
+    _Atomic uint32_t nallp;
+    _Atomic uint32_t coarse_ms;
+    rt_sysmon sysmon;
 };
 
 void rt_sched_init(rt_sched *sched, const rt_netpoll_ops *ops, rt_host host);
@@ -154,6 +164,13 @@ void rt_p_submit(rt_p *pp, rt_g *gp);
 void rt_p_put_yielded(rt_p *pp, rt_g *gp);
 /* Make pp's M look at its queues if it sleeps.  Any thread. */
 void rt_p_wake(rt_p *pp);
+
+/* Put a preempted one behind all that waits for this P, also in its poller. */
+void rt_p_put_preempted(rt_p *pp, rt_g *gp);
+/* Does somebody wait for pp?  A racy hint, from any thread. */
+bool rt_p_has_work(rt_p *pp);
+/* Let other Ms take the fresh goroutines of pp, whose M is in C code. */
+void rt_sched_lend(rt_sched *sched, rt_p *pp);
 
 /* The next goroutine to run on pp.  Blocks while there is none. */
 rt_g *rt_sched_find(rt_p *pp);

@@ -14,13 +14,12 @@ operations of this package park the calling goroutine and let others run.
 from __future__ import annotations
 
 import atexit
-import opcode
 import os
 import signal
 import sys
 import threading
 
-from runtime import _core, _errors
+from runtime import _core, _errors, _preempt
 from runtime._core import (
     Cancelled,
     Chan,
@@ -33,6 +32,7 @@ from runtime._core import (
     go,
     goexit,
     gosched,
+    nopreempt,
     num_goroutine,
     sleep,
     stats,
@@ -54,6 +54,7 @@ __all__ = [
     "go",
     "goexit",
     "gosched",
+    "nopreempt",
     "num_goroutine",
     "sleep",
     "stats",
@@ -65,13 +66,8 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
         "and -X gil=0 (importing runtime then turns the GIL on)"
     )
 
-# A goroutine can be left between these instructions, at a call or a turn of a loop.
-_resumes = bytes(
-    code
-    for name, code in opcode.opmap.items()
-    if code < 256 and (name == "RESUME" or "JUMP_BACKWARD" in name)
-)
-_core._set_hooks(_errors.report_failure, _errors.may_deadlock, _resumes)
+_core._set_hooks(_errors.report_failure, _errors.may_deadlock)
+_preempt.install()
 atexit.register(_core._stop)
 os.register_at_fork(after_in_child=_core._after_fork)
 if threading.current_thread() is threading.main_thread():
