@@ -74,9 +74,9 @@ look_at(rt_sysmon *sm, rt_p *pp, int64_t now)
     uint32_t tick = atomic_load_explicit(&pp->tick, memory_order_relaxed);
     uint32_t beat = atomic_load_explicit(&pp->beat, memory_order_relaxed);
     bool sleeping = atomic_load_explicit(&pp->sleeping, memory_order_seq_cst);
+    bool picked = tick != mon->tick || (mon->slept && !sleeping) || mon->since == 0;
     mon->slept = sleeping;
-    if (tick != mon->tick || sleeping) {
-        bool picked = tick != mon->tick;
+    if (picked || sleeping) {
         forget(sm, pp);
         mon->tick = tick;
         mon->beat = beat;
@@ -213,6 +213,12 @@ rt_sysmon_start(rt_sysmon *sm)
 {
     if (sm->running)
         return 0;
+    uint32_t n = atomic_load_explicit(&sm->sched->nallp, memory_order_acquire);
+    for (uint32_t i = 0; i < n; i++) {
+        rt_p *pp = atomic_load_explicit(&sm->sched->allp[i], memory_order_acquire);
+        if (pp != NULL)
+            memset(&pp->mon, 0, sizeof(pp->mon));       /* what was seen is long ago */
+    }
     sm->stop = false;
     sm->expected = 0;
     sm->changed = sm->next_trace = sm->host.clock();

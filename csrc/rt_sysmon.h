@@ -59,7 +59,7 @@ enum {                          /* rt_sysmon.state */
 typedef struct {
     uint32_t tick;              /* the last ones seen */
     uint32_t beat;
-    int64_t since;              /* when this tick was first seen */
+    int64_t since;              /* when this tick was first seen; 0: not yet */
     int64_t when;               /* of the last ask */
     int64_t waiting;            /* since when somebody waits for it; 0: nobody */
     int64_t alive;              /* when it was last known to be in Python code */
