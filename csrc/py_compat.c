@@ -35,6 +35,35 @@ py_caller(PyThreadState *ts, int *lasti)
 #endif
 }
 
+#ifdef Py_GIL_DISABLED
+typedef struct {
+    void (*fn)(void *);
+    void *arg;
+} world_call;
+
+static int
+call_once(PyObject *Py_UNUSED(first), void *arg)
+{
+    world_call *call = arg;
+    call->fn(call->arg);
+    return 0;
+}
+
+void
+py_stop_world(void (*fn)(void *), void *arg)
+{
+    /* The one public function that stops the world; there always is a first object. */
+    world_call call = {fn, arg};
+    PyUnstable_GC_VisitObjects(call_once, &call);
+}
+#else
+void
+py_stop_world(void (*fn)(void *), void *arg)
+{
+    fn(arg);                    /* the GIL is held */
+}
+#endif
+
 void
 py_raise_signal(PyThreadState *main_ts, int signum)
 {

@@ -9,6 +9,20 @@
 #error "gosched needs Python 3.11 or newer"
 #endif
 
+/* A lock for what the GIL protects where there is one; there it is nothing at all.  It is
+   held for moments: no Python runs, no reference is dropped and nothing parks
+   meanwhile, and no second one is taken. */
+#ifdef Py_GIL_DISABLED
+typedef PyMutex py_lock;
+#define py_acquire(l) PyMutex_Lock(l)
+#define py_release(l) PyMutex_Unlock(l)
+#else
+typedef struct {
+} py_lock;
+#define py_acquire(l) ((void)(l))
+#define py_release(l) ((void)(l))
+#endif
+
 /* A goroutine starts with the whole recursion limit, whoever's stack starts it. */
 static inline void
 py_reset_recursion(PyThreadState *ts)
@@ -62,6 +76,10 @@ py_raise(PyObject *exc)
     PyErr_Restore(Py_NewRef(Py_TYPE(exc)), exc, PyException_GetTraceback(exc));
 #endif
 }
+
+/* Call fn(arg) while no other thread runs Python.  It must not run Python, nor allocate or
+   release objects. */
+void py_stop_world(void (*fn)(void *), void *arg);
 
 /* The Python code that calls into us: its code object (owned, or NULL when there
    is none) and the offset of the instruction, for PyCode_Addr2Line(). */

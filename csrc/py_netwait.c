@@ -121,7 +121,7 @@ register_for(NetFD *self, Goroutine *gp)
 {
     rt_p *pp = gp->g.pp;
     if (RT_UNLIKELY(gp->g.foreign)) {
-        py_m *mp = py_aux();
+        py_m *mp = py_spare();
         if (mp == NULL)
             return -1;
         pp = &mp->p;

@@ -318,12 +318,12 @@ static int64_t
 attach(void)
 {
     int64_t start = rt_nanotime();
-    PyThreadState *ts = atomic_load(&PRE->tstate);
+    PyThreadState *ts = atomic_load(&core->sysmon_tstate);
     if (ts == NULL) {
         ts = PyThreadState_New(PyInterpreterState_Main());
         if (ts == NULL)
             rt_throw("sysmon: no memory for a thread state");
-        atomic_store(&PRE->tstate, ts);
+        atomic_store(&core->sysmon_tstate, ts);
     }
     PyEval_RestoreThread(ts);
     return rt_nanotime() - start;
@@ -389,11 +389,11 @@ host_stalled(rt_p *pp, int64_t ns)
 static void
 host_leave(void)
 {
-    PyThreadState *ts = atomic_load(&PRE->tstate);
+    PyThreadState *ts = atomic_load(&core->sysmon_tstate);
     if (ts == NULL)
         return;
     PyEval_RestoreThread(ts);
-    atomic_store(&PRE->tstate, NULL);
+    atomic_store(&core->sysmon_tstate, NULL);
     PyThreadState_Clear(ts);
     PyThreadState_DeleteCurrent();
 }
@@ -517,7 +517,18 @@ put(trace_buf *b, const char *format, ...)
 static uint32_t
 runq_len(rt_p *pp)
 {
-    return (PEEK(pp->runnext) != NULL) + PEEK(pp->started.len) + rt_runq_len(&pp->fresh);
+    return (PEEK(pp->runnext) != NULL) + PEEK(pp->pinned.len) + PEEK(pp->preempted.len)
+           + PEEK(pp->spill.len) + rt_runq_len(&pp->fresh);
+}
+
+static void
+put_p(trace_buf *b, rt_p *pp)
+{
+    put(b, "  P%u: status=%d schedtick=%llu runqsize=%u timerslen=%u descriptors=%u "
+        "polls=%llu preemptions=%llu\n", pp->id, atomic_load(&pp->sleeping) == RT_AWAKE,
+        (unsigned long long)RT_LOAD(pp->count.ticks), runq_len(pp), PEEK(pp->timers.len),
+        PEEK(pp->npd), (unsigned long long)RT_LOAD(pp->count.polls),
+        (unsigned long long)RT_LOAD(pp->count.preemptions));
 }
 
 static void
@@ -526,33 +537,24 @@ host_trace(void)
     static trace_buf buf;       /* sysmon alone uses it */
     trace_buf *b = &buf;
     b->len = 0;
-    uint32_t n = atomic_load(&core->sched.nallp), idle = 0, threads = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        rt_p *pp = atomic_load(&core->sched.allp[i]);
-        if (pp == NULL)
-            continue;
+    uint32_t idle = 0, sleeping = 0, threads = 1;
+    py_m *mp;
+    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
         threads++;
-        idle += atomic_load(&pp->sleeping);
-    }
-    put(b, "SCHED %lldms: gomaxprocs=%u idleprocs=%u threads=%u spinningthreads=%u "
-        "idlethreads=%u runqueue=%u [", (long long)(rt_nanotime() - PRE->started) / 1000000,
-        threads, idle, threads + 1, 0u, idle, atomic_load(&core->sched.global.len));
-    for (uint32_t i = 0, first = 1; i < n; i++) {
-        rt_p *pp = atomic_load(&core->sched.allp[i]);
-        if (pp == NULL)
+        if (atomic_load(&mp->p.sleeping) == RT_AWAKE)
             continue;
-        put(b, first ? "%u" : " %u", runq_len(pp));
-        first = 0;
+        sleeping++;
+        idle += RT_LOAD(mp->p.mode) == RT_P_OPEN;
     }
+    put(b, "SCHED %lldms: gomaxprocs=%u idleprocs=%u threads=%u spinningthreads=%d "
+        "idlethreads=%u runqueue=%u [", (long long)(rt_nanotime() - PRE->started) / 1000000,
+        RT_LOAD(core->sched.nprocs), idle, threads, RT_LOAD(core->sched.nspinning), sleeping,
+        RT_LOAD(core->sched.global.len));
+    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
+        put(b, i == 0 ? "%u" : " %u", runq_len(&mp->p));
     put(b, "]\n");
-    for (uint32_t i = 0; i < n && PRE->trace_detail; i++) {
-        rt_p *pp = atomic_load(&core->sched.allp[i]);
-        if (pp != NULL)
-            put(b, "  P%u: status=%d schedtick=%llu runqsize=%u timerslen=%u descriptors=%u "
-                "polls=%llu\n", pp->id, atomic_load(&pp->sleeping) ? 0 : 1,
-                (unsigned long long)PEEK(pp->count.ticks), runq_len(pp), PEEK(pp->timers.len),
-                PEEK(pp->npd), (unsigned long long)PEEK(pp->count.polls));
-    }
+    for (uint32_t i = 0; PRE->trace_detail && (mp = py_each_m(i)) != NULL; i++)
+        put_p(b, &mp->p);
     write_stderr(b->text, b->len);
 }
 
@@ -697,12 +699,10 @@ py_preempt_stop(void)
     Py_BEGIN_ALLOW_THREADS
     rt_sysmon_stop(&core->sched.sysmon);
     Py_END_ALLOW_THREADS
-    uint32_t n = atomic_load(&core->sched.nallp);
-    for (uint32_t i = 0; i < n; i++) {
-        rt_p *pp = atomic_load(&core->sched.allp[i]);
-        if (pp != NULL && atomic_load(&py_m_of(pp)->preempt.by_event))
-            disarm(py_m_of(pp));
-    }
+    py_m *mp;
+    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
+        if (atomic_load(&mp->preempt.by_event))
+            disarm(mp);
     release_tool();
 }
 
@@ -712,14 +712,10 @@ py_preempt_after_fork(void)
     rt_sysmon *sm = &core->sched.sysmon;
     bool traced = sm->trace_ns != 0 && sm->running;
     rt_sysmon_after_fork(sm);
-    atomic_store(&PRE->tstate, NULL);       /* CPython has freed it */
-    uint32_t n = atomic_load(&core->sched.nallp);
-    for (uint32_t i = 0; i < n; i++) {
-        rt_p *pp = atomic_load(&core->sched.allp[i]);
-        if (pp == NULL)
-            continue;
-        py_m *mp = py_m_of(pp);
-        if (mp == core->m0 && atomic_load(&mp->preempt.by_event))
+    atomic_store(&core->sysmon_tstate, NULL);       /* CPython has freed it */
+    py_m *mp;
+    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
+        if (mp == py_tls_m && atomic_load(&mp->preempt.by_event))
             disarm(mp);
         atomic_store(&mp->preempt.by_signal, false);
         atomic_store(&mp->preempt.by_event, false);

@@ -18,8 +18,6 @@ typedef struct {
     int64_t started;            /* when the module was loaded */
     PyObject *report;           /* owned: runtime._preempt.stall_report */
     PyObject *guard;            /* owned: what nopreempt() returns */
-    /* sysmon's own, made when it first needs Python.  Others only compare it. */
-    PyThreadState *_Atomic tstate;
     /* sys.monitoring, 3.12 and newer. */
     int tool;                   /* our tool id, or -1 */
     PyObject *set_events;       /* owned */

@@ -73,7 +73,7 @@ look_at(rt_sysmon *sm, rt_p *pp, int64_t now)
     rt_sysmon_p *mon = &pp->mon;
     uint32_t tick = atomic_load_explicit(&pp->tick, memory_order_relaxed);
     uint32_t beat = atomic_load_explicit(&pp->beat, memory_order_relaxed);
-    bool sleeping = atomic_load_explicit(&pp->sleeping, memory_order_seq_cst);
+    bool sleeping = atomic_load_explicit(&pp->sleeping, memory_order_seq_cst) != RT_AWAKE;
     bool picked = tick != mon->tick || (mon->slept && !sleeping) || mon->since == 0;
     mon->slept = sleeping;
     if (picked || sleeping) {
@@ -99,8 +99,9 @@ look_at(rt_sysmon *sm, rt_p *pp, int64_t now)
         return P_PICKED;
     bool asked = ask(sm, pp, now);
     int64_t stuck = now - (mon->alive > mon->waiting ? mon->alive : mon->waiting);
-    if (stuck >= RT_SYSMON_LEND)
-        rt_sched_lend(sm->sched, pp);
+    if (stuck >= RT_SYSMON_LEND
+        && (rt_runq_len(&pp->fresh) != 0 || RT_LOAD(sm->sched->global.len) != 0))
+        rt_sched_lend(pp);
     if (sm->stall_ns != 0 && stuck >= sm->stall_ns && !mon->reported) {
         mon->reported = true;
         sm->host.stalled(pp, stuck);
@@ -161,7 +162,7 @@ still_quiet(rt_sysmon *sm)
             continue;
         if (atomic_load_explicit(&pp->tick, memory_order_relaxed) != pp->mon.tick)
             return false;
-        if (!atomic_load_explicit(&pp->sleeping, memory_order_seq_cst)
+        if (atomic_load_explicit(&pp->sleeping, memory_order_seq_cst) == RT_AWAKE
             && (pp->mon.slept || rt_p_has_work(pp)))
             return false;
     }

@@ -31,11 +31,14 @@ from runtime._core import (
     current,
     go,
     goexit,
+    gomaxprocs,
     gosched,
+    lock_os_thread,
     nopreempt,
     num_goroutine,
     sleep,
     stats,
+    unlock_os_thread,
 )
 from runtime._errors import excepthook
 
@@ -53,11 +56,14 @@ __all__ = [
     "excepthook",
     "go",
     "goexit",
+    "gomaxprocs",
     "gosched",
+    "lock_os_thread",
     "nopreempt",
     "num_goroutine",
     "sleep",
     "stats",
+    "unlock_os_thread",
 ]
 
 if not getattr(sys, "_is_gil_enabled", lambda: True)():

@@ -56,7 +56,7 @@ on_trace(void)
 static void
 set_up(uint32_t n, int64_t stall_ns)
 {
-    memset(&sched, 0, sizeof(sched));
+    memset((void *)&sched, 0, sizeof(sched));
     memset(ps, 0, sizeof(ps));
     for (uint32_t i = 0; i < n; i++) {
         ps[i].sched = &sched;
@@ -135,7 +135,7 @@ test_p_that_picks_or_sleeps_is_left_alone(void)
     set_up(2, 100 * MS);
     has_waiters(&ps[0], true);
     has_waiters(&ps[1], true);
-    atomic_store(&ps[1].sleeping, true);
+    atomic_store(&ps[1].sleeping, RT_SLEEPING);
     for (int i = 0; i < 50; i++) {
         picks(&ps[0]);
         look_after(10 * MS);
@@ -220,7 +220,7 @@ test_ask_is_withdrawn_when_the_p_goes_on(void)
     CHECK_EQ(preempted[0], 1);
     look_after(10 * MS);
     CHECK_EQ(preempted[0], 2);
-    atomic_store(&ps[0].sleeping, true);
+    atomic_store(&ps[0].sleeping, RT_SLEEPING);
     look_after(10 * MS);
     CHECK_EQ(withdrawn[0], 2);
     look_after(10 * MS);
@@ -314,15 +314,15 @@ test_look_says_how_long_to_sleep(void)
         CHECK_EQ(look_after(10 * MS), RT_SYSMON_TICK);
     CHECK_EQ(look_after(10 * MS), RT_SYSMON_DOZE);      /* they run, nobody waits */
     CHECK_EQ(look_after(1000 * MS), RT_SYSMON_DOZE);
-    atomic_store(&ps[0].sleeping, true);
+    atomic_store(&ps[0].sleeping, RT_SLEEPING);
     CHECK_EQ(look_after(1000 * MS), RT_SYSMON_DOZE);
-    atomic_store(&ps[1].sleeping, true);
+    atomic_store(&ps[1].sleeping, RT_SLEEPING);
     CHECK_EQ(look_after(1000 * MS), RT_FOREVER);
     picks(&ps[1]);
     CHECK_EQ(look_after(10 * MS), RT_SYSMON_TICK);
     CHECK_EQ(look_after(980 * MS), RT_SYSMON_TICK);
     CHECK_EQ(look_after(20 * MS), RT_FOREVER);
-    atomic_store(&ps[0].sleeping, false);
+    atomic_store(&ps[0].sleeping, RT_AWAKE);
     has_waiters(&ps[0], true);
     for (int i = 0; i < 300; i++)
         CHECK(look_after(10 * MS) <= RT_SYSMON_TICK);
@@ -426,7 +426,7 @@ static void
 test_thread_asks_who_hogs_its_p(void)
 {
     set_up_thread(2);
-    atomic_store(&ps[1].sleeping, true);
+    atomic_store(&ps[1].sleeping, RT_SLEEPING);
     has_waiters(&ps[0], true);
     CHECK_EQ(rt_sysmon_start(sm), 0);
     while (atomic_load(&asked[0]) < 3)
@@ -443,10 +443,10 @@ m_main(void *arg)
 {
     rt_p *pp = arg;
     for (int round = 1; round <= 3; round++) {
-        atomic_store_explicit(&pp->sleeping, true, memory_order_seq_cst);
+        atomic_store_explicit(&pp->sleeping, RT_SLEEPING, memory_order_seq_cst);
         while (atomic_load(&turn) < round)
             usleep(100);
-        atomic_store_explicit(&pp->sleeping, false, memory_order_seq_cst);
+        atomic_store_explicit(&pp->sleeping, RT_AWAKE, memory_order_seq_cst);
         rt_sysmon_wake_if_asleep(sm);
         if (pp->id % 2 == 0)
             picks(pp);
@@ -454,7 +454,7 @@ m_main(void *arg)
         while (atomic_load(&asked[pp->id]) == before)
             usleep(100);
     }
-    atomic_store_explicit(&pp->sleeping, true, memory_order_seq_cst);
+    atomic_store_explicit(&pp->sleeping, RT_SLEEPING, memory_order_seq_cst);
     return NULL;
 }
 
@@ -486,7 +486,7 @@ static void
 test_thread_that_sleeps_can_be_stopped(void)
 {
     set_up_thread(1);
-    atomic_store(&ps[0].sleeping, true);
+    atomic_store(&ps[0].sleeping, RT_SLEEPING);
     CHECK_EQ(rt_sysmon_start(sm), 0);
     while (atomic_load(&sm->state) != RT_SYSMON_ASLEEP)
         usleep(1000);

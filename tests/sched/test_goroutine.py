@@ -163,12 +163,12 @@ def test_go_does_not_run_before_the_caller_parks() -> None:
     assert log == ["main", "goroutine"]
 
 
-def test_go_last_spawned_runs_first_then_the_rest_in_order() -> None:
+def test_go_spawned_run_in_order() -> None:
     log: list[int] = []
     gs = [go(log.append, i) for i in range(5)]
     for g in gs:
         g.join()
-    assert log == [4, 0, 1, 2, 3]
+    assert log == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("n", [255, 256, 257, 1000, 5000])

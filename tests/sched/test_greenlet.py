@@ -268,9 +268,9 @@ def test_switch_and_throw_to_a_yielding_goroutine() -> None:
 def test_switch_and_throw_to_an_idle_worker() -> None:
     box: list[Any] = []
     ch: Chan[int] = Chan()
-    g = go(lambda: box.append(greenlet.getcurrent()))
     waiting = go(ch.recv)
-    g.join()
+    settle()
+    go(lambda: box.append(greenlet.getcurrent())).join()
     settle()
     worker = box[0]
     for _ in range(3):
