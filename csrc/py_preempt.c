@@ -63,6 +63,14 @@ pinned(py_m *mp, int tracing)
     return py_frames_pinned(&PRE->zones, mp->tstate);
 }
 
+/* Does what was asked of mp concern the goroutine that runs now?  Another one may have
+   parked in time, or may be innocent. */
+static bool
+concerned(py_m *mp)
+{
+    return mp->curg != NULL && RT_LOAD(mp->preempt.tick) == RT_LOAD(mp->p.tick);
+}
+
 /* It was found in Python code: sysmon need not think that it is stuck. */
 static void
 beat(py_m *mp)
@@ -80,8 +88,9 @@ m_on_preempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     py_m *mp = py_tls_m;
     if (mp == NULL)
         Py_RETURN_NONE;
-    bool asked = atomic_exchange(&mp->preempt.by_signal, false);
-    if (mp->curg == NULL || (mp->curg == core->main_g && !asked))
+    bool asked = atomic_exchange(&mp->preempt.by_signal, false) && concerned(mp);
+    if (mp->curg == NULL
+        || !(asked || (mp->curg != core->main_g && py_g_has_pending(core->main_g))))
         Py_RETURN_NONE;
     if (py_between_instructions(&PRE->zones, mp->tstate)) {
         if (pinned(mp, 0) == NULL) {
@@ -137,7 +146,7 @@ on_trace(PyObject *Py_UNUSED(obj), PyFrameObject *Py_UNUSED(frame), int what,
         return 0;
     mp->tstate->c_tracefunc = NULL;     /* CPython updates what follows from it */
     atomic_store(&mp->preempt.by_event, false);
-    if (mp->curg != NULL)
+    if (concerned(mp))
         yield_in_event(mp);
     return 0;
 }
@@ -202,7 +211,7 @@ on_event(PyObject *Py_UNUSED(module), PyObject *const *Py_UNUSED(args),
 {
     py_m *mp = py_tls_m;
     if (mp != NULL && atomic_load_explicit(&mp->preempt.by_event, memory_order_relaxed)) {
-        if (unask(mp) && mp->curg != NULL)
+        if (unask(mp) && concerned(mp))
             yield_in_event(mp);
     }
     else if (atomic_load_explicit(&PRE->armed, memory_order_relaxed) == 0)
@@ -351,6 +360,7 @@ host_preempt(rt_p *pp, int64_t ns)
     py_m *mp = py_m_of(pp);
     if (PRE->off || atomic_load(&mp->stopping))
         return;
+    RT_STORE(mp->preempt.tick, pp->mon.tick);
     if (mp->is_main && !atomic_exchange(&mp->preempt.by_signal, true)) {
         py_raise_signal(mp->tstate, SIGURG);
         return;

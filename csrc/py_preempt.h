@@ -34,6 +34,7 @@ typedef struct {
 typedef struct {
     _Atomic bool by_signal;     /* SIGURG was raised for it and has not been handled */
     _Atomic bool by_event;      /* the next event of its thread makes it yield */
+    _Atomic uint32_t tick;      /* of the P when it was asked last: whom it concerns */
     int64_t reported;           /* when its last stall was reported; sysmon's */
 } py_preempt_m;
 
