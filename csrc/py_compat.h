@@ -23,6 +23,35 @@ typedef struct {
 #define py_release(l) ((void)(l))
 #endif
 
+/* A built-in on the C stack may hold the locks of objects, as list() does while it iterates
+   over a channel.  Before a switch they are let go, as CPython does before a thread waits,
+   and their list, which lives on the stack that is put aside, is taken off the thread. */
+#ifdef Py_GIL_DISABLED
+uintptr_t py_suspend_object_locks_slow(PyThreadState *ts);
+void py_resume_object_locks_slow(PyThreadState *ts, uintptr_t locks);
+static inline uintptr_t
+py_suspend_object_locks(PyThreadState *ts)
+{
+    return ts->critical_section == 0 ? 0 : py_suspend_object_locks_slow(ts);
+}
+static inline void
+py_resume_object_locks(PyThreadState *ts, uintptr_t locks)
+{
+    if (locks != 0)
+        py_resume_object_locks_slow(ts, locks);
+}
+#else
+static inline uintptr_t
+py_suspend_object_locks(PyThreadState *Py_UNUSED(ts))
+{
+    return 0;
+}
+static inline void
+py_resume_object_locks(PyThreadState *Py_UNUSED(ts), uintptr_t Py_UNUSED(locks))
+{
+}
+#endif
+
 /* A goroutine starts with the whole recursion limit, whoever's stack starts it. */
 static inline void
 py_reset_recursion(PyThreadState *ts)

@@ -166,6 +166,7 @@ typedef struct {
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
     PyObject *report_failure;   /* runtime._errors.report_failure */
     PyObject *may_deadlock;     /* runtime._errors.may_deadlock */
+    PyObject *end_child;        /* runtime._errors.end_child */
     _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */
     struct {                    /* of all HTTP servers */
         uint64_t accepted, closed, requests;
@@ -222,6 +223,9 @@ py_each_m(uint32_t i)
 }
 /* The process ends: never touch Python again.  Called detached. */
 _Noreturn void py_m_pause(py_m *mp);
+/* The main goroutine of a forked child has returned result (stolen), or raised: the
+   process ends, as it does when the main program returns. */
+_Noreturn void py_m_end_child(PyObject *result);
 /* Undo what is left of lock_os_thread() of a goroutine that ends. */
 void py_m_unlock_all(py_m *mp, py_seat *seat);
 /* Sum up: how many goroutines exist, the main one included. */
@@ -229,7 +233,7 @@ uint64_t py_num_goroutine(uint64_t *created, uint64_t *finished);
 /* Give a new goroutine (reference stolen) to a run queue. */
 int py_submit(Goroutine *gp);
 /* The goroutine that calls (borrowed), for an operation that may block; NULL with
-   RuntimeError set where blocking is impossible.  `what` names the operation. */
+   RuntimeError set where the scheduler itself does.  `what` names the operation. */
 Goroutine *py_current(const char *what);
 static inline void
 py_seat_link(py_seat **list, py_seat *seat)

@@ -14,8 +14,7 @@
  *  - a method of an io.RawIOBase runs, for the buffer over it holds its lock;
  *  - the garbage collector runs finalizers: its lists are on this C stack;
  *  - a signal handler of the program's runs: what it has interrupted is not known;
- *  - C code that has called back holds a critical section (free-threaded builds), or
- *    is inside repr(), which keeps a list per thread of what it is at.
+ *  - it is inside repr(), which keeps a list per thread of what it is at.
  *
  * Locks taken by C code that calls back into Python, and locks acquired in one function
  * and released in another, cannot be seen: runtime.nopreempt() is for these.
@@ -378,10 +377,6 @@ py_frames_pinned(const py_zones *z, PyThreadState *ts)
 {
     if (collecting(ts))
         return "the garbage collector";
-#if PY_VERSION_HEX >= 0x030D0000
-    if (ts->critical_section != 0)
-        return "a critical section";
-#endif
     PyObject *repr = ts->dict ? PyDict_GetItemWithError(ts->dict, z->py_repr) : NULL;
     if (repr != NULL && PyList_CheckExact(repr) && PyList_GET_SIZE(repr) != 0)
         return "repr()";

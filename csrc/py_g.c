@@ -239,6 +239,8 @@ py_g_run(py_m *mp, Goroutine *gp, py_seat *seat)
     if (ts->context != NULL)
         Py_XDECREF(py_swap_context(ts, NULL));
 finish:
+    if (RT_UNLIKELY(gp->cold && gp == core->main_g))
+        py_m_end_child(result);
     if (RT_UNLIKELY(seat->nlocked != 0))
         py_m_unlock_all(mp, seat);
     py_g_finish(gp, result);

@@ -441,6 +441,20 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+void
+py_m_end_child(PyObject *result)
+{
+    PyObject *exc = Py_NewRef(Py_None);
+    if (result == NULL && PyErr_ExceptionMatches(core->exc_goexit))
+        PyErr_Clear();
+    else if (result == NULL)
+        Py_SETREF(exc, py_take_exception());
+    PyObject *r = PyObject_CallOneArg(core->end_child, exc);
+    if (r == NULL)
+        PyErr_Print();
+    _exit(1);                   /* it does not return */
+}
+
 static PyMethodDef functions[] = {
     {"gomaxprocs", (PyCFunction)(void (*)(void))m_gomaxprocs, METH_FASTCALL | METH_KEYWORDS,
      "gomaxprocs(n=None)\n--\n\n"

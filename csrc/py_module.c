@@ -37,11 +37,12 @@ m_stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 m_set_hooks(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *report, *may_deadlock;
-    if (!PyArg_ParseTuple(args, "OO:_set_hooks", &report, &may_deadlock))
+    PyObject *report, *may_deadlock, *end_child;
+    if (!PyArg_ParseTuple(args, "OOO:_set_hooks", &report, &may_deadlock, &end_child))
         return NULL;
     Py_XSETREF(core->report_failure, Py_NewRef(report));
     Py_XSETREF(core->may_deadlock, Py_NewRef(may_deadlock));
+    Py_XSETREF(core->end_child, Py_NewRef(end_child));
     Py_RETURN_NONE;
 }
 
@@ -137,6 +138,9 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, module_exec},
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+#ifdef Py_GIL_DISABLED
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif
     {0, NULL},
 };

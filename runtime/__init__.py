@@ -19,7 +19,8 @@ import signal
 import sys
 import threading
 
-from runtime import _core, _errors, _preempt
+from runtime import _core, _cpu, _errors, _preempt
+from runtime._blocking import blocking, set_max_blocking, wait_future
 from runtime._core import (
     Cancelled,
     Chan,
@@ -52,6 +53,7 @@ __all__ = [
     "Goroutine",
     "Mutex",
     "WaitGroup",
+    "blocking",
     "current",
     "excepthook",
     "go",
@@ -61,19 +63,18 @@ __all__ = [
     "lock_os_thread",
     "nopreempt",
     "num_goroutine",
+    "set_max_blocking",
     "sleep",
     "stats",
     "unlock_os_thread",
+    "wait_future",
 ]
 
-if not getattr(sys, "_is_gil_enabled", lambda: True)():
-    raise ImportError(
-        "runtime: this version needs the GIL: on free-threaded Python run without PYTHON_GIL=0 "
-        "and -X gil=0 (importing runtime then turns the GIL on)"
-    )
-
-_core._set_hooks(_errors.report_failure, _errors.may_deadlock)
+_core._set_hooks(_errors.report_failure, _errors.may_deadlock, _errors.end_child)
 _preempt.install()
+# With a GIL more Ps would only add hand-offs of it.
+_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+gomaxprocs(_cpu.procs_from_env(os.environ) or (1 if _gil else min(_cpu.default_procs(), 256)))
 atexit.register(_core._stop)
 os.register_at_fork(after_in_child=_core._after_fork)
 if threading.current_thread() is threading.main_thread():
