@@ -123,6 +123,9 @@ m_main(void *arg)
         m_free(mp);
         return;
     }
+#ifdef __linux__
+    pthread_setname_np(pthread_self(), "gosched-m");    /* it may have sysmon's name */
+#endif
     PyGILState_STATE gil = PyGILState_Ensure();
     mp->tstate = PyThreadState_Get();
     py_tls_m = mp;

@@ -2,7 +2,6 @@
 #include "rt_sysmon.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 
 #include "rt_sched.h"
@@ -22,6 +21,14 @@ rt_sysmon_init(rt_sysmon *sm, rt_sched *sched, rt_sysmon_host host)
     pthread_mutex_init(&sm->lock, NULL);
     pthread_cond_init(&sm->cond, &attr);
     pthread_condattr_destroy(&attr);
+}
+
+static void
+block_signals(sigset_t *old)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, old);
 }
 
 /* ---- policy ---- */
@@ -100,8 +107,12 @@ look_at(rt_sysmon *sm, rt_p *pp, int64_t now)
     bool asked = ask(sm, pp, now);
     int64_t stuck = now - (mon->alive > mon->waiting ? mon->alive : mon->waiting);
     if (stuck >= RT_SYSMON_LEND
-        && (rt_runq_len(&pp->fresh) != 0 || RT_LOAD(sm->sched->global.len) != 0))
+        && (rt_runq_len(&pp->fresh) != 0 || RT_LOAD(sm->sched->global.len) != 0)) {
+        /* A thread that this starts must not inherit that signals are blocked. */
+        pthread_sigmask(SIG_SETMASK, &sm->sigmask, NULL);
         rt_sched_lend(pp);
+        block_signals(NULL);
+    }
     if (sm->stall_ns != 0 && stuck >= sm->stall_ns && !mon->reported) {
         mon->reported = true;
         sm->host.stalled(pp, stuck);
@@ -228,11 +239,9 @@ rt_sysmon_start(rt_sysmon *sm)
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, STACK_SIZE);
     /* Signals are for the host's threads. */
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
+    block_signals(&sm->sigmask);
     int err = pthread_create(&sm->thread, &attr, run, sm);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_sigmask(SIG_SETMASK, &sm->sigmask, NULL);
     pthread_attr_destroy(&attr);
     sm->running = err == 0;
 #ifdef __linux__

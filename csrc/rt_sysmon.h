@@ -34,6 +34,7 @@
 #define RT_SYSMON_H
 
 #include <pthread.h>
+#include <signal.h>
 
 #include "rt_base.h"
 
@@ -95,6 +96,7 @@ typedef struct {
     int64_t expected;           /* when this look was due, host.clock(); 0: at no time */
     int64_t changed;            /* when a P last picked a goroutine */
     int64_t next_trace;
+    sigset_t sigmask;           /* of the thread that has started it; its own blocks all */
 
     pthread_mutex_t lock;
     pthread_cond_t cond;        /* on the monotonic clock */
