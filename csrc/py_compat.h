@@ -142,4 +142,9 @@ void py_stop_world(void (*fn)(void *), void *arg);
    is none) and the offset of the instruction, for PyCode_Addr2Line(). */
 PyObject *py_caller(PyThreadState *ts, int *lasti);
 
+/* Have Python's handler of signum called soon on the main thread, whose state is given,
+   without sending a signal that could interrupt a system call.  Any thread, with or
+   without the GIL. */
+void py_raise_signal(PyThreadState *main_ts, int signum);
+
 #endif

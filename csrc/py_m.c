@@ -123,6 +123,9 @@ m_main(void *arg)
         m_free(mp);
         return;
     }
+#ifdef __linux__
+    pthread_setname_np(pthread_self(), "gosched-m");    /* it may have sysmon's name */
+#endif
     PyGILState_STATE gil = PyGILState_Ensure();
     mp->tstate = PyThreadState_Get();
     py_tls_m = mp;
@@ -177,6 +180,8 @@ int
 py_submit(Goroutine *gp)
 {
     py_m *mp = py_this_m();
+    if (RT_UNLIKELY(RT_LOAD(core->sched.sysmon.state) != RT_SYSMON_AWAKE))
+        py_preempt_kick();
     if (RT_LIKELY(mp != NULL)) {
         RT_COUNT(mp->created, 1);
         rt_p_put_fresh(&mp->p, &gp->g);
@@ -366,6 +371,7 @@ static PyObject *
 m_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     py_m *mp;
+    py_preempt_stop();
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
         if (mp == py_tls_m || mp->is_main)
             continue;
@@ -406,6 +412,7 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     py_m *mp, *me = py_tls_m;
     Goroutine *gp = me ? me->curg : NULL;
+    py_preempt_after_fork();
     pthread_mutex_init(&start_lock, NULL);
     memset(&core->lock, 0, sizeof(core->lock));
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)

@@ -38,13 +38,8 @@ static PyObject *
 m_set_hooks(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *report, *may_deadlock, *end_child, *nothing;
-    const char *resumes;
-    Py_ssize_t n;
-    if (!PyArg_ParseTuple(args, "OOOOy#:_set_hooks", &report, &may_deadlock, &end_child,
-                          &nothing, &resumes, &n))
+    if (!PyArg_ParseTuple(args, "OOOO:_set_hooks", &report, &may_deadlock, &end_child, &nothing))
         return NULL;
-    for (Py_ssize_t i = 0; i < n; i++)
-        core->resumes[(unsigned char)resumes[i]] = true;
     Py_XSETREF(core->report_failure, Py_NewRef(report));
     Py_XSETREF(core->may_deadlock, Py_NewRef(may_deadlock));
     Py_XSETREF(core->end_child, Py_NewRef(end_child));
@@ -130,7 +125,8 @@ module_exec(PyObject *module)
         || PyModule_AddFunctions(module, functions) < 0 || py_g_init_types(module) < 0
         || py_chan_init_types(module) < 0 || py_sync_init_types(module) < 0
         || py_netfd_init_types(module) < 0 || py_http_init_types(module) < 0
-        || py_sched_init(module, ops) < 0 || py_m_init(module) < 0)
+        || py_sched_init(module, ops) < 0 || py_m_init(module) < 0
+        || py_preempt_init(module) < 0)
         goto fail;
     return 0;
 

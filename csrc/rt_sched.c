@@ -5,7 +5,8 @@
 #include <string.h>
 
 #define STEAL_ROUNDS 4
-/* Every so many ticks all sources are looked at, and every 16 the timers. */
+/* Every so many ticks all sources are looked at, and half-way a preempted goroutine runs,
+   whatever else there is; every 16 the timers. */
 #define FAIR_TICKS 61
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -111,6 +112,8 @@ rt_p_wake(rt_p *pp)
         && atomic_exchange_explicit(&pp->sleeping, RT_AWAKE, memory_order_seq_cst)
                == RT_SLEEPING)
         pp->sched->netpoll->wake(pp->np);
+    else
+        rt_sysmon_wake_if_asleep(&pp->sched->sysmon);
 }
 
 void
@@ -230,6 +233,15 @@ rt_p_put_yielded(rt_p *pp, rt_g *gp)
 }
 
 void
+rt_p_put_preempted(rt_p *pp, rt_g *gp)
+{
+    RT_STORE(gp->status, RT_G_RUNNABLE);
+    RT_COUNT(pp->count.preemptions, 1);
+    rt_glist_push(&pp->preempted, gp);
+    rt_p_look_soon(pp);
+}
+
+void
 rt_p_submit(rt_p *pp, rt_g *gp)
 {
     rt_inbox_put(&pp->inbox, gp);
@@ -342,7 +354,7 @@ rt_sched_after_fork(rt_sched *sched, rt_p *pp)
     pp->nlocks = 0;
     pp->mode = RT_P_OPEN;
     pp->runnext = NULL;
-    pp->pinned = pp->spill = (rt_glist){0};
+    pp->pinned = pp->preempted = pp->spill = (rt_glist){0};
     pp->turn_left = 0;
     pp->inbox.top = NULL;
     pp->sleeping = RT_AWAKE;
@@ -506,7 +518,7 @@ take_local(rt_p *pp)
         pp->turn_pinned = pinned != 0 && (!pp->turn_pinned || fresh == 0);
         pp->turn_left = pp->turn_pinned ? pinned : fresh;
         if (pp->turn_left == 0)
-            return NULL;
+            return rt_glist_pop(&pp->preempted);
     }
     pp->turn_left--;
     if (pp->turn_pinned)
@@ -522,7 +534,8 @@ take_local(rt_p *pp)
 bool
 rt_p_runnable(const rt_p *pp)
 {
-    return pp->runnext != NULL || pp->pinned.head != NULL || pp->spill.head != NULL
+    return pp->runnext != NULL || pp->pinned.head != NULL || pp->preempted.head != NULL
+           || pp->spill.head != NULL
            || rt_runq_len(&pp->fresh) != 0 || !rt_inbox_empty(&pp->inbox);
 }
 
@@ -622,6 +635,7 @@ sleep_until_work(rt_p *pp)
         RT_STORE(sched->coarse_ms, (uint32_t)(rt_nanotime() / 1000000));
     }
     atomic_store_explicit(&pp->sleeping, RT_AWAKE, memory_order_seq_cst);
+    rt_sysmon_wake_if_asleep(&sched->sysmon);
     if (!listed)
         return;
     if (!clear_idle(sched, pp->id))
@@ -639,18 +653,22 @@ rt_sched_find(rt_p *pp)
     RT_STORE(pp->tick, tick);
     if (RT_UNLIKELY(RT_LOAD(pp->lent)))
         take_back(pp);
+    rt_g *gp = NULL;
     if (RT_UNLIKELY(tick % FAIR_TICKS == 0)) {
         take_global(pp);
         take_inbox(pp);
         poll_now(pp);
     }
+    else if (RT_UNLIKELY(pp->preempted.head != NULL && tick % FAIR_TICKS == FAIR_TICKS / 2))
+        gp = rt_glist_pop(&pp->preempted);
     if ((tick & 15) == 0) {
         if (RT_UNLIKELY(RT_LOAD(pp->mode) == RT_P_CLOSED))
             give_away_fresh(pp);
         run_timers(pp);
     }
     for (;;) {
-        rt_g *gp = take_local(pp);
+        if (RT_LIKELY(gp == NULL))
+            gp = take_local(pp);
         if (RT_LIKELY(gp != NULL)) {
             RT_COUNT(pp->count.ticks, 1);
             if (RT_UNLIKELY(pp->spinning))
