@@ -78,8 +78,19 @@ others_quiet(const py_m *me, uint64_t *ticks)
     return quiet;
 }
 
-/* Nothing can ever wake anything: tell the main goroutine.  True if it was told, or if
-   there is something to run after all. */
+/* Call a hook in the scheduler's context; what it returns (owned), or NULL: what it raised
+   is on its way to the main goroutine. */
+static PyObject *
+call_hook(PyObject *fn)
+{
+    PyObject *r = PyObject_CallNoArgs(fn);
+    if (r == NULL)
+        py_interrupt_main(py_take_exception());
+    return r;
+}
+
+/* Nothing can ever wake anything: print all stacks and tell the main goroutine.  True if
+   it was told, or if there is something to run after all. */
 static RT_COLD bool
 report_deadlock(py_m *mp)
 {
@@ -87,15 +98,14 @@ report_deadlock(py_m *mp)
     /* An M seen asleep may have been woken by one seen asleep later: then it has run
        something in between, or has it in its inbox. */
     if (!others_quiet(mp, &before) || foreign_threads() || !others_quiet(mp, &after)
-        || before != after || core->may_deadlock == NULL)
+        || before != after || core->may_deadlock == NULL || core->report_deadlock == NULL)
         return false;
-    PyObject *r = PyObject_CallNoArgs(core->may_deadlock);
-    if (r == NULL) {
-        py_interrupt_main(py_take_exception());
-        return true;
-    }
-    bool deadlock = PyObject_IsTrue(r) == 1;
-    Py_DECREF(r);
+    PyObject *r = call_hook(core->may_deadlock);
+    bool deadlock = r == Py_True;
+    Py_XDECREF(r);
+    if (deadlock && !rt_p_runnable(&mp->p))
+        Py_XDECREF(call_hook(core->report_deadlock));
+    /* Each may have run finalizers and signal handlers. */
     if (!deadlock || rt_p_runnable(&mp->p))
         return rt_p_runnable(&mp->p);
     PyErr_Format(core->exc_deadlock,

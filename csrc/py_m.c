@@ -251,6 +251,7 @@ foreign_g(void)
     }
     seat->waiter.g = gp;
     seat->parker = parker;
+    seat->tstate_id = PyThreadState_GetID(PyThreadState_Get());
     gp->seat = seat;
     gp->cold = true;
     gp->g.foreign = 1;
@@ -429,6 +430,11 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
             && PyDict_DelItemString(dict, FOREIGN_KEY) < 0)
             return NULL;
         Py_RETURN_NONE;
+    }
+    for (py_seat *seat = me->seats, *next; seat != NULL; seat = next) {
+        next = seat->next;
+        if (seat->waiter.g != NULL && seat->waiter.g != gp)
+            py_seat_unlink(&me->seats, seat);
     }
     me->is_main = true;
     RT_STORE(me->created, 0);

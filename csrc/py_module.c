@@ -4,6 +4,7 @@
  * only; a second one is refused with ImportError.
  */
 #include "py_core.h"
+#include "py_inspect.h"
 
 int
 py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot, bool publish)
@@ -126,7 +127,7 @@ module_exec(PyObject *module)
         || py_chan_init_types(module) < 0 || py_sync_init_types(module) < 0
         || py_netfd_init_types(module) < 0 || py_http_init_types(module) < 0
         || py_sched_init(module, ops) < 0 || py_m_init(module) < 0
-        || py_preempt_init(module) < 0)
+        || py_preempt_init(module) < 0 || py_inspect_init(module) < 0)
         goto fail;
     return 0;
 
