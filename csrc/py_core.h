@@ -376,6 +376,7 @@ void py_stack_seed(PyThreadState *ts);
 int py_chan_init_types(PyObject *module);
 int py_sync_init_types(PyObject *module);
 int py_netfd_init_types(PyObject *module);
+void py_netfd_after_fork(void);
 int py_http_init_types(PyObject *module);
 /* Create a heap type from its spec, keep it in *slot, publish it as a member of
    the module where publish is set. */

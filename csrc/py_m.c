@@ -419,6 +419,7 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
         forget_seats(mp->seats, gp);
     forget_seats(core->foreign, NULL);
+    py_netfd_after_fork();
     core->main_ident = PyThread_get_thread_ident();
     core->m0 = me;
     RT_STORE(core->created, 0);
