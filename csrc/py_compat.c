@@ -34,6 +34,42 @@ py_caller(PyThreadState *ts, int *lasti)
 }
 
 #ifdef Py_GIL_DISABLED
+/* The low bits of a link in the list of critical sections. */
+#define CS_INACTIVE 1
+#define CS_TWO 2
+#define CS_SECTION(link) ((PyCriticalSection *)((link) & ~(uintptr_t)3))
+
+uintptr_t
+py_suspend_object_locks_slow(PyThreadState *ts)
+{
+    /* Those below an inactive one were let go with it. */
+    for (uintptr_t *link = &ts->critical_section; *link != 0 && !(*link & CS_INACTIVE);) {
+        PyCriticalSection *cs = CS_SECTION(*link);
+        if (cs->_cs_mutex != NULL)
+            PyMutex_Unlock(cs->_cs_mutex);
+        if (*link & CS_TWO && ((PyCriticalSection2 *)cs)->_cs_mutex2 != NULL)
+            PyMutex_Unlock(((PyCriticalSection2 *)cs)->_cs_mutex2);
+        *link |= CS_INACTIVE;
+        link = &cs->_cs_prev;
+    }
+    uintptr_t locks = ts->critical_section;
+    ts->critical_section = 0;
+    return locks;
+}
+
+void
+py_resume_object_locks_slow(PyThreadState *ts, uintptr_t locks)
+{
+    /* The innermost is locked again; the end of each locks the next.  Taking a lock may
+       detach the thread, which must not see the section as active yet. */
+    PyCriticalSection *cs = CS_SECTION(locks);
+    if (cs->_cs_mutex != NULL)
+        PyMutex_Lock(cs->_cs_mutex);
+    if (locks & CS_TWO && ((PyCriticalSection2 *)cs)->_cs_mutex2 != NULL)
+        PyMutex_Lock(((PyCriticalSection2 *)cs)->_cs_mutex2);
+    ts->critical_section = locks & ~(uintptr_t)CS_INACTIVE;
+}
+
 typedef struct {
     void (*fn)(void *);
     void *arg;

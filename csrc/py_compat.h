@@ -4,7 +4,6 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdbool.h>
 
 #if PY_VERSION_HEX < 0x030B0000
 #error "gosched needs Python 3.11 or newer"
@@ -24,19 +23,34 @@ typedef struct {
 #define py_release(l) ((void)(l))
 #endif
 
-/* Does a built-in on the C stack hold the lock of an object, as list.sort() does while it
-   calls key functions?  To switch away then would leave it locked, and its place in the
-   list of locks on a stack that is copied away. */
-static inline bool
-py_holds_object_lock(const PyThreadState *ts)
-{
+/* A built-in on the C stack may hold the locks of objects, as list() does while it iterates
+   over a channel.  Before a switch they are let go, as CPython does before a thread waits,
+   and their list, which lives on the stack that is put aside, is taken off the thread. */
 #ifdef Py_GIL_DISABLED
-    return ts->critical_section != 0;
-#else
-    (void)ts;
-    return false;
-#endif
+uintptr_t py_suspend_object_locks_slow(PyThreadState *ts);
+void py_resume_object_locks_slow(PyThreadState *ts, uintptr_t locks);
+static inline uintptr_t
+py_suspend_object_locks(PyThreadState *ts)
+{
+    return ts->critical_section == 0 ? 0 : py_suspend_object_locks_slow(ts);
 }
+static inline void
+py_resume_object_locks(PyThreadState *ts, uintptr_t locks)
+{
+    if (locks != 0)
+        py_resume_object_locks_slow(ts, locks);
+}
+#else
+static inline uintptr_t
+py_suspend_object_locks(PyThreadState *Py_UNUSED(ts))
+{
+    return 0;
+}
+static inline void
+py_resume_object_locks(PyThreadState *Py_UNUSED(ts), uintptr_t Py_UNUSED(locks))
+{
+}
+#endif
 
 /* A goroutine starts with the whole recursion limit, whoever's stack starts it. */
 static inline void

@@ -230,10 +230,8 @@ void py_m_unlock_all(py_m *mp, py_seat *seat);
 uint64_t py_num_goroutine(uint64_t *created, uint64_t *finished);
 /* Give a new goroutine (reference stolen) to a run queue. */
 int py_submit(Goroutine *gp);
-/* The goroutine that calls (borrowed); NULL with RuntimeError set where the scheduler
-   itself does.  `what` names the operation. */
-Goroutine *py_self(const char *what);
-/* The same for an operation that may block; NULL also where that is impossible. */
+/* The goroutine that calls (borrowed), for an operation that may block; NULL with
+   RuntimeError set where the scheduler itself does.  `what` names the operation. */
 Goroutine *py_current(const char *what);
 static inline void
 py_seat_link(py_seat **list, py_seat *seat)

@@ -264,7 +264,7 @@ foreign_g(void)
 }
 
 Goroutine *
-py_self(const char *what)
+py_current(const char *what)
 {
     py_m *mp = py_this_m();
     if (RT_UNLIKELY(mp == NULL))
@@ -277,27 +277,13 @@ py_self(const char *what)
     return mp->curg;
 }
 
-Goroutine *
-py_current(const char *what)
-{
-    Goroutine *gp = py_self(what);
-    if (gp != NULL && !gp->g.foreign && RT_UNLIKELY(py_holds_object_lock(py_tls_m->tstate))) {
-        PyErr_Format(PyExc_RuntimeError,
-                     "%s would wait while a built-in that calls this function, such as "
-                     "list.sort(), holds the lock of an object: on free-threaded Python wait "
-                     "outside of it", what);
-        return NULL;
-    }
-    return gp;
-}
-
 /* For threads of the runtime's own that only serve goroutines: while they are parked
    nobody needs to expect anything of them. */
 static PyObject *
 m_service_thread(PyObject *Py_UNUSED(module), PyObject *flag)
 {
     int on = PyObject_IsTrue(flag);
-    Goroutine *gp = on < 0 ? NULL : py_self("_service_thread()");
+    Goroutine *gp = on < 0 ? NULL : py_current("_service_thread()");
     if (gp == NULL)
         return NULL;
     gp->seat->service = on;
@@ -334,7 +320,7 @@ m_gomaxprocs(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t narg
 static PyObject *
 m_lock_os_thread(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    Goroutine *gp = py_self("lock_os_thread()");
+    Goroutine *gp = py_current("lock_os_thread()");
     if (gp == NULL)
         return NULL;
     if (gp->seat->nlocked++ == 0 && !gp->g.foreign)
@@ -345,7 +331,7 @@ m_lock_os_thread(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 m_unlock_os_thread(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    Goroutine *gp = py_self("unlock_os_thread()");
+    Goroutine *gp = py_current("unlock_os_thread()");
     if (gp == NULL)
         return NULL;
     if (gp->seat->nlocked == 0) {

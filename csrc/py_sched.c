@@ -252,6 +252,7 @@ schedule(py_m *mp, Goroutine *gp)
     mp->curg = NULL;
     Goroutine *next = find(mp);
     if (next != gp) {
+        uintptr_t locks = py_suspend_object_locks(mp->tstate);
         PyGreenlet *here = PyGreenlet_GetCurrent();
         Py_XSETREF(gp->seat->greenlet, here);
         int r = switch_to(mp, next);
@@ -268,6 +269,7 @@ schedule(py_m *mp, Goroutine *gp)
         mp->next = NULL;
         if (RT_UNLIKELY(r < 0))
             set_pending(gp, py_take_exception(), false);
+        py_resume_object_locks(mp->tstate, locks);
     }
     mp->curg = gp;
     RT_STORE(gp->g.status, RT_G_RUNNING);
@@ -485,7 +487,7 @@ m_goexit(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 m_current(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    return Py_XNewRef((PyObject *)py_self("current()"));
+    return Py_XNewRef((PyObject *)py_current("current()"));
 }
 
 static PyObject *

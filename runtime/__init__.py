@@ -17,9 +17,10 @@ import atexit
 import opcode
 import os
 import signal
+import sys
 import threading
 
-from runtime import _core, _errors
+from runtime import _core, _cpu, _errors
 from runtime._blocking import blocking, set_max_blocking, wait_future
 from runtime._core import (
     Cancelled,
@@ -75,6 +76,9 @@ _resumes = bytes(
     if code < 256 and (name == "RESUME" or "JUMP_BACKWARD" in name)
 )
 _core._set_hooks(_errors.report_failure, _errors.may_deadlock, _errors.end_child, _resumes)
+# With a GIL more Ps would only add hand-offs of it.
+_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+gomaxprocs(_cpu.procs_from_env(os.environ) or (1 if _gil else min(_cpu.default_procs(), 256)))
 atexit.register(_core._stop)
 os.register_at_fork(after_in_child=_core._after_fork)
 if threading.current_thread() is threading.main_thread():
