@@ -1,11 +1,15 @@
 """Settings of the whole suite."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
-import runtime
+# A loaded machine stalls, and what the programs of the tests print must not depend on that.
+os.environ.setdefault("GOSCHED_STALL_MS", "0")
+
+import runtime  # noqa: E402
 
 # No deadline: a loaded machine is no failure.
 settings.register_profile("gosched", deadline=None)
