@@ -9,7 +9,7 @@ from hypothesis import settings
 # A loaded machine stalls, and what the programs of the tests print must not depend on that.
 os.environ.setdefault("GOSCHED_STALL_MS", "0")
 
-import runtime  # noqa: E402
+import runtime
 
 # No deadline: a loaded machine is no failure.
 settings.register_profile("gosched", deadline=None)
