@@ -16,10 +16,11 @@
  *    in C code they are turned off at the next look.  Code that was suspended while
  *    they were on may come back instrumented later; its first event then returns
  *    DISABLE, so it gets rid of them, too.
+ *  - Other threads of free-threaded builds, by a token: see there.
  *  - The main thread, in the way of the others, where it did not react, because the
  *    program has put its own handler in SIGURG's place.
  *
- * sysmon attaches a thread state of its own to do the last three.
+ * sysmon attaches a thread state of its own to do the last four.
  *
  * The tool id is taken when it is first needed and kept until the end: a debugger or
  * profiler that looks for a free one sees the name, while one that is given back after
@@ -45,7 +46,6 @@
                                            keeps it: it is handed over every 5 ms */
 #define REPORT_P 1000000000             /* ns between two reports about a P */
 #define REPORT_SITE 10000000000         /* ns between two about a line */
-#define REPORT_FRAMES 64
 
 #define PRE (&core->preempt)
 
@@ -320,6 +320,92 @@ release_tool(void)
 
 #endif
 
+/* ---- asking by a token ----
+ *
+ * Changing the events of sys.monitoring stops the world in free-threaded builds: all
+ * threads would wait until the one that is asked comes out of the C code it may be in.
+ * But there a thread that drops an object of another thread's leaves it to that thread,
+ * which looks after it between two instructions.  So each M makes an object, the
+ * token; sysmon drops it, and its deallocation is the call we want, on the thread that
+ * we want.  (The collector may come first: then there is no token until the M has
+ * been asked in the other way.)
+ */
+
+#ifdef Py_GIL_DISABLED
+
+typedef struct {
+    PyObject_HEAD
+    py_m *mp;
+} Token;
+
+static void
+new_token(py_m *mp)
+{
+    Token *token = PyObject_New(Token, PRE->token_type);
+    if (token == NULL) {
+        PyErr_Clear();
+        return;
+    }
+    token->mp = mp;
+    PyObject *old = atomic_exchange(&mp->preempt.token, (PyObject *)token);
+    Py_XDECREF(old);            /* none but in a race: then it is a call for nothing */
+}
+
+static void
+token_dealloc(Token *token)
+{
+    py_m *mp = token->mp;
+    PyTypeObject *type = Py_TYPE(token);
+    PyObject_Free(token);
+    Py_DECREF(type);
+    if (mp != py_tls_m || PRE->leaving)
+        return;
+    if (atomic_load(&mp->preempt.token) == NULL)
+        new_token(mp);
+    if (!concerned(mp))
+        return;
+    if (pinned(mp, 0) == NULL)
+        py_give_way(mp);
+    else
+        beat(mp);
+}
+
+static PyType_Slot token_slots[] = {{Py_tp_dealloc, token_dealloc}, {0, NULL}};
+static PyType_Spec token_spec = {
+    "runtime._Token", sizeof(Token), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    token_slots};
+
+void
+py_preempt_m_init(py_m *mp)
+{
+    if (PRE->token_type != NULL)
+        new_token(mp);
+}
+
+static bool
+drop_token(py_m *mp)
+{
+    PyObject *token = atomic_exchange(&mp->preempt.token, NULL);
+    Py_XDECREF(token);
+    return token != NULL;
+}
+
+#else
+
+void
+py_preempt_m_init(py_m *Py_UNUSED(mp))
+{
+}
+
+static bool
+drop_token(py_m *Py_UNUSED(mp))
+{
+    return false;
+}
+
+#endif
+
 /* ---- sysmon's callbacks ---- */
 
 /* Give sysmon's thread the right to touch Python.  Returns the ns that took. */
@@ -373,7 +459,7 @@ host_preempt(rt_p *pp, int64_t ns)
         report_stall(mp, ns + waited, waited);
         attach();
     }
-    if (same_run(mp))
+    if (same_run(mp) && !drop_token(mp))
         arm(mp);
     detach();
 }
@@ -446,39 +532,73 @@ site_is_known(PyObject *frames, int64_t now)
     return false;
 }
 
+typedef struct {
+    py_m *mp;
+    Goroutine *gp;              /* owned: what it runs; NULL: not what sysmon has seen */
+    py_stack stack;
+} snapshot;
+
+static void
+take_snapshot(void *arg)
+{
+    snapshot *s = arg;
+    if (!same_run(s->mp))
+        return;
+    s->gp = (Goroutine *)Py_NewRef(s->mp->curg);
+    py_stack_take(&s->stack, s->mp->tstate);
+}
+
+/* Can the stack of a thread not be had, because it would have to be stopped and does not
+   stop?  Where there is a GIL it does not run while we have it. */
+static bool
+cannot_stop(py_m *mp)
+{
+#ifdef Py_GIL_DISABLED
+    return mp->tstate == NULL || __atomic_load_n(&mp->tstate->state, __ATOMIC_RELAXED) != 0;
+#else
+    return mp->tstate == NULL;
+#endif
+}
+
 /* The text about mp, which others have waited for ns for; NULL: nothing to say. */
 static PyObject *
 stall_text(py_m *mp, int64_t ns, int64_t waited)
 {
-    Goroutine *gp = mp->curg;
-    bool known = same_run(mp), in_call;
-    PyObject *frames = NULL, *name = NULL, *text = NULL;
-    if (PRE->report == NULL || (!known && waited < core->sched.sysmon.stall_ns))
-        return NULL;
     int64_t now = rt_nanotime();
-    if (mp->preempt.reported != 0 && now - mp->preempt.reported < REPORT_P)
+    if (PRE->report == NULL
+        || (mp->preempt.reported != 0 && now - mp->preempt.reported < REPORT_P))
         return NULL;
-    if (known) {
-        frames = py_frames_list(&PRE->zones, mp->tstate, REPORT_FRAMES, &in_call);
-        /* Not in a call: it is Python code that waits for the GIL, others have it. */
-        if (frames == NULL || !in_call || site_is_known(frames, now))
+    static snapshot snap;       /* sysmon's alone, and its stack is small */
+    snapshot *s = &snap;
+    s->mp = mp;
+    s->gp = NULL;
+    s->stack.n = 0;
+    const char *what = waited >= KEEPS_GIL ? "keeps the GIL" : "blocks";
+    if (cannot_stop(mp))
+        what = "runs";
+    else
+        py_stop_world(take_snapshot, s);
+    PyObject *text = NULL, *frames = NULL, *g = Py_None;
+    if (s->gp != NULL) {
+        /* Not in a call: it is Python code that waits for the GIL, which others have. */
+        if (!py_stack_in_call(&PRE->zones, &s->stack))
             goto done;
-        name = PyObject_GetAttrString((PyObject *)gp, "name");
+        g = (PyObject *)s->gp;
     }
-    else {
-        frames = PyList_New(0);
-        name = Py_NewRef(Py_None);
-    }
-    if (frames != NULL && name != NULL) {
-        mp->preempt.reported = now;
-        text = PyObject_CallFunction(PRE->report, "ILOLOO", mp->p.id,
-                                     known ? (long long)gp->id : 0LL, name,
-                                     (long long)(ns / 1000000),
-                                     waited >= KEEPS_GIL ? Py_True : Py_False, frames);
-    }
+    else if (what[0] == 'k' && waited >= core->sched.sysmon.stall_ns)
+        what = "has kept the GIL";
+    else if (what[0] != 'r')
+        goto done;
+    frames = py_stack_list(&s->stack);
+    if (frames == NULL || (g != Py_None && site_is_known(frames, now)))
+        goto done;
+    mp->preempt.reported = now;
+    text = PyObject_CallFunction(PRE->report, "IOsLO", mp->p.id, g, what,
+                                 (long long)(ns / 1000000), frames);
 done:
     Py_XDECREF(frames);
-    Py_XDECREF(name);
+    Py_XDECREF(s->gp);
+    py_stack_drop(&s->stack);
     return text;
 }
 
@@ -786,6 +906,12 @@ py_preempt_init(PyObject *module)
         return -1;
     PRE->guard = type->tp_alloc(type, 0);
     Py_DECREF(type);
+#ifdef Py_GIL_DISABLED
+    if (py_add_type(module, &token_spec, &PRE->token_type, false) < 0)
+        return -1;
+    if (core->m0 != NULL)       /* it was there first */
+        py_preempt_m_init(core->m0);
+#endif
     if (PRE->guard == NULL)
         return -1;
     return PyModule_AddFunctions(module, functions);
