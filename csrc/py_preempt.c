@@ -358,6 +358,7 @@ token_dealloc(Token *token)
     PyTypeObject *type = Py_TYPE(token);
     PyObject_Free(token);
     Py_DECREF(type);
+    atomic_store(&mp->preempt.by_token, false);
     if (mp != py_tls_m || PRE->leaving)
         return;
     if (atomic_load(&mp->preempt.token) == NULL)
@@ -383,12 +384,18 @@ py_preempt_m_init(py_m *mp)
         new_token(mp);
 }
 
+/* False: there is none. */
 static bool
 drop_token(py_m *mp)
 {
+    if (atomic_load(&mp->preempt.by_token))
+        return true;            /* asked already */
     PyObject *token = atomic_exchange(&mp->preempt.token, NULL);
-    Py_XDECREF(token);
-    return token != NULL;
+    if (token == NULL)
+        return false;
+    atomic_store(&mp->preempt.by_token, true);
+    Py_DECREF(token);
+    return true;
 }
 
 #else
@@ -475,11 +482,15 @@ host_withdraw(rt_p *pp)
     detach();
 }
 
-static void
+static bool
 host_stalled(rt_p *pp, int64_t ns)
 {
+    py_m *mp = py_m_of(pp);
+    if (mp->preempt.reported != 0 && rt_nanotime() - mp->preempt.reported < REPORT_P)
+        return false;
     int64_t waited = attach();
-    report_stall(py_m_of(pp), ns + waited, waited);
+    report_stall(mp, ns + waited, waited);
+    return true;
 }
 
 static void
@@ -565,8 +576,7 @@ static PyObject *
 stall_text(py_m *mp, int64_t ns, int64_t waited)
 {
     int64_t now = rt_nanotime();
-    if (PRE->report == NULL
-        || (mp->preempt.reported != 0 && now - mp->preempt.reported < REPORT_P))
+    if (PRE->report == NULL)
         return NULL;
     static snapshot snap;       /* sysmon's alone, and its stack is small */
     snapshot *s = &snap;

@@ -37,7 +37,8 @@ typedef struct {
     _Atomic bool by_event;      /* the next event of its thread makes it yield */
     _Atomic uint32_t tick;      /* of the P when it was asked last: whom it concerns */
 #ifdef Py_GIL_DISABLED
-    PyObject *_Atomic token;    /* owned: see "Tokens"; whoever takes it drops it */
+    PyObject *_Atomic token;    /* owned: the next one to drop, or NULL */
+    _Atomic bool by_token;      /* one was dropped and has not come back */
 #endif
     int64_t reported;           /* when its last stall was reported; sysmon's */
 } py_preempt_m;
