@@ -48,7 +48,10 @@ struct py_seat {
     py_waiter waiter;           /* its place in a queue; waiter.g is NULL while nobody has
                                    the seat */
     rt_timer timer;             /* time-out of the current park */
-    PyGreenlet *greenlet;       /* owned: where to switch to; NULL until it parks */
+    union {
+        PyGreenlet *greenlet;   /* owned: where to switch to; NULL until it parks */
+        uint64_t tstate_id;     /* foreign threads only: of its thread state */
+    };
     rt_parker *parker;          /* owned; foreign threads only */
     uint32_t nlocked;           /* lock_os_thread() calls not undone */
     uint32_t nopreempt;         /* nopreempt() sections it is in */
@@ -124,6 +127,8 @@ py_g_args(Goroutine *gp)
 struct py_m {
     rt_p p;                     /* first: see py_m_of() */
     Goroutine *curg;            /* borrowed; NULL: the scheduler itself runs */
+    Goroutine *parking;         /* borrowed, may be stale: the last to park.  While the
+                                   scheduler runs on a goroutine's stack, it is that one */
     Goroutine *next;            /* borrowed: what the greenlet switched to shall run;
                                    NULL at all other times */
     PyGreenlet *g0;             /* owned: starts workers */
@@ -166,7 +171,9 @@ typedef struct {
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
     PyObject *report_failure;   /* runtime._errors.report_failure */
     PyObject *may_deadlock;     /* runtime._errors.may_deadlock */
+    PyObject *report_deadlock;  /* runtime._inspect.report_deadlock */
     PyObject *end_child;        /* runtime._errors.end_child */
+    PyObject *nothing;          /* runtime._errors.nothing */
     _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */
     struct {                    /* of all HTTP servers */
         uint64_t accepted, closed, requests;
@@ -206,6 +213,8 @@ void py_g_run(py_m *mp, Goroutine *gp, py_seat *seat);
 /* End gp: result (stolen) or the exception set. */
 void py_g_finish(Goroutine *gp, PyObject *result);
 const char *py_wait_reason(int reason);
+/* Its name, or what would be its name; new reference. */
+PyObject *py_g_name(Goroutine *gp);
 
 /* py_m.c */
 int py_m_init(PyObject *module);
@@ -367,6 +376,7 @@ void py_stack_seed(PyThreadState *ts);
 int py_chan_init_types(PyObject *module);
 int py_sync_init_types(PyObject *module);
 int py_netfd_init_types(PyObject *module);
+void py_netfd_after_fork(void);
 int py_http_init_types(PyObject *module);
 /* Create a heap type from its spec, keep it in *slot, publish it as a member of
    the module where publish is set. */

@@ -63,6 +63,7 @@ py_g_alloc(void)
         if (gp == NULL)
             return NULL;
     }
+    py_share_object((PyObject *)gp);
     if (RT_UNLIKELY(mp == NULL))
         gp->id = atomic_fetch_add(&core->next_id, 1) + 1;
     else {
@@ -602,16 +603,23 @@ g_cancel(Goroutine *gp, PyObject *const *args, Py_ssize_t nargs)
     return PyBool_FromLong(posted);
 }
 
-static PyObject *
-g_get_name(Goroutine *gp, void *Py_UNUSED(closure))
+PyObject *
+py_g_name(Goroutine *gp)
 {
     PyObject *name = __atomic_load_n(&gp->name, __ATOMIC_ACQUIRE);
     if (name != NULL)
         return Py_NewRef(name);
-    name = gp == core->main_g ? PyUnicode_FromString("main")
-                              : PyUnicode_FromFormat("goroutine-%lld", (long long)gp->id);
-    if (name == NULL)
-        return NULL;
+    if (gp == core->main_g)
+        return PyUnicode_FromString("main");
+    return PyUnicode_FromFormat("goroutine-%lld", (long long)gp->id);
+}
+
+static PyObject *
+g_get_name(Goroutine *gp, void *Py_UNUSED(closure))
+{
+    PyObject *name = py_g_name(gp);
+    if (name == NULL || gp->name != NULL)
+        return name;
     /* Several threads may come here at once: the first name stays. */
     PyObject *none = NULL;
     gp->cold = true;

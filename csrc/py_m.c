@@ -253,6 +253,7 @@ foreign_g(void)
     }
     seat->waiter.g = gp;
     seat->parker = parker;
+    seat->tstate_id = PyThreadState_GetID(PyThreadState_Get());
     gp->seat = seat;
     gp->cold = true;
     gp->g.foreign = 1;
@@ -420,6 +421,7 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
         forget_seats(mp->seats, gp);
     forget_seats(core->foreign, NULL);
+    py_netfd_after_fork();
     core->main_ident = PyThread_get_thread_ident();
     core->m0 = me;
     RT_STORE(core->created, 0);
@@ -431,6 +433,11 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
             && PyDict_DelItemString(dict, FOREIGN_KEY) < 0)
             return NULL;
         Py_RETURN_NONE;
+    }
+    for (py_seat *seat = me->seats, *next; seat != NULL; seat = next) {
+        next = seat->next;
+        if (seat->waiter.g != NULL && seat->waiter.g != gp)
+            py_seat_unlink(&me->seats, seat);
     }
     me->is_main = true;
     RT_STORE(me->created, 0);

@@ -250,6 +250,7 @@ static void
 schedule(py_m *mp, Goroutine *gp)
 {
     mp->curg = NULL;
+    mp->parking = gp;
     Goroutine *next = find(mp);
     if (next != gp) {
         uintptr_t locks = py_suspend_object_locks(mp->tstate);

@@ -386,7 +386,8 @@ doze(rt_p *pp, int *n)
             }
             cpu_relax();
         }
-        if (pp->npd != 0 && (*n = ops->wait(pp->np, pp->events, RT_POLL_BATCH, 0, NULL)) != 0)
+        if (RT_LOAD(pp->npd) != 0
+            && (*n = ops->wait(pp->np, pp->events, RT_POLL_BATCH, 0, NULL)) != 0)
             return true;
     } while (rt_nanotime() < until);
     return false;
@@ -417,7 +418,7 @@ rt_p_dispatch(rt_p *pp, int nevents)
         rt_pd *pd = ev->data;
         if (pd != NULL) {           /* NULL: closed by an earlier event's callback */
             RT_COUNT(pp->count.poll_events, 1);
-            pd->ready(pd, ev->mode);
+            RT_LOAD(pd->ready)(pd, ev->mode);
         }
     }
 }
@@ -425,7 +426,7 @@ rt_p_dispatch(rt_p *pp, int nevents)
 static inline void
 poll_now(rt_p *pp)
 {
-    if (pp->npd == 0)
+    if (RT_LOAD(pp->npd) == 0)
         return;
     int n = rt_p_poll(pp, 0, NULL);
     if (n > 0)
@@ -543,7 +544,7 @@ rt_p_runnable(const rt_p *pp)
 __attribute__((no_sanitize("thread"))) bool
 rt_p_has_work(const rt_p *pp)
 {
-    return rt_p_runnable(pp) || pp->timers.len != 0 || pp->npd != 0
+    return rt_p_runnable(pp) || pp->timers.len != 0 || RT_LOAD(pp->npd) != 0
            || (takes_shared(pp) && RT_LOAD(pp->sched->global.len) != 0);
 }
 
@@ -701,11 +702,24 @@ rt_pd_open(rt_pd *pd, rt_p *pp, int fd, void (*ready)(rt_pd *, uint32_t))
 {
     pd->fd = fd;
     pd->pp = pp;
-    pd->ready = ready;
+    RT_STORE(pd->ready, ready);
     int err = pp->sched->netpoll->add(pp->np, fd, pd);
     if (err == 0)
-        pp->npd++;
+        atomic_fetch_add_explicit(&pp->npd, 1, memory_order_relaxed);
+    else
+        pd->pp = NULL;
     return err;
+}
+
+void
+rt_pd_close_nop(rt_pd *pd)
+{
+    rt_p *pp = pd->pp;
+    if (pp == NULL)
+        return;
+    pp->sched->netpoll->remove(pp->np, pd->fd);
+    atomic_fetch_sub_explicit(&pp->npd, 1, memory_order_relaxed);
+    pd->pp = NULL;
 }
 
 void
@@ -714,10 +728,8 @@ rt_pd_close(rt_pd *pd)
     rt_p *pp = pd->pp;
     if (pp == NULL)
         return;
-    pp->sched->netpoll->remove(pp->np, pd->fd);
     for (int i = pp->event; i < pp->nevents; i++)
         if (pp->events[i].data == pd)
             pp->events[i].data = NULL;
-    pp->npd--;
-    pd->pp = NULL;
+    rt_pd_close_nop(pd);
 }

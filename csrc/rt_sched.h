@@ -79,9 +79,9 @@ struct rt_g {
 typedef struct rt_pd rt_pd;
 struct rt_pd {
     int fd;
-    rt_p *pp;                   /* whose netpoll it is registered with */
+    rt_p *pp;                   /* whose netpoll it is registered with, or NULL */
     /* An edge has come.  Runs on pp's M, must not block; mode: RT_POLL_*. */
-    void (*ready)(rt_pd *pd, uint32_t mode);
+    void (*_Atomic ready)(rt_pd *pd, uint32_t mode);
 };
 
 typedef struct {                /* only ever grow; written by the P's M */
@@ -136,7 +136,7 @@ struct rt_p {
     rt_runq fresh;              /* runnable fresh goroutines */
     rt_timers timers;
     rt_netpoll *np;
-    uint32_t npd;               /* descriptors registered */
+    _Atomic uint32_t npd;       /* descriptors registered; any thread */
     uint32_t seed;              /* of the random order of stealing */
     int nlocks;                 /* goroutines that have locked the M; guarded by
                                    sched->lock */
@@ -258,8 +258,12 @@ rt_g *rt_sched_find(rt_p *pp);
 int rt_p_poll(rt_p *pp, int64_t timeout, const sigset_t *sigmask);
 void rt_p_dispatch(rt_p *pp, int nevents);
 
+/* Register fd with pp's netpoll.  Any thread.  0 or -errno; then pd is not open. */
 int rt_pd_open(rt_pd *pd, rt_p *pp, int fd, void (*ready)(rt_pd *, uint32_t));
-/* Deregister.  Events of the current batch for pd are dropped. */
+/* Deregister, by pp's M.  Events of the current batch for pd are dropped, so pd may be freed. */
 void rt_pd_close(rt_pd *pd);
+/* The same by any thread, if pd is never freed: pp's M may have taken an event for it, and
+   calls pd->ready() still, whatever pd is used for by then. */
+void rt_pd_close_nop(rt_pd *pd);
 
 #endif

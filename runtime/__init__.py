@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 
-from runtime import _core, _cpu, _errors, _preempt
+from runtime import _core, _cpu, _errors, _inspect, _preempt
 from runtime._blocking import blocking, set_max_blocking, wait_future
 from runtime._core import (
     Cancelled,
@@ -42,6 +42,7 @@ from runtime._core import (
     unlock_os_thread,
 )
 from runtime._errors import excepthook
+from runtime._inspect import GoroutineInfo, StackFrame, dump_on_signal, goroutines, stack
 
 __version__ = "0.1.0"
 
@@ -51,26 +52,34 @@ __all__ = [
     "ChanClosed",
     "DeadlockError",
     "Goroutine",
+    "GoroutineInfo",
     "Mutex",
+    "StackFrame",
     "WaitGroup",
     "blocking",
     "current",
+    "dump_on_signal",
     "excepthook",
     "go",
     "goexit",
     "gomaxprocs",
+    "goroutines",
     "gosched",
     "lock_os_thread",
     "nopreempt",
     "num_goroutine",
     "set_max_blocking",
     "sleep",
+    "stack",
     "stats",
     "unlock_os_thread",
     "wait_future",
 ]
 
-_core._set_hooks(_errors.report_failure, _errors.may_deadlock, _errors.end_child)
+_core._set_hooks(
+    _errors.report_failure, _errors.may_deadlock, _errors.end_child, _errors.nothing
+)
+_core._on_deadlock(_inspect.report_deadlock)
 _preempt.install()
 # With a GIL more Ps would only add hand-offs of it.
 _gil = getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -82,3 +91,4 @@ if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _core._on_sigint)
     if signal.getsignal(signal.SIGURG) is signal.SIG_DFL:
         signal.signal(signal.SIGURG, _core._on_preempt)
+    _inspect.install()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from types import GenericAlias
+from types import FrameType, GenericAlias
 from typing import (
     Any,
     Generic,
@@ -21,6 +21,7 @@ from typing_extensions import disjoint_base
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_I = TypeVar("_I", bound=tuple[Any, ...])
 _R_co = TypeVar("_R_co", covariant=True)
 _F = TypeVar("_F", bound=NetFD)
 
@@ -105,6 +106,18 @@ def current() -> Goroutine[Any]: ...
 def nopreempt() -> AbstractContextManager[None]: ...
 def num_goroutine() -> int: ...
 def stats() -> dict[str, Any]: ...
+def _goroutines(
+    all: bool,
+    thread: bool,
+    stacks: bool,
+    here: FrameType | None,
+    info_type: type[_I],
+    frame_type: Callable[[str, int, str], Any],
+    entry: Callable[[Any], Any],
+    /,
+) -> list[_I]: ...
+def _frame(goroutine: Goroutine[Any], /) -> FrameType | None: ...
+def _on_deadlock(report: Callable[[], object], /) -> None: ...
 def _on_sigint(*args: Any) -> None: ...
 def _on_preempt(*args: Any) -> None: ...
 def _stop() -> None: ...
@@ -113,6 +126,7 @@ def _set_hooks(
     report_failure: Callable[..., Any],
     may_deadlock: Callable[[], bool],
     end_child: Callable[..., None],
+    nothing: Callable[[], None],
     /,
 ) -> None: ...
 def _set_preempt(

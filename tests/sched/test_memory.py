@@ -243,6 +243,7 @@ def collected() -> Iterator[None]:
     gc.collect()
 
 
+@pytest.mark.usefixtures("one_p")
 @pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize("primitive", PRIMITIVES, ids=lambda p: p.__name__)
 def test_repeated_rounds_leak_no_objects(primitive: Callable[[object], None]) -> None:
