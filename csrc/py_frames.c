@@ -349,28 +349,47 @@ collecting(PyThreadState *ts)
     return ts->interp->gc.collecting != 0;
 }
 
-PyObject *
-py_frames_list(const py_zones *z, PyThreadState *ts, int max, bool *in_call)
+void
+py_stack_take(py_stack *s, PyThreadState *ts)
 {
-    PyObject *list = PyList_New(0);
     iframe *f = python_frame(top_frame(ts));
-    *in_call = f != NULL && !at_resume(z, frame_code(f), frame_lasti(f) * 2);
-    for (; list != NULL && f != NULL && max > 0; f = python_frame(f->previous), max--) {
-        PyCodeObject *code = frame_code(f);
-        int line = PyCode_Addr2Line(code, frame_lasti(f) * (int)sizeof(_Py_CODEUNIT));
-        PyObject *item = Py_BuildValue("(OiO)", code->co_filename, line, code->co_qualname);
-        if (item == NULL || PyList_Append(list, item) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(item);
+    for (s->n = 0; f != NULL && s->n < PY_MAX_FRAMES; f = python_frame(f->previous), s->n++) {
+        s->code[s->n] = (PyCodeObject *)Py_NewRef(frame_code(f));
+        s->lasti[s->n] = frame_lasti(f) * (int)sizeof(_Py_CODEUNIT);
     }
-    if (list != NULL)
-        PyList_Reverse(list);
-    return list;
 }
 
 #else
 #error "py_frames.c does not know the frames of this version of CPython"
 #endif
+
+bool
+py_stack_in_call(const py_zones *z, const py_stack *s)
+{
+    return s->n != 0 && !at_resume(z, s->code[0], s->lasti[0]);
+}
+
+PyObject *
+py_stack_list(const py_stack *s)
+{
+    PyObject *list = PyList_New(0);
+    for (int i = s->n - 1; list != NULL && i >= 0; i--) {
+        PyCodeObject *code = s->code[i];
+        PyObject *item = Py_BuildValue("(OiO)", code->co_filename,
+                                       PyCode_Addr2Line(code, s->lasti[i]), code->co_qualname);
+        if (item == NULL || PyList_Append(list, item) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    return list;
+}
+
+void
+py_stack_drop(py_stack *s)
+{
+    while (s->n > 0)
+        Py_DECREF(s->code[--s->n]);
+}
 
 const char *
 py_frames_pinned(const py_zones *z, PyThreadState *ts)

@@ -32,9 +32,20 @@ bool py_between_instructions(const py_zones *z, PyThreadState *ts);
    as a constant text; NULL: it may be.  Runs no Python, leaves no exception. */
 const char *py_frames_pinned(const py_zones *z, PyThreadState *ts);
 
-/* The stack of a thread that does not run: a new list of (file name, line, function),
-   outermost first, at most max of the innermost; NULL with an exception set.  *in_call:
-   the innermost frame is inside a call. */
-PyObject *py_frames_list(const py_zones *z, PyThreadState *ts, int max, bool *in_call);
+/* A copy of the innermost frames of a thread. */
+#define PY_MAX_FRAMES 64
+typedef struct {
+    int n;
+    PyCodeObject *code[PY_MAX_FRAMES];      /* owned; innermost first */
+    int lasti[PY_MAX_FRAMES];               /* byte offset of the instruction in it */
+} py_stack;
+
+/* Of a thread that cannot run meanwhile.  Allocates nothing. */
+void py_stack_take(py_stack *s, PyThreadState *ts);
+/* Is the innermost frame inside a call, and not just between two instructions? */
+bool py_stack_in_call(const py_zones *z, const py_stack *s);
+/* A new list of (file name, line, function), outermost first. */
+PyObject *py_stack_list(const py_stack *s);
+void py_stack_drop(py_stack *s);
 
 #endif

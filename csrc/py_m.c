@@ -98,6 +98,7 @@ start_m0(void)
     core->main_g = gp;
     mp->curg = gp;
     core->m0 = py_tls_m = mp;
+    py_preempt_m_init(mp);
     return 0;
 }
 
@@ -133,6 +134,7 @@ m_main(void *arg)
     if (mp->g0 == NULL)
         rt_throw("m_main: no greenlet for the thread of an M");
     (void)gil;                  /* kept for good: the thread ends with the process */
+    py_preempt_m_init(mp);
     mp->next = py_find(mp);
     py_g0_run(mp);
 }

@@ -16,10 +16,11 @@
  *    in C code they are turned off at the next look.  Code that was suspended while
  *    they were on may come back instrumented later; its first event then returns
  *    DISABLE, so it gets rid of them, too.
+ *  - Other threads of free-threaded builds, by a token: see there.
  *  - The main thread, in the way of the others, where it did not react, because the
  *    program has put its own handler in SIGURG's place.
  *
- * sysmon attaches a thread state of its own to do the last three.
+ * sysmon attaches a thread state of its own to do the last four.
  *
  * The tool id is taken when it is first needed and kept until the end: a debugger or
  * profiler that looks for a free one sees the name, while one that is given back after
@@ -32,7 +33,7 @@
  * A preempted goroutine raises nothing: an exception on its way to it waits for its next
  * blocking point, for anything else would strike between any two instructions.
  */
-#include "py_core.h"
+#include "py_inspect.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -45,7 +46,6 @@
                                            keeps it: it is handed over every 5 ms */
 #define REPORT_P 1000000000             /* ns between two reports about a P */
 #define REPORT_SITE 10000000000         /* ns between two about a line */
-#define REPORT_FRAMES 64
 
 #define PRE (&core->preempt)
 
@@ -320,6 +320,99 @@ release_tool(void)
 
 #endif
 
+/* ---- asking by a token ----
+ *
+ * Changing the events of sys.monitoring stops the world in free-threaded builds: all
+ * threads would wait until the one that is asked comes out of the C code it may be in.
+ * But there a thread that drops an object of another thread's leaves it to that thread,
+ * which looks after it between two instructions.  So each M makes an object, the
+ * token; sysmon drops it, and its deallocation is the call we want, on the thread that
+ * we want.  (The collector may come first: then there is no token until the M has
+ * been asked in the other way.)
+ */
+
+#ifdef Py_GIL_DISABLED
+
+typedef struct {
+    PyObject_HEAD
+    py_m *mp;
+} Token;
+
+static void
+new_token(py_m *mp)
+{
+    Token *token = PyObject_New(Token, PRE->token_type);
+    if (token == NULL) {
+        PyErr_Clear();
+        return;
+    }
+    token->mp = mp;
+    PyObject *old = atomic_exchange(&mp->preempt.token, (PyObject *)token);
+    Py_XDECREF(old);            /* none but in a race: then it is a call for nothing */
+}
+
+static void
+token_dealloc(Token *token)
+{
+    py_m *mp = token->mp;
+    PyTypeObject *type = Py_TYPE(token);
+    PyObject_Free(token);
+    Py_DECREF(type);
+    atomic_store(&mp->preempt.by_token, false);
+    if (mp != py_tls_m || PRE->leaving)
+        return;
+    if (atomic_load(&mp->preempt.token) == NULL)
+        new_token(mp);
+    if (!concerned(mp))
+        return;
+    if (pinned(mp, 0) == NULL)
+        py_give_way(mp);
+    else
+        beat(mp);
+}
+
+static PyType_Slot token_slots[] = {{Py_tp_dealloc, token_dealloc}, {0, NULL}};
+static PyType_Spec token_spec = {
+    "runtime._Token", sizeof(Token), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    token_slots};
+
+void
+py_preempt_m_init(py_m *mp)
+{
+    if (PRE->token_type != NULL)
+        new_token(mp);
+}
+
+/* False: there is none. */
+static bool
+drop_token(py_m *mp)
+{
+    if (atomic_load(&mp->preempt.by_token))
+        return true;            /* asked already */
+    PyObject *token = atomic_exchange(&mp->preempt.token, NULL);
+    if (token == NULL)
+        return false;
+    atomic_store(&mp->preempt.by_token, true);
+    Py_DECREF(token);
+    return true;
+}
+
+#else
+
+void
+py_preempt_m_init(py_m *Py_UNUSED(mp))
+{
+}
+
+static bool
+drop_token(py_m *Py_UNUSED(mp))
+{
+    return false;
+}
+
+#endif
+
 /* ---- sysmon's callbacks ---- */
 
 /* Give sysmon's thread the right to touch Python.  Returns the ns that took. */
@@ -373,7 +466,7 @@ host_preempt(rt_p *pp, int64_t ns)
         report_stall(mp, ns + waited, waited);
         attach();
     }
-    if (same_run(mp))
+    if (same_run(mp) && !drop_token(mp))
         arm(mp);
     detach();
 }
@@ -389,11 +482,15 @@ host_withdraw(rt_p *pp)
     detach();
 }
 
-static void
+static bool
 host_stalled(rt_p *pp, int64_t ns)
 {
+    py_m *mp = py_m_of(pp);
+    if (mp->preempt.reported != 0 && rt_nanotime() - mp->preempt.reported < REPORT_P)
+        return false;
     int64_t waited = attach();
-    report_stall(py_m_of(pp), ns + waited, waited);
+    report_stall(mp, ns + waited, waited);
+    return true;
 }
 
 static void
@@ -446,39 +543,72 @@ site_is_known(PyObject *frames, int64_t now)
     return false;
 }
 
+typedef struct {
+    py_m *mp;
+    Goroutine *gp;              /* owned: what it runs; NULL: not what sysmon has seen */
+    py_stack stack;
+} snapshot;
+
+static void
+take_snapshot(void *arg)
+{
+    snapshot *s = arg;
+    if (!same_run(s->mp))
+        return;
+    s->gp = (Goroutine *)Py_NewRef(s->mp->curg);
+    py_stack_take(&s->stack, s->mp->tstate);
+}
+
+/* Can the stack of a thread not be had, because it would have to be stopped and does not
+   stop?  Where there is a GIL it does not run while we have it. */
+static bool
+cannot_stop(py_m *mp)
+{
+#ifdef Py_GIL_DISABLED
+    return mp->tstate == NULL || __atomic_load_n(&mp->tstate->state, __ATOMIC_RELAXED) != 0;
+#else
+    return mp->tstate == NULL;
+#endif
+}
+
 /* The text about mp, which others have waited for ns for; NULL: nothing to say. */
 static PyObject *
 stall_text(py_m *mp, int64_t ns, int64_t waited)
 {
-    Goroutine *gp = mp->curg;
-    bool known = same_run(mp), in_call;
-    PyObject *frames = NULL, *name = NULL, *text = NULL;
-    if (PRE->report == NULL || (!known && waited < core->sched.sysmon.stall_ns))
-        return NULL;
     int64_t now = rt_nanotime();
-    if (mp->preempt.reported != 0 && now - mp->preempt.reported < REPORT_P)
+    if (PRE->report == NULL)
         return NULL;
-    if (known) {
-        frames = py_frames_list(&PRE->zones, mp->tstate, REPORT_FRAMES, &in_call);
-        /* Not in a call: it is Python code that waits for the GIL, others have it. */
-        if (frames == NULL || !in_call || site_is_known(frames, now))
+    static snapshot snap;       /* sysmon's alone, and its stack is small */
+    snapshot *s = &snap;
+    s->mp = mp;
+    s->gp = NULL;
+    s->stack.n = 0;
+    const char *what = waited >= KEEPS_GIL ? "keeps the GIL" : "blocks";
+    if (cannot_stop(mp))
+        what = "runs";
+    else
+        py_stop_world(take_snapshot, s);
+    PyObject *text = NULL, *frames = NULL, *g = Py_None;
+    if (s->gp != NULL) {
+        /* Not in a call: it is Python code that waits for the GIL, which others have. */
+        if (!py_stack_in_call(&PRE->zones, &s->stack))
             goto done;
-        name = PyObject_GetAttrString((PyObject *)gp, "name");
+        g = (PyObject *)s->gp;
     }
-    else {
-        frames = PyList_New(0);
-        name = Py_NewRef(Py_None);
-    }
-    if (frames != NULL && name != NULL) {
-        mp->preempt.reported = now;
-        text = PyObject_CallFunction(PRE->report, "ILOLOO", mp->p.id,
-                                     known ? (long long)gp->id : 0LL, name,
-                                     (long long)(ns / 1000000),
-                                     waited >= KEEPS_GIL ? Py_True : Py_False, frames);
-    }
+    else if (what[0] == 'k' && waited >= core->sched.sysmon.stall_ns)
+        what = "has kept the GIL";
+    else if (what[0] != 'r')
+        goto done;
+    frames = py_stack_list(&s->stack);
+    if (frames == NULL || (g != Py_None && site_is_known(frames, now)))
+        goto done;
+    mp->preempt.reported = now;
+    text = PyObject_CallFunction(PRE->report, "IOsLO", mp->p.id, g, what,
+                                 (long long)(ns / 1000000), frames);
 done:
     Py_XDECREF(frames);
-    Py_XDECREF(name);
+    Py_XDECREF(s->gp);
+    py_stack_drop(&s->stack);
     return text;
 }
 
@@ -502,23 +632,36 @@ report_stall(py_m *mp, int64_t ns, int64_t waited)
     free(copy);
 }
 
-/* ---- scheduler traces ---- */
+/* ---- scheduler traces ----
+ *
+ * One line is written without the GIL, from numbers that may be a little old.  The
+ * details need it for the list of goroutines.
+ */
 
 typedef struct {
-    size_t len;
-    char text[16384];
+    char *text;                 /* by malloc() */
+    size_t len, cap;
 } trace_buf;
 
 static void __attribute__((format(printf, 2, 3)))
 put(trace_buf *b, const char *format, ...)
 {
+    char line[512];
     va_list args;
     va_start(args, format);
-    size_t room = sizeof(b->text) - b->len;
-    int n = vsnprintf(b->text + b->len, room, format, args);
+    int n = vsnprintf(line, sizeof(line), format, args);
     va_end(args);
-    if (n > 0)
-        b->len += (size_t)n < room ? (size_t)n : room - 1;
+    size_t len = n < 0 ? 0 : (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1;
+    if (b->len + len > b->cap) {
+        size_t cap = (b->len + len) * 2 + 4096;
+        char *text = realloc(b->text, cap);
+        if (text == NULL)
+            return;
+        b->text = text;
+        b->cap = cap;
+    }
+    memcpy(b->text + b->len, line, len);
+    b->len += len;
 }
 
 /* Read what belongs to another thread: a number that may be old. */
@@ -532,21 +675,8 @@ runq_len(rt_p *pp)
 }
 
 static void
-put_p(trace_buf *b, rt_p *pp)
+put_summary(trace_buf *b)
 {
-    put(b, "  P%u: status=%d schedtick=%llu runqsize=%u timerslen=%u descriptors=%u "
-        "polls=%llu preemptions=%llu\n", pp->id, atomic_load(&pp->sleeping) == RT_AWAKE,
-        (unsigned long long)RT_LOAD(pp->count.ticks), runq_len(pp), PEEK(pp->timers.len),
-        PEEK(pp->npd), (unsigned long long)RT_LOAD(pp->count.polls),
-        (unsigned long long)RT_LOAD(pp->count.preemptions));
-}
-
-static void
-host_trace(void)
-{
-    static trace_buf buf;       /* sysmon alone uses it */
-    trace_buf *b = &buf;
-    b->len = 0;
     uint32_t idle = 0, sleeping = 0, threads = 1;
     py_m *mp;
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
@@ -563,9 +693,74 @@ host_trace(void)
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
         put(b, i == 0 ? "%u" : " %u", runq_len(&mp->p));
     put(b, "]\n");
-    for (uint32_t i = 0; PRE->trace_detail && (mp = py_each_m(i)) != NULL; i++)
-        put_p(b, &mp->p);
-    write_stderr(b->text, b->len);
+}
+
+/* As in Go: 1 runnable, 2 running, 4 waiting. */
+static void
+put_g(trace_buf *b, const py_g_info *info, int m)
+{
+    const char *reason = info->state == RT_G_WAITING ? py_wait_reason(info->reason) : "";
+    put(b, "  G%lld: status=%d(%s) m=", (long long)info->id,
+        info->state == RT_G_WAITING ? 4 : info->state == RT_G_RUNNING ? 2 : 1, reason);
+    if (m < 0)
+        put(b, "nil lockedm=nil\n");
+    else if (info->locked)
+        put(b, "%d lockedm=%d\n", m, m);
+    else
+        put(b, "%d lockedm=nil\n", m);
+}
+
+static void
+put_details(trace_buf *b, const py_g_info *gs, size_t n)
+{
+    py_m *mp;
+    for (int m = 0; (mp = py_each_m((uint32_t)m)) != NULL; m++) {
+        rt_p *pp = &mp->p;
+        put(b, "  P%u: status=%d schedtick=%llu m=%d runqsize=%u timerslen=%u descriptors=%u "
+            "polls=%llu preemptions=%llu\n", pp->id, atomic_load(&pp->sleeping) == RT_AWAKE,
+            (unsigned long long)RT_LOAD(pp->count.ticks), m, runq_len(pp), PEEK(pp->timers.len),
+            PEEK(pp->npd), (unsigned long long)RT_LOAD(pp->count.polls),
+            (unsigned long long)RT_LOAD(pp->count.preemptions));
+    }
+    for (int m = 0; (mp = py_each_m((uint32_t)m)) != NULL; m++) {
+        long long curg = 0;
+        for (size_t i = 0; i < n && curg == 0; i++)
+            if (gs[i].state == RT_G_RUNNING && gs[i].p == (int32_t)mp->p.id)
+                curg = gs[i].id;
+        put(b, "  M%d: p=%u curg=", m, mp->p.id);
+        if (curg != 0)
+            put(b, "%lld", curg);
+        else
+            put(b, "nil");
+        put(b, " spinning=%s blocked=%s idleworkers=%u\n", PEEK(mp->p.spinning) ? "true" : "false",
+            atomic_load(&mp->p.sleeping) == RT_SLEEPING ? "true" : "false", PEEK(mp->nidle));
+    }
+    for (size_t i = 0; i < n; i++) {
+        int m = -1;
+        for (int at = 0; gs[i].p >= 0 && (mp = py_each_m((uint32_t)at)) != NULL; at++)
+            if (gs[i].p == (int32_t)mp->p.id)
+                m = at;
+        put_g(b, &gs[i], m);
+    }
+}
+
+static void
+host_trace(void)
+{
+    trace_buf b = {0};
+    put_summary(&b);
+    if (PRE->trace_detail) {
+        py_g_info *gs = NULL;
+        size_t n = 0;
+        attach();
+        if (py_snapshot(&gs, &n) < 0)
+            PyErr_Clear();
+        put_details(&b, gs, n);
+        py_snapshot_free(gs, n);
+        detach();
+    }
+    write_stderr(b.text, b.len);
+    free(b.text);
 }
 
 /* ---- nopreempt() ---- */
@@ -786,6 +981,12 @@ py_preempt_init(PyObject *module)
         return -1;
     PRE->guard = type->tp_alloc(type, 0);
     Py_DECREF(type);
+#ifdef Py_GIL_DISABLED
+    if (py_add_type(module, &token_spec, &PRE->token_type, false) < 0)
+        return -1;
+    if (core->m0 != NULL)       /* it was there first */
+        py_preempt_m_init(core->m0);
+#endif
     if (PRE->guard == NULL)
         return -1;
     return PyModule_AddFunctions(module, functions);

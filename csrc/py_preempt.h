@@ -18,6 +18,7 @@ typedef struct {
     int64_t started;            /* when the module was loaded */
     PyObject *report;           /* owned: runtime._preempt.stall_report */
     PyObject *guard;            /* owned: what nopreempt() returns */
+    PyTypeObject *token_type;   /* owned; free-threaded builds */
     /* sys.monitoring, 3.12 and newer. */
     int tool;                   /* our tool id, or -1 */
     PyObject *set_events;       /* owned */
@@ -35,10 +36,16 @@ typedef struct {
     _Atomic bool by_signal;     /* SIGURG was raised for it and has not been handled */
     _Atomic bool by_event;      /* the next event of its thread makes it yield */
     _Atomic uint32_t tick;      /* of the P when it was asked last: whom it concerns */
+#ifdef Py_GIL_DISABLED
+    PyObject *_Atomic token;    /* owned: the next one to drop, or NULL */
+    _Atomic bool by_token;      /* one was dropped and has not come back */
+#endif
     int64_t reported;           /* when its last stall was reported; sysmon's */
 } py_preempt_m;
 
 int py_preempt_init(PyObject *module);
+/* On its own thread, before it runs anything. */
+void py_preempt_m_init(py_m *mp);
 /* A goroutine was made: start sysmon, or wake it. */
 void py_preempt_kick(void);
 /* At exit.  Releases the GIL. */

@@ -113,10 +113,8 @@ look_at(rt_sysmon *sm, rt_p *pp, int64_t now)
         rt_sched_lend(pp);
         block_signals(NULL);
     }
-    if (sm->stall_ns != 0 && stuck >= sm->stall_ns && !mon->reported) {
-        mon->reported = true;
-        sm->host.stalled(pp, stuck);
-    }
+    if (sm->stall_ns != 0 && stuck >= sm->stall_ns && !mon->reported)
+        mon->reported = sm->host.stalled(pp, stuck);
     return asked ? P_ASKED : P_PICKED;
 }
 

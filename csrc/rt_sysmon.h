@@ -68,7 +68,7 @@ typedef struct {
     uint32_t skip;              /* looks left out until the next ask */
     bool slept;                 /* as last seen */
     bool asked;                 /* host.preempt() was called and nothing has come of it */
-    bool reported;              /* host.stalled() was called */
+    bool reported;              /* host.stalled() has dealt with it */
 } rt_sysmon_p;
 
 /* What sysmon needs from its host.  All are called on its thread. */
@@ -78,8 +78,9 @@ typedef struct {
     void (*preempt)(rt_p *pp, int64_t ns);
     /* What was asked of pp is void: it has gone on, or did not react. */
     void (*withdraw)(rt_p *pp);
-    /* Others have waited for pp for ns while its M did not react at all. */
-    void (*stalled)(rt_p *pp, int64_t ns);
+    /* Others have waited for pp for ns while its M did not react at all.  False: not
+       now, try again. */
+    bool (*stalled)(rt_p *pp, int64_t ns);
     void (*trace)(void);        /* every trace_ns; may be NULL */
     void (*leave)(void);        /* the thread ends; may be NULL */
 } rt_sysmon_host;

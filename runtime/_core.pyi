@@ -136,7 +136,7 @@ def _set_preempt(
     generator_cm: type,
     exit_stack: type,
     resumes: bytes,
-    report: Callable[[int, int, str | None, int, bool, list[tuple[str, int, str]]], str],
+    report: Callable[..., str],
     /,
 ) -> None: ...
 

@@ -9,8 +9,12 @@ import opcode
 import os
 import sys
 import threading
+from typing import TYPE_CHECKING, Any
 
 from runtime import _core
+
+if TYPE_CHECKING:
+    from runtime._core import Goroutine
 
 # Code that may hold a lock of its thread, in places that cannot be seen from outside.  While one
 # of its frames is on a goroutine's stack, the goroutine is not made to leave it.
@@ -55,34 +59,49 @@ def _functions() -> frozenset[tuple[str, str]]:
     return frozenset([(os.path.join(stdlib, "functools.py"), "cached_property.__get__")])
 
 
-def stall_report(
-    p: int, goroutine: int, name: str | None, ms: int, gil: bool, frames: list[tuple[str, int, str]]
-) -> str:
-    """Text about a goroutine that did not make way for `ms`; frames are outermost first.
+_STALLS = {
+    "blocks": (
+        "has blocked its thread for {ms} ms in a call",
+        "Calls that block belong into runtime.blocking(fn, *args), which runs them on a thread "
+        "of its own.",
+    ),
+    "keeps the GIL": (
+        "has kept the GIL for {ms} ms in a call",
+        "Nothing else in the process could run: do it in smaller pieces, or in another process.",
+    ),
+    "has kept the GIL": (
+        "has kept the GIL for {ms} ms in a call that has returned",
+        "Nothing else in the process could run: do it in smaller pieces, or in another process.",
+    ),
+    "runs": (
+        "has computed in a call for {ms} ms, and runs on",
+        "Long computations in C belong into runtime.blocking(fn, *args), which runs them on a "
+        "thread of its own.",
+    ),
+}
 
-    `gil`: what it called kept the GIL.  `goroutine` is 0 where it is not known any more.
+
+def stall_report(
+    p: int,
+    goroutine: Goroutine[Any] | None,
+    what: str,
+    ms: int,
+    frames: list[tuple[str, int, str]],
+) -> str:
+    """Text about a goroutine that others have waited for `ms` milliseconds.
+
+    `goroutine` is None where it is not known; `frames` are outermost first.
     """
-    if not goroutine:
-        return (
-            f"gosched: a call in a goroutine of P{p} kept the GIL for {ms} ms; where is not known, "
-            "since it has returned\n"
-        )
-    what = "kept the GIL" if gil else "blocked its thread"
-    lines = [f"gosched: goroutine {goroutine} [{name}] {what} for {ms} ms in a call, and others "]
-    lines.append(f"wait for P{p}:\n")
+    who = f"goroutine {goroutine.id} [{goroutine.name}]" if goroutine else f"a goroutine of P{p}"
+    done, advice = _STALLS[what]
+    lines = [f"gosched: {who} {done.format(ms=ms)}, while others waited for P{p}"]
     for filename, line, function in frames:
-        lines.append(f'  File "{filename}", line {line}, in {function}\n')
+        lines.append(f'  File "{filename}", line {line}, in {function}')
         source = linecache.getline(filename, line).strip()
         if source:
-            lines.append(f"    {source}\n")
-    if gil:
-        lines.append("  Nothing else can run in the process meanwhile: do it in smaller pieces, or")
-        lines.append(" in another process.")
-    else:
-        lines.append("  Calls that block belong into runtime.blocking(fn, *args), which runs them")
-        lines.append(" on a thread of their own.")
-    lines.append("  (GOSCHED_STALL_MS=0 turns such reports off.)\n")
-    return "".join(lines)
+            lines.append(f"    {source}")
+    lines.append(f"  {advice}  GOSCHED_STALL_MS=0 turns these reports off.")
+    return "\n".join(lines) + "\n"
 
 
 def install() -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-# A loaded machine stalls, and what the programs of the tests print must not depend on that.
+# On a loaded machine anything may block a thread for so long that it is reported.
 os.environ.setdefault("GOSCHED_STALL_MS", "0")
 
-import runtime
+import runtime  # noqa: E402
 
 # No deadline: a loaded machine is no failure.
 settings.register_profile("gosched", deadline=None)

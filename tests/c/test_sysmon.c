@@ -41,11 +41,17 @@ on_withdraw(rt_p *pp)
 {
     withdrawn[pp->id]++;
 }
-static void
+static int refused;                 /* stalls to refuse */
+static bool
 on_stalled(rt_p *pp, int64_t ns)
 {
+    if (refused > 0) {
+        refused--;
+        return false;
+    }
     stalls[pp->id]++;
     last_ns = ns;
+    return true;
 }
 static void
 on_trace(void)
@@ -250,6 +256,19 @@ test_stall_is_reported_once_each_time(void)
 }
 
 static void
+test_stall_that_is_not_dealt_with_comes_again(void)
+{
+    set_up(1, 100 * MS);
+    has_waiters(&ps[0], true);
+    refused = 5;
+    for (int i = 0; i < 16; i++)
+        look_after(10 * MS);
+    CHECK_EQ(refused, 0);
+    CHECK_EQ(stalls[0], 1);
+    CHECK_EQ(last_ns, 150 * MS);
+}
+
+static void
 test_stall_counts_from_when_somebody_waits_and_nothing_reacts(void)
 {
     set_up(1, 100 * MS);
@@ -377,11 +396,12 @@ ignore(rt_p *pp)
 {
     (void)pp;
 }
-static void
+static bool
 ignore_stall(rt_p *pp, int64_t ns)
 {
     (void)pp;
     (void)ns;
+    return true;
 }
 
 static _Atomic int left;
@@ -506,6 +526,7 @@ main(void)
     RUN(test_asking_in_vain_becomes_rare);
     RUN(test_ask_is_withdrawn_when_the_p_goes_on);
     RUN(test_stall_is_reported_once_each_time);
+    RUN(test_stall_that_is_not_dealt_with_comes_again);
     RUN(test_stall_counts_from_when_somebody_waits_and_nothing_reacts);
     RUN(test_stall_reports_can_be_off);
     RUN(test_time_that_sysmon_was_not_given_does_not_count);
