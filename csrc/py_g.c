@@ -65,6 +65,7 @@ py_g_alloc(void)
         if (gp == NULL)
             return NULL;
     }
+    py_share_object((PyObject *)gp);
     if (RT_UNLIKELY(mp == NULL))
         gp->id = atomic_fetch_add(&core->next_id, 1) + 1;
     else {
@@ -210,6 +211,7 @@ py_g_run(py_m *mp, Goroutine *gp, py_seat *seat)
 {
     PyThreadState *ts = mp->tstate;
     seat->waiter.g = gp;
+    seat->nopreempt = 0;
     gp->seat = seat;
     gp->g.started = gp->g.pinned = 1;
     gp->g.pp = &mp->p;
@@ -323,6 +325,8 @@ py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void *arg)
     gp->call.c.entry = entry;
     gp->call.c.arg = arg;
     py_m *cur = py_tls_m;
+    if (RT_UNLIKELY(RT_LOAD(core->sched.sysmon.state) != RT_SYSMON_AWAKE))
+        py_preempt_kick();
     if (RT_LIKELY(cur != NULL))
         RT_COUNT(cur->created, 1);
     else

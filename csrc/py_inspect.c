@@ -28,7 +28,7 @@ p_stats(py_m *mp)
     const rt_p_counters *c = &mp->p.count;
     return Py_BuildValue(
         "{sI sI sK sK sK sK sK sK sK sK sK sK sK sK sK sK sI sI sI sO}", "id", mp->p.id, "runq",
-        (mp->p.runnext != NULL) + mp->p.pinned.len + mp->p.spill.len
+        (mp->p.runnext != NULL) + mp->p.pinned.len + mp->p.preempted.len + mp->p.spill.len
             + rt_runq_len(&mp->p.fresh),
         "ticks", RT_LOAD(c->ticks), "switches", RT_LOAD(mp->switches), "workers",
         RT_LOAD(mp->workers), "runnext", RT_LOAD(c->runnext), "global", RT_LOAD(c->global),

@@ -14,13 +14,12 @@ operations of this package park the calling goroutine and let others run.
 from __future__ import annotations
 
 import atexit
-import opcode
 import os
 import signal
 import sys
 import threading
 
-from runtime import _core, _cpu, _errors, _inspect
+from runtime import _core, _cpu, _errors, _inspect, _preempt
 from runtime._blocking import blocking, set_max_blocking, wait_future
 from runtime._core import (
     Cancelled,
@@ -36,6 +35,7 @@ from runtime._core import (
     gomaxprocs,
     gosched,
     lock_os_thread,
+    nopreempt,
     num_goroutine,
     sleep,
     stats,
@@ -66,6 +66,7 @@ __all__ = [
     "goroutines",
     "gosched",
     "lock_os_thread",
+    "nopreempt",
     "num_goroutine",
     "set_max_blocking",
     "sleep",
@@ -75,14 +76,11 @@ __all__ = [
     "wait_future",
 ]
 
-# A goroutine can be left between these instructions, at a call or a turn of a loop.
-_resumes = bytes(
-    code
-    for name, code in opcode.opmap.items()
-    if code < 256 and (name == "RESUME" or "JUMP_BACKWARD" in name)
+_core._set_hooks(
+    _errors.report_failure, _errors.may_deadlock, _errors.end_child, _errors.nothing
 )
 _core._on_deadlock(_inspect.report_deadlock)
-_core._set_hooks(_errors.report_failure, _errors.may_deadlock, _errors.end_child, _resumes)
+_preempt.install()
 # With a GIL more Ps would only add hand-offs of it.
 _gil = getattr(sys, "_is_gil_enabled", lambda: True)()
 gomaxprocs(_cpu.procs_from_env(os.environ) or (1 if _gil else min(_cpu.default_procs(), 256)))

@@ -1,6 +1,7 @@
 """Types of what the C core provides; the public names are those of the package `runtime`."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from types import FrameType, GenericAlias
 from typing import (
     Any,
@@ -103,6 +104,7 @@ def lock_os_thread() -> None: ...
 def unlock_os_thread() -> None: ...
 def _service_thread(flag: bool, /) -> None: ...
 def current() -> Goroutine[Any]: ...
+def nopreempt() -> AbstractContextManager[None]: ...
 def num_goroutine() -> int: ...
 def stats() -> dict[str, Any]: ...
 def _goroutines(
@@ -126,7 +128,17 @@ def _set_hooks(
     report_failure: Callable[..., Any],
     may_deadlock: Callable[[], bool],
     end_child: Callable[..., None],
+    nothing: Callable[[], None],
+    /,
+) -> None: ...
+def _set_preempt(
+    files: frozenset[str],
+    functions: frozenset[tuple[str, str]],
+    raw_io: type,
+    generator_cm: type,
+    exit_stack: type,
     resumes: bytes,
+    report: Callable[..., str],
     /,
 ) -> None: ...
 

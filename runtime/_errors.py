@@ -53,6 +53,10 @@ def may_deadlock() -> bool:
     )
 
 
+def nothing() -> None:
+    """Called by the core to have the interpreter look at what it has put off."""
+
+
 def end_child(exc: BaseException | None) -> None:
     """End a forked child whose main goroutine has returned, or raised exc.
 
