@@ -340,6 +340,11 @@ rt_sched_after_fork(rt_sched *sched, rt_p *pp)
 {
     pthread_mutex_init(&sched->lock, NULL);
     rt_globq_init(&sched->global);
+    for (uint32_t i = 0; i < RT_LOAD(sched->nallp); i++) {
+        rt_p *other = RT_LOAD(sched->allp[i]);
+        if (other != pp)
+            sched->netpoll->close(other->np);
+    }
     memset((void *)sched->allp, 0, sizeof(sched->allp));
     memset((void *)sched->by_id, 0, sizeof(sched->by_id));
     memset((void *)sched->idle, 0, sizeof(sched->idle));
