@@ -42,6 +42,7 @@ from runtime._core import (
     unlock_os_thread,
 )
 from runtime._errors import excepthook
+from runtime._group import Group
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,7 @@ __all__ = [
     "ChanClosed",
     "DeadlockError",
     "Goroutine",
+    "Group",
     "Mutex",
     "WaitGroup",
     "blocking",
