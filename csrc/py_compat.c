@@ -1,13 +1,15 @@
-/* py_compat.c - the one file that looks into CPython's frames.
+/* py_compat.c - what needs a look behind CPython's API (see also py_frames.c).
  *
- * PyThreadState_GetFrame() would do, but makes a frame object for each function
- * that spawns (about 100 ns), and go() is a hot path.
+ * PyThreadState_GetFrame() would do to find the caller, but makes a frame object for
+ * each function that spawns (about 100 ns), and go() is a hot path.
  */
 #include <Python.h>
 
-#if PY_VERSION_HEX < 0x030C0000
+#if PY_VERSION_HEX < 0x030D0000
 #define Py_BUILD_CORE 1
+#undef _PyGC_FINALIZED          /* the internal header has its own */
 #include "internal/pycore_frame.h"
+#include "internal/pycore_interp.h"
 #undef Py_BUILD_CORE
 #endif
 
@@ -97,3 +99,16 @@ py_stop_world(void (*fn)(void *), void *arg)
     fn(arg);                    /* the GIL is held */
 }
 #endif
+
+void
+py_raise_signal(PyThreadState *main_ts, int signum)
+{
+    PyErr_SetInterruptEx(signum);
+#if PY_VERSION_HEX < 0x030D0000
+    /* Up to 3.12 the flag that makes the eval loop look is set only by the main thread,
+       which looks for signals of its own accord when it takes the GIL. */
+    _Py_atomic_store_relaxed(&main_ts->interp->ceval.eval_breaker, 1);
+#else
+    (void)main_ts;
+#endif
+}

@@ -1,9 +1,13 @@
 """Settings of the whole suite."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+# On a loaded machine anything may block a thread for so long that it is reported.
+os.environ.setdefault("GOSCHED_STALL_MS", "0")
 
 import runtime
 

@@ -663,7 +663,8 @@ def test_blocking_deadlock_error_when_only_idle_threads_are_left() -> None:
             print("deadlock")
         """
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "False\ndeadlock\n", "")
+    assert (done.returncode, done.stdout) == (0, "False\ndeadlock\n")
+    assert done.stderr.startswith("fatal error: all goroutines are asleep - deadlock!\n")
 
 
 # --- fork ---------------------------------------------------------------------------------------
