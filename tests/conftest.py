@@ -9,7 +9,7 @@ from hypothesis import settings
 # On a loaded machine anything may block a thread for so long that it is reported.
 os.environ.setdefault("GOSCHED_STALL_MS", "0")
 
-import runtime  # noqa: E402
+import runtime
 
 # No deadline: a loaded machine is no failure.
 settings.register_profile("gosched", deadline=None)
