@@ -38,7 +38,8 @@ struct py_waiter {
 
 enum {                          /* rt_g.reason; the texts are in py_g.c */
     PY_WAIT_NONE, PY_WAIT_SLEEP, PY_WAIT_CHAN_SEND, PY_WAIT_CHAN_RECV, PY_WAIT_MUTEX,
-    PY_WAIT_GROUP, PY_WAIT_JOIN, PY_WAIT_IO, PY_WAIT_GOEXIT, PY_WAIT_REASONS
+    PY_WAIT_GROUP, PY_WAIT_JOIN, PY_WAIT_IO, PY_WAIT_GOEXIT, PY_WAIT_SYSCALL,
+    PY_WAIT_FUTURE, PY_WAIT_REASONS
 };
 
 /* What a goroutine needs while it runs and parks.  It is taken from the worker that
