@@ -17,6 +17,7 @@
 #include "py_compat.h"
 
 #include "greenlet_api.h"
+#include "py_preempt.h"
 #include "rt_park.h"
 #include "rt_sched.h"
 
@@ -47,9 +48,13 @@ struct py_seat {
     py_waiter waiter;           /* its place in a queue; waiter.g is NULL while nobody has
                                    the seat */
     rt_timer timer;             /* time-out of the current park */
-    PyGreenlet *greenlet;       /* owned: where to switch to; NULL until it parks */
+    union {
+        PyGreenlet *greenlet;   /* owned: where to switch to; NULL until it parks */
+        uint64_t tstate_id;     /* foreign threads only: of its thread state */
+    };
     rt_parker *parker;          /* owned; foreign threads only */
     uint32_t nlocked;           /* lock_os_thread() calls not undone */
+    uint32_t nopreempt;         /* nopreempt() sections it is in */
     bool service;               /* a thread that wakes nobody while it is parked */
     py_seat *prev, *next;       /* all seats of an M, or all of foreign threads */
 };
@@ -122,6 +127,8 @@ py_g_args(Goroutine *gp)
 struct py_m {
     rt_p p;                     /* first: see py_m_of() */
     Goroutine *curg;            /* borrowed; NULL: the scheduler itself runs */
+    Goroutine *parking;         /* borrowed, may be stale: the last to park.  While the
+                                   scheduler runs on a goroutine's stack, it is that one */
     Goroutine *next;            /* borrowed: what the greenlet switched to shall run;
                                    NULL at all other times */
     PyGreenlet *g0;             /* owned: starts workers */
@@ -133,6 +140,7 @@ struct py_m {
     bool is_main;
     _Atomic bool stopping;      /* the process ends */
     _Atomic bool paused;        /* and this M will not touch Python any more */
+    py_preempt_m preempt;
     py_seat *seats;             /* of all its workers; and of the main goroutine: */
     py_seat seat;
     rt_g *free_g;               /* dead goroutines to use again, linked by g.link */
@@ -157,7 +165,8 @@ typedef struct {
     unsigned long main_ident;
     py_seat *foreign;           /* seats of the threads that are not Ms; guarded by lock */
     py_lock lock;
-    PyThreadState *sysmon_tstate;           /* owned; NULL until sysmon needs one */
+    _Atomic(PyThreadState *) sysmon_tstate; /* owned; NULL until sysmon needs one */
+    py_preempt_state preempt;
     PyObject *module;           /* borrowed */
     PyTypeObject *goroutine_type, *go_type, *chan_type, *chan_iter_type, *mutex_type,
         *waitgroup_type, *netfd_type, *conn_type, *request_type, *writer_type,
@@ -166,9 +175,9 @@ typedef struct {
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
     PyObject *report_failure;   /* runtime._errors.report_failure */
     PyObject *may_deadlock;     /* runtime._errors.may_deadlock */
+    PyObject *report_deadlock;  /* runtime._inspect.report_deadlock */
     PyObject *end_child;        /* runtime._errors.end_child */
-    bool resumes[256];          /* opcodes after which only the eval loop itself looks
-                                   for signals */
+    PyObject *nothing;          /* runtime._errors.nothing */
     _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */
     _Atomic int64_t next_id;
 } py_core;
@@ -205,6 +214,8 @@ void py_g_run(py_m *mp, Goroutine *gp, py_seat *seat);
 /* End gp: result (stolen) or the exception set. */
 void py_g_finish(Goroutine *gp, PyObject *result);
 const char *py_wait_reason(int reason);
+/* Its name, or what would be its name; new reference. */
+PyObject *py_g_name(Goroutine *gp);
 
 /* py_m.c */
 int py_m_init(PyObject *module);
@@ -235,7 +246,7 @@ uint64_t py_num_goroutine(uint64_t *created, uint64_t *finished);
 /* Give a new goroutine (reference stolen) to a run queue. */
 int py_submit(Goroutine *gp);
 /* The goroutine that calls (borrowed), for an operation that may block; NULL with
-   RuntimeError set where blocking is impossible.  `what` names the operation. */
+   RuntimeError set where the scheduler itself does.  `what` names the operation. */
 Goroutine *py_current(const char *what);
 static inline void
 py_seat_link(py_seat **list, py_seat *seat)
@@ -272,6 +283,9 @@ uint32_t py_park(Goroutine *gp, int reason, int64_t deadline);
 bool py_wake(Goroutine *gp, uint8_t why, bool next);
 /* Let others run.  -1 with an exception set if one is pending for gp. */
 int py_yield(Goroutine *gp);
+/* The goroutine that runs on mp, the caller's, lets all others run that wait for this
+   P.  Raises nothing. */
+void py_give_way(py_m *mp);
 /* Raise exc (stolen) in the main goroutine as soon as it runs. */
 void py_interrupt_main(PyObject *exc);
 /* Raise exc (borrowed) in gp at its next blocking point, at once if it waits; if it
@@ -376,6 +390,7 @@ void py_stack_seed(PyThreadState *ts);
 int py_chan_init_types(PyObject *module);
 int py_sync_init_types(PyObject *module);
 int py_netfd_init_types(PyObject *module);
+void py_netfd_after_fork(void);
 int py_http_init_types(PyObject *module);
 /* Create a heap type from its spec, keep it in *slot, publish it as a member of
    the module where publish is set. */

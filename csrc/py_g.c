@@ -63,6 +63,7 @@ py_g_alloc(void)
         if (gp == NULL)
             return NULL;
     }
+    py_share_object((PyObject *)gp);
     if (RT_UNLIKELY(mp == NULL))
         gp->id = atomic_fetch_add(&core->next_id, 1) + 1;
     else {
@@ -208,6 +209,7 @@ py_g_run(py_m *mp, Goroutine *gp, py_seat *seat)
 {
     PyThreadState *ts = mp->tstate;
     seat->waiter.g = gp;
+    seat->nopreempt = 0;
     gp->seat = seat;
     gp->g.started = gp->g.pinned = 1;
     gp->g.pp = &mp->p;
@@ -321,6 +323,8 @@ py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void *arg)
     gp->call.c.entry = entry;
     gp->call.c.arg = arg;
     py_m *cur = py_tls_m;
+    if (RT_UNLIKELY(RT_LOAD(core->sched.sysmon.state) != RT_SYSMON_AWAKE))
+        py_preempt_kick();
     if (RT_LIKELY(cur != NULL))
         RT_COUNT(cur->created, 1);
     else
@@ -599,16 +603,23 @@ g_cancel(Goroutine *gp, PyObject *const *args, Py_ssize_t nargs)
     return PyBool_FromLong(posted);
 }
 
-static PyObject *
-g_get_name(Goroutine *gp, void *Py_UNUSED(closure))
+PyObject *
+py_g_name(Goroutine *gp)
 {
     PyObject *name = __atomic_load_n(&gp->name, __ATOMIC_ACQUIRE);
     if (name != NULL)
         return Py_NewRef(name);
-    name = gp == core->main_g ? PyUnicode_FromString("main")
-                              : PyUnicode_FromFormat("goroutine-%lld", (long long)gp->id);
-    if (name == NULL)
-        return NULL;
+    if (gp == core->main_g)
+        return PyUnicode_FromString("main");
+    return PyUnicode_FromFormat("goroutine-%lld", (long long)gp->id);
+}
+
+static PyObject *
+g_get_name(Goroutine *gp, void *Py_UNUSED(closure))
+{
+    PyObject *name = py_g_name(gp);
+    if (name == NULL || gp->name != NULL)
+        return name;
     /* Several threads may come here at once: the first name stays. */
     PyObject *none = NULL;
     gp->cold = true;

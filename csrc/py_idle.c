@@ -13,6 +13,10 @@
  * while they are parked, and no signal handler of the program's.  A foreign thread
  * counts whatever it does: it may hold a channel's other end.  The main thread
  * decides; the last M to fall asleep wakes it for that.
+ *
+ * Without a GIL the last release of an object by another thread than the one that made it
+ * is left to that one.  An M that sleeps has to look for such releases, too, for they may run
+ * finalizers, and does so in a goroutine: finalizers may wait.
  */
 #include "py_core.h"
 
@@ -69,13 +73,24 @@ others_quiet(const py_m *me, uint64_t *ticks)
         *ticks += RT_LOAD(mp->p.count.ticks);
         if (mp != me)
             quiet = quiet && atomic_load(&mp->p.sleeping) != RT_AWAKE
-                    && !rt_p_has_work(&mp->p);
+                    && !rt_p_has_work(&mp->p) && !py_has_merges(mp->tstate);
     }
     return quiet;
 }
 
-/* Nothing can ever wake anything: tell the main goroutine.  True if it was told, or if
-   there is something to run after all. */
+/* Call a hook in the scheduler's context; what it returns (owned), or NULL: what it raised
+   is on its way to the main goroutine. */
+static PyObject *
+call_hook(PyObject *fn)
+{
+    PyObject *r = PyObject_CallNoArgs(fn);
+    if (r == NULL)
+        py_interrupt_main(py_take_exception());
+    return r;
+}
+
+/* Nothing can ever wake anything: print all stacks and tell the main goroutine.  True if
+   it was told, or if there is something to run after all. */
 static RT_COLD bool
 report_deadlock(py_m *mp)
 {
@@ -83,15 +98,14 @@ report_deadlock(py_m *mp)
     /* An M seen asleep may have been woken by one seen asleep later: then it has run
        something in between, or has it in its inbox. */
     if (!others_quiet(mp, &before) || foreign_threads() || !others_quiet(mp, &after)
-        || before != after || core->may_deadlock == NULL)
+        || before != after || core->may_deadlock == NULL || core->report_deadlock == NULL)
         return false;
-    PyObject *r = PyObject_CallNoArgs(core->may_deadlock);
-    if (r == NULL) {
-        py_interrupt_main(py_take_exception());
-        return true;
-    }
-    bool deadlock = PyObject_IsTrue(r) == 1;
-    Py_DECREF(r);
+    PyObject *r = call_hook(core->may_deadlock);
+    bool deadlock = r == Py_True;
+    Py_XDECREF(r);
+    if (deadlock && !rt_p_runnable(&mp->p))
+        Py_XDECREF(call_hook(core->report_deadlock));
+    /* Each may have run finalizers and signal handlers. */
     if (!deadlock || rt_p_runnable(&mp->p))
         return rt_p_runnable(&mp->p);
     PyErr_Format(core->exc_deadlock,
@@ -104,7 +118,13 @@ report_deadlock(py_m *mp)
 
 /* ---- sleep ---- */
 
-#define SIGNAL_WAIT 1000000000  /* ns */
+#define LOOK_WAIT 1000000000    /* ns, longest sleep while signals or releases may come */
+
+static PyObject *
+merge_main(Goroutine *Py_UNUSED(gp))
+{
+    return PyObject_CallNoArgs(core->nothing);
+}
 
 static bool
 other_threads(void)
@@ -126,8 +146,8 @@ block_main(py_m *mp, int64_t timeout)
         return;
     if (timeout == RT_FOREVER && pp->npd == 0 && report_deadlock(mp))
         return;
-    if (timeout > SIGNAL_WAIT && other_threads())
-        timeout = SIGNAL_WAIT;
+    if (timeout > LOOK_WAIT && other_threads())
+        timeout = LOOK_WAIT;
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -146,6 +166,9 @@ void
 py_idle_block(rt_p *pp, int64_t timeout)
 {
     py_m *mp = py_m_of(pp), *m0 = core->m0;
+    if (py_has_merges(mp->tstate) && py_g_spawn_c(mp, merge_main, NULL) == 0)
+        return;
+    PyErr_Clear();
     if (mp->is_main) {
         block_main(mp, timeout);
         return;
@@ -154,6 +177,10 @@ py_idle_block(rt_p *pp, int64_t timeout)
     PyThreadState *ts = PyEval_SaveThread();
     if (timeout == RT_FOREVER && pp->npd == 0 && m0 != NULL && others_quiet(mp, &ticks))
         rt_p_wake(&m0->p);              /* the last to fall asleep: is it a deadlock? */
+#ifdef Py_GIL_DISABLED
+    if (timeout > LOOK_WAIT)
+        timeout = LOOK_WAIT;
+#endif
     int n = rt_p_poll(pp, timeout, NULL);
     if (atomic_load(&mp->stopping))
         py_m_pause(mp);

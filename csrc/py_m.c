@@ -98,6 +98,7 @@ start_m0(void)
     core->main_g = gp;
     mp->curg = gp;
     core->m0 = py_tls_m = mp;
+    py_preempt_m_init(mp);
     return 0;
 }
 
@@ -123,6 +124,9 @@ m_main(void *arg)
         m_free(mp);
         return;
     }
+#ifdef __linux__
+    pthread_setname_np(pthread_self(), "gosched-m");    /* it may have sysmon's name */
+#endif
     PyGILState_STATE gil = PyGILState_Ensure();
     mp->tstate = PyThreadState_Get();
     py_tls_m = mp;
@@ -130,6 +134,7 @@ m_main(void *arg)
     if (mp->g0 == NULL)
         rt_throw("m_main: no greenlet for the thread of an M");
     (void)gil;                  /* kept for good: the thread ends with the process */
+    py_preempt_m_init(mp);
     mp->next = py_find(mp);
     py_g0_run(mp);
 }
@@ -192,6 +197,8 @@ int
 py_submit(Goroutine *gp)
 {
     py_m *mp = py_this_m();
+    if (RT_UNLIKELY(RT_LOAD(core->sched.sysmon.state) != RT_SYSMON_AWAKE))
+        py_preempt_kick();
     if (RT_LIKELY(mp != NULL)) {
         RT_COUNT(mp->created, 1);
         rt_p_put_fresh(&mp->p, &gp->g);
@@ -261,6 +268,7 @@ foreign_g(void)
     }
     seat->waiter.g = gp;
     seat->parker = parker;
+    seat->tstate_id = PyThreadState_GetID(PyThreadState_Get());
     gp->seat = seat;
     gp->cold = true;
     gp->g.foreign = 1;
@@ -381,6 +389,7 @@ static PyObject *
 m_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     py_m *mp;
+    py_preempt_stop();
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
         if (mp == py_tls_m || mp->is_main)
             continue;
@@ -421,11 +430,13 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     py_m *mp, *me = py_tls_m;
     Goroutine *gp = me ? me->curg : NULL;
+    py_preempt_after_fork();
     pthread_mutex_init(&start_lock, NULL);
     memset(&core->lock, 0, sizeof(core->lock));
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
         forget_seats(mp->seats, gp);
     forget_seats(core->foreign, NULL);
+    py_netfd_after_fork();
     core->main_ident = PyThread_get_thread_ident();
     core->m0 = me;
     RT_STORE(core->created, 0);
@@ -437,6 +448,11 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
             && PyDict_DelItemString(dict, FOREIGN_KEY) < 0)
             return NULL;
         Py_RETURN_NONE;
+    }
+    for (py_seat *seat = me->seats, *next; seat != NULL; seat = next) {
+        next = seat->next;
+        if (seat->waiter.g != NULL && seat->waiter.g != gp)
+            py_seat_unlink(&me->seats, seat);
     }
     me->is_main = true;
     RT_STORE(me->created, 0);

@@ -4,6 +4,7 @@
  * only; a second one is refused with ImportError.
  */
 #include "py_core.h"
+#include "py_inspect.h"
 
 int
 py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot, bool publish)
@@ -37,17 +38,13 @@ m_stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 m_set_hooks(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *report, *may_deadlock, *end_child;
-    const char *resumes;
-    Py_ssize_t n;
-    if (!PyArg_ParseTuple(args, "OOOy#:_set_hooks", &report, &may_deadlock, &end_child, &resumes,
-                          &n))
+    PyObject *report, *may_deadlock, *end_child, *nothing;
+    if (!PyArg_ParseTuple(args, "OOOO:_set_hooks", &report, &may_deadlock, &end_child, &nothing))
         return NULL;
-    for (Py_ssize_t i = 0; i < n; i++)
-        core->resumes[(unsigned char)resumes[i]] = true;
     Py_XSETREF(core->report_failure, Py_NewRef(report));
     Py_XSETREF(core->may_deadlock, Py_NewRef(may_deadlock));
     Py_XSETREF(core->end_child, Py_NewRef(end_child));
+    Py_XSETREF(core->nothing, Py_NewRef(nothing));
     Py_RETURN_NONE;
 }
 
@@ -129,7 +126,8 @@ module_exec(PyObject *module)
         || PyModule_AddFunctions(module, functions) < 0 || py_g_init_types(module) < 0
         || py_chan_init_types(module) < 0 || py_sync_init_types(module) < 0
         || py_netfd_init_types(module) < 0 || py_http_init_types(module) < 0
-        || py_sched_init(module, ops) < 0 || py_m_init(module) < 0)
+        || py_sched_init(module, ops) < 0 || py_m_init(module) < 0
+        || py_preempt_init(module) < 0 || py_inspect_init(module) < 0)
         goto fail;
     return 0;
 

@@ -250,8 +250,10 @@ static void
 schedule(py_m *mp, Goroutine *gp)
 {
     mp->curg = NULL;
+    mp->parking = gp;
     Goroutine *next = find(mp);
     if (next != gp) {
+        uintptr_t locks = py_suspend_object_locks(mp->tstate);
         PyGreenlet *here = PyGreenlet_GetCurrent();
         Py_XSETREF(gp->seat->greenlet, here);
         int r = switch_to(mp, next);
@@ -268,6 +270,7 @@ schedule(py_m *mp, Goroutine *gp)
         mp->next = NULL;
         if (RT_UNLIKELY(r < 0))
             set_pending(gp, py_take_exception(), false);
+        py_resume_object_locks(mp->tstate, locks);
     }
     mp->curg = gp;
     RT_STORE(gp->g.status, RT_G_RUNNING);
@@ -367,6 +370,17 @@ wake_waiting(Goroutine *gp, bool next)
     atomic_thread_fence(memory_order_seq_cst);      /* pairs with py_g_has_pending() */
 #endif
     return RT_LOAD(gp->g.status) == RT_G_WAITING && py_wake(gp, RT_WAKE_INTERRUPT, next);
+}
+
+void
+py_give_way(py_m *mp)
+{
+    Goroutine *gp = mp->curg;
+    RT_STORE(gp->g.wake, RT_WAKE_READY);
+    rt_p_put_preempted(&mp->p, &gp->g);
+    schedule(mp, gp);
+    if (gp == core->main_g && RT_UNLIKELY(__atomic_load_n(&gp->outcome, __ATOMIC_RELAXED) != NULL))
+        Py_AddPendingCall(raise_pending, NULL);
 }
 
 bool
@@ -494,38 +508,6 @@ m_num_goroutine(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     return PyLong_FromUnsignedLongLong(py_num_goroutine(NULL, NULL));
 }
 
-/* Does the eval loop itself run signal handlers now, between two instructions?  It
-   does so also after calls, but there it cannot be told from C code that looks for
-   signals half-way, say while it holds the lock of a file's buffer. */
-static bool
-between_instructions(PyThreadState *ts)
-{
-    int lasti;
-    PyCodeObject *code = (PyCodeObject *)py_caller(ts, &lasti);
-    PyObject *bytes = code ? PyCode_GetCode(code) : NULL;
-    bool between = bytes != NULL && lasti >= 0 && lasti < PyBytes_GET_SIZE(bytes)
-                   && core->resumes[(unsigned char)PyBytes_AS_STRING(bytes)[lasti]];
-    Py_XDECREF(bytes);
-    Py_XDECREF(code);
-    PyErr_Clear();
-    return between;
-}
-
-/* The SIGURG handler: the goroutine that runs shall make way.  Where it cannot be
-   left now, the signal is raised again, for the next time the eval loop looks. */
-static PyObject *
-m_on_preempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
-{
-    py_m *mp = py_tls_m;
-    if (mp == NULL || mp->curg == NULL || mp->curg == core->main_g)
-        Py_RETURN_NONE;
-    if (!between_instructions(mp->tstate))
-        PyErr_SetInterruptEx(SIGURG);
-    else if (py_yield(mp->curg) < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
 /* The SIGINT handler: KeyboardInterrupt belongs to the main goroutine, whichever
    goroutine the signal happens to interrupt. */
 static PyObject *
@@ -566,7 +548,6 @@ static PyMethodDef functions[] = {
      "How many goroutines exist, the main one included.\n\n"
      "Go: runtime.NumGoroutine."},
     {"_on_sigint", m_on_sigint, METH_VARARGS, NULL},
-    {"_on_preempt", m_on_preempt, METH_VARARGS, NULL},
     {0},
 };
 /* How long an M that has found nothing looks on before it sleeps: what waking it on another

@@ -5,7 +5,8 @@
 #include <string.h>
 
 #define STEAL_ROUNDS 4
-/* Every so many ticks all sources are looked at, and every 16 the timers. */
+/* Every so many ticks all sources are looked at, and half-way a preempted goroutine runs,
+   whatever else there is; every 16 the timers. */
 #define FAIR_TICKS 61
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -111,6 +112,8 @@ rt_p_wake(rt_p *pp)
         && atomic_exchange_explicit(&pp->sleeping, RT_AWAKE, memory_order_seq_cst)
                == RT_SLEEPING)
         pp->sched->netpoll->wake(pp->np);
+    else
+        rt_sysmon_wake_if_asleep(&pp->sched->sysmon);
 }
 
 void
@@ -245,6 +248,15 @@ rt_p_put_yielded(rt_p *pp, rt_g *gp)
 }
 
 void
+rt_p_put_preempted(rt_p *pp, rt_g *gp)
+{
+    RT_STORE(gp->status, RT_G_RUNNABLE);
+    RT_COUNT(pp->count.preemptions, 1);
+    rt_glist_push(&pp->preempted, gp);
+    rt_p_look_soon(pp);
+}
+
+void
 rt_p_submit(rt_p *pp, rt_g *gp)
 {
     rt_inbox_put(&pp->inbox, gp);
@@ -357,7 +369,7 @@ rt_sched_after_fork(rt_sched *sched, rt_p *pp)
     pp->nlocks = 0;
     pp->mode = RT_P_OPEN;
     pp->runnext = NULL;
-    pp->pinned = pp->spill = (rt_glist){0};
+    pp->pinned = pp->preempted = pp->spill = (rt_glist){0};
     pp->turn_left = 0;
     pp->inbox.top = NULL;
     pp->sleeping = RT_AWAKE;
@@ -389,7 +401,8 @@ doze(rt_p *pp, int *n)
             }
             cpu_relax();
         }
-        if (pp->npd != 0 && (*n = ops->wait(pp->np, pp->events, RT_POLL_BATCH, 0, NULL)) != 0)
+        if (RT_LOAD(pp->npd) != 0
+            && (*n = ops->wait(pp->np, pp->events, RT_POLL_BATCH, 0, NULL)) != 0)
             return true;
     } while (rt_nanotime() < until);
     return false;
@@ -420,7 +433,7 @@ rt_p_dispatch(rt_p *pp, int nevents)
         rt_pd *pd = ev->data;
         if (pd != NULL) {           /* NULL: closed by an earlier event's callback */
             RT_COUNT(pp->count.poll_events, 1);
-            pd->ready(pd, ev->mode);
+            RT_LOAD(pd->ready)(pd, ev->mode);
         }
     }
 }
@@ -428,7 +441,7 @@ rt_p_dispatch(rt_p *pp, int nevents)
 static inline void
 poll_now(rt_p *pp)
 {
-    if (pp->npd == 0)
+    if (RT_LOAD(pp->npd) == 0)
         return;
     int n = rt_p_poll(pp, 0, NULL);
     if (n > 0)
@@ -521,7 +534,7 @@ take_local(rt_p *pp)
         pp->turn_pinned = pinned != 0 && (!pp->turn_pinned || fresh == 0);
         pp->turn_left = pp->turn_pinned ? pinned : fresh;
         if (pp->turn_left == 0)
-            return NULL;
+            return rt_glist_pop(&pp->preempted);
     }
     pp->turn_left--;
     if (pp->turn_pinned)
@@ -537,7 +550,8 @@ take_local(rt_p *pp)
 bool
 rt_p_runnable(const rt_p *pp)
 {
-    return pp->runnext != NULL || pp->pinned.head != NULL || pp->spill.head != NULL
+    return pp->runnext != NULL || pp->pinned.head != NULL || pp->preempted.head != NULL
+           || pp->spill.head != NULL
            || rt_runq_len(&pp->fresh) != 0 || !rt_inbox_empty(&pp->inbox);
 }
 
@@ -545,7 +559,7 @@ rt_p_runnable(const rt_p *pp)
 __attribute__((no_sanitize("thread"))) bool
 rt_p_has_work(const rt_p *pp)
 {
-    return rt_p_runnable(pp) || pp->timers.len != 0 || pp->npd != 0
+    return rt_p_runnable(pp) || pp->timers.len != 0 || RT_LOAD(pp->npd) != 0
            || (takes_shared(pp) && RT_LOAD(pp->sched->global.len) != 0);
 }
 
@@ -637,6 +651,7 @@ sleep_until_work(rt_p *pp)
         RT_STORE(sched->coarse_ms, (uint32_t)(rt_nanotime() / 1000000));
     }
     atomic_store_explicit(&pp->sleeping, RT_AWAKE, memory_order_seq_cst);
+    rt_sysmon_wake_if_asleep(&sched->sysmon);
     if (!listed)
         return;
     if (!clear_idle(sched, pp->id))
@@ -654,18 +669,22 @@ rt_sched_find(rt_p *pp)
     RT_STORE(pp->tick, tick);
     if (RT_UNLIKELY(RT_LOAD(pp->lent)))
         take_back(pp);
+    rt_g *gp = NULL;
     if (RT_UNLIKELY(tick % FAIR_TICKS == 0)) {
         take_global(pp);
         take_inbox(pp);
         poll_now(pp);
     }
+    else if (RT_UNLIKELY(pp->preempted.head != NULL && tick % FAIR_TICKS == FAIR_TICKS / 2))
+        gp = rt_glist_pop(&pp->preempted);
     if ((tick & 15) == 0) {
         if (RT_UNLIKELY(RT_LOAD(pp->mode) == RT_P_CLOSED))
             give_away_fresh(pp);
         run_timers(pp);
     }
     for (;;) {
-        rt_g *gp = take_local(pp);
+        if (RT_LIKELY(gp == NULL))
+            gp = take_local(pp);
         if (RT_LIKELY(gp != NULL)) {
             RT_COUNT(pp->count.ticks, 1);
             if (RT_UNLIKELY(pp->spinning))
@@ -698,11 +717,24 @@ rt_pd_open(rt_pd *pd, rt_p *pp, int fd, void (*ready)(rt_pd *, uint32_t))
 {
     pd->fd = fd;
     pd->pp = pp;
-    pd->ready = ready;
+    RT_STORE(pd->ready, ready);
     int err = pp->sched->netpoll->add(pp->np, fd, pd);
     if (err == 0)
-        pp->npd++;
+        atomic_fetch_add_explicit(&pp->npd, 1, memory_order_relaxed);
+    else
+        pd->pp = NULL;
     return err;
+}
+
+void
+rt_pd_close_nop(rt_pd *pd)
+{
+    rt_p *pp = pd->pp;
+    if (pp == NULL)
+        return;
+    pp->sched->netpoll->remove(pp->np, pd->fd);
+    atomic_fetch_sub_explicit(&pp->npd, 1, memory_order_relaxed);
+    pd->pp = NULL;
 }
 
 void
@@ -711,10 +743,8 @@ rt_pd_close(rt_pd *pd)
     rt_p *pp = pd->pp;
     if (pp == NULL)
         return;
-    pp->sched->netpoll->remove(pp->np, pd->fd);
     for (int i = pp->event; i < pp->nevents; i++)
         if (pp->events[i].data == pd)
             pp->events[i].data = NULL;
-    pp->npd--;
-    pd->pp = NULL;
+    rt_pd_close_nop(pd);
 }

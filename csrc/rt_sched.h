@@ -40,6 +40,7 @@
 
 #include "rt_netpoll.h"
 #include "rt_runq.h"
+#include "rt_sysmon.h"
 #include "rt_timer.h"
 
 typedef struct rt_p rt_p;
@@ -78,9 +79,9 @@ struct rt_g {
 typedef struct rt_pd rt_pd;
 struct rt_pd {
     int fd;
-    rt_p *pp;                   /* whose netpoll it is registered with */
+    rt_p *pp;                   /* whose netpoll it is registered with, or NULL */
     /* An edge has come.  Runs on pp's M, must not block; mode: RT_POLL_*. */
-    void (*ready)(rt_pd *pd, uint32_t mode);
+    void (*_Atomic ready)(rt_pd *pd, uint32_t mode);
 };
 
 typedef struct {                /* only ever grow; written by the P's M */
@@ -119,6 +120,8 @@ struct rt_p {
     rt_sched *sched;
     uint32_t id;
     _Atomic uint32_t tick;      /* changes with each goroutine picked; read by sysmon */
+    _Atomic uint32_t beat;      /* likewise: see rt_sysmon.h */
+    rt_sysmon_p mon;            /* sysmon's */
     rt_g *runnext;              /* runs before the queues */
     uint32_t runnext_streak;
     uint32_t turn_left;         /* goroutines left in the turn of one kind */
@@ -127,11 +130,13 @@ struct rt_p {
     _Atomic uint8_t mode;       /* RT_P_*; written by whoever changes GOMAXPROCS */
     _Atomic bool lent;          /* counted in sched->nlent; set by sysmon, cleared by the M */
     rt_glist pinned;            /* runnable pinned goroutines, oldest first */
+    rt_glist preempted;         /* likewise, those that had to be made to yield: they come
+                                   after all others */
     rt_glist spill;             /* of the spare: fresh ones its ring has no room for */
     rt_runq fresh;              /* runnable fresh goroutines */
     rt_timers timers;
     rt_netpoll *np;
-    uint32_t npd;               /* descriptors registered */
+    _Atomic uint32_t npd;       /* descriptors registered; any thread */
     uint32_t seed;              /* of the random order of stealing */
     int nlocks;                 /* goroutines that have locked the M; guarded by
                                    sched->lock */
@@ -174,6 +179,7 @@ struct rt_sched {
     _Atomic int32_t nidle;      /* bits set in idle */
     _Atomic uint64_t idle[RT_MAX_P / 64];   /* open Ps whose M sleeps or was not started */
     rt_globq global;
+    rt_sysmon sysmon;
 };
 
 void rt_sched_init(rt_sched *sched, const rt_netpoll_ops *ops, rt_host host);
@@ -224,6 +230,8 @@ void rt_sched_put(rt_sched *sched, rt_g *gp);
 void rt_p_submit(rt_p *pp, rt_g *gp);
 /* Put a started, running goroutine at the tail (it yields). */
 void rt_p_put_yielded(rt_p *pp, rt_g *gp);
+/* Put a preempted one behind all that waits for pp, also in its poller. */
+void rt_p_put_preempted(rt_p *pp, rt_g *gp);
 /* Make pp's M look at its queues if it sleeps.  Any thread. */
 void rt_p_wake(rt_p *pp);
 /* Have somebody look for work, if a P is idle. */
@@ -252,8 +260,12 @@ rt_g *rt_sched_find(rt_p *pp);
 int rt_p_poll(rt_p *pp, int64_t timeout, const sigset_t *sigmask);
 void rt_p_dispatch(rt_p *pp, int nevents);
 
+/* Register fd with pp's netpoll.  Any thread.  0 or -errno; then pd is not open. */
 int rt_pd_open(rt_pd *pd, rt_p *pp, int fd, void (*ready)(rt_pd *, uint32_t));
-/* Deregister.  Events of the current batch for pd are dropped. */
+/* Deregister, by pp's M.  Events of the current batch for pd are dropped, so pd may be freed. */
 void rt_pd_close(rt_pd *pd);
+/* The same by any thread, if pd is never freed: pp's M may have taken an event for it, and
+   calls pd->ready() still, whatever pd is used for by then. */
+void rt_pd_close_nop(rt_pd *pd);
 
 #endif

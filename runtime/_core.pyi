@@ -1,7 +1,8 @@
 """Types of what the C core provides; the public names are those of the package `runtime`."""
 
 from collections.abc import Callable, Iterator
-from types import GenericAlias
+from contextlib import AbstractContextManager
+from types import FrameType, GenericAlias
 from typing import (
     Any,
     Generic,
@@ -20,6 +21,7 @@ from typing_extensions import disjoint_base
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_I = TypeVar("_I", bound=tuple[Any, ...])
 _R_co = TypeVar("_R_co", covariant=True)
 _F = TypeVar("_F", bound=NetFD)
 
@@ -101,8 +103,21 @@ def lock_os_thread() -> None: ...
 def unlock_os_thread() -> None: ...
 def _service_thread(flag: bool, /) -> None: ...
 def current() -> Goroutine[Any]: ...
+def nopreempt() -> AbstractContextManager[None]: ...
 def num_goroutine() -> int: ...
 def stats() -> dict[str, Any]: ...
+def _goroutines(
+    all: bool,
+    thread: bool,
+    stacks: bool,
+    here: FrameType | None,
+    info_type: type[_I],
+    frame_type: Callable[[str, int, str], Any],
+    entry: Callable[[Any], Any],
+    /,
+) -> list[_I]: ...
+def _frame(goroutine: Goroutine[Any], /) -> FrameType | None: ...
+def _on_deadlock(report: Callable[[], object], /) -> None: ...
 def _on_sigint(*args: Any) -> None: ...
 def _on_preempt(*args: Any) -> None: ...
 def _stop() -> None: ...
@@ -111,12 +126,17 @@ def _set_hooks(
     report_failure: Callable[..., Any],
     may_deadlock: Callable[[], bool],
     end_child: Callable[..., None],
-    resumes: bytes,
+    nothing: Callable[[], None],
     /,
 ) -> None: ...
-    report_failure: Callable[[Goroutine[Any], BaseException], object],
-    may_deadlock: Callable[[], bool],
+def _set_preempt(
+    files: frozenset[str],
+    functions: frozenset[tuple[str, str]],
+    raw_io: type,
+    generator_cm: type,
+    exit_stack: type,
     resumes: bytes,
+    report: Callable[..., str],
     /,
 ) -> None: ...
 

@@ -11,6 +11,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from runtime import _core
+from runtime._inspect import DumpHandler
 
 if TYPE_CHECKING:
     from runtime._core import Goroutine
@@ -46,10 +47,14 @@ def may_deadlock() -> bool:
     """True unless a signal handler of the program's own could still wake a goroutine."""
     ours = (signal.default_int_handler, _core._on_sigint, _core._on_preempt)
     return not any(
-        callable(handler) and handler not in ours
+        callable(handler) and handler not in ours and not isinstance(handler, DumpHandler)
         for handler in map(signal.getsignal, signal.valid_signals())
         if not isinstance(handler, signal.Handlers)
     )
+
+
+def nothing() -> None:
+    """Called by the core to have the interpreter look at what it has put off."""
 
 
 def end_child(exc: BaseException | None) -> None:

@@ -46,6 +46,7 @@ def test_cancel_of_a_waiting_goroutine_raises_cancelled_in_it(block) -> None:
     assert g.cancel() is False
 
 
+@pytest.mark.usefixtures("one_p")
 def test_cancel_before_it_has_begun_never_runs_it() -> None:
     ran = []
     g = go(ran.append, 1)
@@ -140,6 +141,7 @@ def test_cancel_from_a_thread_reaches_the_goroutine() -> None:
     t.join()
 
 
+@pytest.mark.usefixtures("one_p")
 def test_cancelled_goroutine_nobody_asks_for_is_not_reported(monkeypatch) -> None:
     reports = []
     monkeypatch.setattr(runtime, "excepthook", lambda g, e: reports.append(e))

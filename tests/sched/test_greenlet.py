@@ -13,6 +13,9 @@ import pytest
 import runtime
 from runtime import Chan, current, go, gosched, num_goroutine, sleep
 
+# The order in which one P runs things, or greenlets of the calling thread.
+pytestmark = pytest.mark.usefixtures("one_p")
+
 ROOT = Path(runtime.__file__).resolve().parents[1]
 
 
