@@ -185,6 +185,21 @@ py_m_start(rt_sched *sched, uint32_t id)
 }
 
 py_m *
+py_m_get(uint32_t id)
+{
+    rt_sched *sched = &core->sched;
+    rt_p *pp = atomic_load_explicit(&sched->by_id[id], memory_order_acquire);
+    if (pp == NULL) {
+        if (id == RT_SPARE_P)
+            py_m_start(sched, id);
+        else
+            rt_sched_start(sched, id);
+        pp = atomic_load_explicit(&sched->by_id[id], memory_order_acquire);
+    }
+    return pp ? py_m_of(pp) : NULL;
+}
+
+py_m *
 py_spare(void)
 {
     rt_p *pp = RT_LOAD(core->sched.by_id[RT_SPARE_P]);

@@ -141,6 +141,21 @@ rt_sched_wake_one(rt_sched *sched)
     atomic_fetch_sub(&sched->nspinning, 1);
 }
 
+void
+rt_sched_start(rt_sched *sched, uint32_t id)
+{
+    /* One that was never started is idle; whoever clears its bit starts it. */
+    if (p_by_id(sched, id) != NULL || !clear_idle(sched, id))
+        return;
+    atomic_fetch_add(&sched->nspinning, 1);
+    if (p_by_id(sched, id) != NULL)
+        rt_p_wake(p_by_id(sched, id));
+    else if (sched->host.start(sched, id) != 0) {
+        set_idle(sched, id);
+        atomic_fetch_sub(&sched->nspinning, 1);
+    }
+}
+
 static void
 wake_spare(rt_sched *sched)
 {
