@@ -8,6 +8,9 @@
  *
  * A value in flight is owned by the waiter it sits in, until the other side has
  * claimed that waiter's park; a send that times out still has its value.
+ *
+ * The *_now functions are called with the channel's lock held and leave it to the
+ * caller to ready, once it has let go, the waiter they have served.
  */
 #include "py_core.h"
 
@@ -15,6 +18,7 @@
 
 typedef struct {
     PyObject_HEAD
+    py_lock lock;               /* guards all of the following but weakrefs */
     py_waitq recvq, sendq;
     PyObject **buf;             /* owned ring of owned values, `capacity` long */
     Py_ssize_t capacity, len, head;
@@ -48,43 +52,17 @@ raise_closed(const char *what)
 
 /* ---- send ---- */
 
-static int
-send_slow(Chan *ch, PyObject *value, PyObject *timeout)
-{
-    int64_t deadline;
-    if (py_deadline(timeout, &deadline) < 0)
-        return -1;
-    Goroutine *gp = py_current("Chan.send()");
-    if (gp == NULL)
-        return -1;
-    py_waiter *w = &gp->seat->waiter;
-    w->value = Py_NewRef(value);
-    rt_g_arm(&gp->g);
-    py_waitq_push(&ch->sendq, w);
-    uint32_t why = py_park(gp, PY_WAIT_CHAN_SEND, deadline);
-    if (RT_LIKELY(why == RT_WAKE_READY))
-        return 0;
-    py_waitq_remove(w);
-    Py_CLEAR(w->value);
-    if (why == RT_WAKE_CLOSED)
-        raise_closed("send on a channel that was closed meanwhile");
-    else if (why == RT_WAKE_TIMEOUT)
-        py_raise_timeout("Chan.send()");
-    return -1;
-}
-
-/* Send without waiting: 1 done, 0 would block, -1 closed (exception set). */
+/* Send without waiting: 1 done, 0 would block, -1 closed (no exception set). */
 static inline int
-send_now(Chan *ch, PyObject *value)
+send_now(Chan *ch, PyObject *value, py_waiter **served)
 {
-    if (RT_UNLIKELY(ch->closed)) {
-        raise_closed("send on a closed channel");
+    *served = NULL;
+    if (RT_UNLIKELY(ch->closed))
         return -1;
-    }
     py_waiter *w = py_waitq_claim(&ch->recvq, RT_WAKE_READY);
     if (w != NULL) {
         w->value = Py_NewRef(value);
-        py_ready(w->g, true);
+        *served = w;
         return 1;
     }
     if (ch->len < ch->capacity) {
@@ -94,34 +72,98 @@ send_now(Chan *ch, PyObject *value)
     return 0;
 }
 
+/* The same, lock and all. */
+static inline int
+try_send(Chan *ch, PyObject *value)
+{
+    py_waiter *served;
+    py_acquire(&ch->lock);
+    int r = send_now(ch, value, &served);
+    py_release(&ch->lock);
+    if (served != NULL)
+        py_ready(served->g, true);
+    if (RT_UNLIKELY(r < 0))
+        raise_closed("send on a closed channel");
+    return r;
+}
+
+static int
+send_slow(Chan *ch, PyObject *value, PyObject *timeout)
+{
+    int64_t deadline;
+    if (py_deadline(timeout, &deadline) < 0)
+        return -1;
+    Goroutine *gp = py_current("Chan.send()");
+    if (gp == NULL)
+        return -1;
+    py_waiter *w = &gp->seat->waiter, *served;
+    rt_g_arm(&gp->g);
+    py_acquire(&ch->lock);
+    int r = send_now(ch, value, &served);
+    if (RT_LIKELY(r == 0)) {
+        w->value = Py_NewRef(value);
+        py_waitq_push(&ch->sendq, w);
+    }
+    py_release(&ch->lock);
+    if (RT_UNLIKELY(r != 0)) {              /* things have changed meanwhile */
+        rt_g_disarm(&gp->g);
+        if (served != NULL)
+            py_ready(served->g, true);
+        if (r < 0)
+            raise_closed("send on a closed channel");
+        return r;
+    }
+    uint32_t why = py_park(gp, PY_WAIT_CHAN_SEND, deadline);
+    if (RT_LIKELY(why == RT_WAKE_READY))
+        return 0;
+    py_acquire(&ch->lock);
+    py_waitq_remove(w);
+    py_release(&ch->lock);
+    Py_CLEAR(w->value);
+    if (why == RT_WAKE_CLOSED)
+        raise_closed("send on a channel that was closed meanwhile");
+    else if (why == RT_WAKE_TIMEOUT)
+        py_raise_timeout("Chan.send()");
+    return -1;
+}
+
 /* ---- receive ---- */
 
 /* Receive without waiting: 1 *out set (owned), 0 would block, -1 closed and
    drained (no exception set). */
 static inline int
-recv_now(Chan *ch, PyObject **out)
+recv_now(Chan *ch, PyObject **out, py_waiter **served)
 {
+    py_waiter *w = *served = py_waitq_claim(&ch->sendq, RT_WAKE_READY);
     if (ch->len > 0) {
         *out = buf_pop(ch);
-        py_waiter *w = py_waitq_claim(&ch->sendq, RT_WAKE_READY);
-        if (w != NULL) {
+        if (w != NULL)
             buf_push(ch, w->value);
-            w->value = NULL;
-            py_ready(w->g, false);
-        }
-        return 1;
     }
-    py_waiter *w = py_waitq_claim(&ch->sendq, RT_WAKE_READY);
-    if (w != NULL) {
+    else if (w != NULL)
         *out = w->value;
+    else
+        return ch->closed ? -1 : 0;
+    if (w != NULL)
         w->value = NULL;
-        py_ready(w->g, true);
-        return 1;
-    }
-    return ch->closed ? -1 : 0;
+    return 1;
 }
 
-/* As recv_now(), but waits; -2 with an exception set. */
+/* The same, lock and all. */
+static inline int
+try_recv(Chan *ch, PyObject **out)
+{
+    py_waiter *served;
+    py_acquire(&ch->lock);
+    int r = recv_now(ch, out, &served);
+    bool direct = ch->capacity == 0;
+    py_release(&ch->lock);
+    if (served != NULL)
+        py_ready(served->g, direct);
+    return r;
+}
+
+/* As try_recv(), but waits; -2 with an exception set. */
 static int
 recv_slow(Chan *ch, PyObject *timeout, PyObject **out)
 {
@@ -131,16 +173,28 @@ recv_slow(Chan *ch, PyObject *timeout, PyObject **out)
     Goroutine *gp = py_current("Chan.recv()");
     if (gp == NULL)
         return -2;
-    py_waiter *w = &gp->seat->waiter;
+    py_waiter *w = &gp->seat->waiter, *served;
     rt_g_arm(&gp->g);
-    py_waitq_push(&ch->recvq, w);
+    py_acquire(&ch->lock);
+    int r = recv_now(ch, out, &served);
+    if (RT_LIKELY(r == 0))
+        py_waitq_push(&ch->recvq, w);
+    py_release(&ch->lock);
+    if (RT_UNLIKELY(r != 0)) {
+        rt_g_disarm(&gp->g);
+        if (served != NULL)
+            py_ready(served->g, false);
+        return r;
+    }
     uint32_t why = py_park(gp, PY_WAIT_CHAN_RECV, deadline);
     if (RT_LIKELY(why == RT_WAKE_READY)) {
         *out = w->value;
         w->value = NULL;
         return 1;
     }
+    py_acquire(&ch->lock);
     py_waitq_remove(w);
+    py_release(&ch->lock);
     if (why == RT_WAKE_CLOSED)
         return -1;
     if (why == RT_WAKE_TIMEOUT)
@@ -172,7 +226,7 @@ chan_send(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
     PyObject *timeout = timeout_arg("send(value, timeout=None)", 1, args, nargs, kwnames);
     if (RT_UNLIKELY(timeout == NULL))
         return NULL;
-    int r = send_now(ch, args[0]);
+    int r = try_send(ch, args[0]);
     if (r == 0)
         r = send_slow(ch, args[0], timeout);
     if (r < 0)
@@ -186,7 +240,7 @@ chan_recv(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
     PyObject *value, *timeout = timeout_arg("recv(timeout=None)", 0, args, nargs, kwnames);
     if (RT_UNLIKELY(timeout == NULL))
         return NULL;
-    int r = recv_now(ch, &value);
+    int r = try_recv(ch, &value);
     if (r == 0)
         r = recv_slow(ch, timeout, &value);
     if (RT_LIKELY(r > 0))
@@ -200,7 +254,7 @@ chan_recv_ok(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwname
     PyObject *value, *timeout = timeout_arg("recv_ok(timeout=None)", 0, args, nargs, kwnames);
     if (timeout == NULL)
         return NULL;
-    int r = recv_now(ch, &value);
+    int r = try_recv(ch, &value);
     if (r == 0)
         r = recv_slow(ch, timeout, &value);
     if (r > 0)
@@ -211,7 +265,7 @@ chan_recv_ok(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwname
 static PyObject *
 chan_try_send(Chan *ch, PyObject *value)
 {
-    int r = send_now(ch, value);
+    int r = try_send(ch, value);
     return r < 0 ? NULL : PyBool_FromLong(r);
 }
 
@@ -219,7 +273,7 @@ static PyObject *
 chan_try_recv(Chan *ch, PyObject *Py_UNUSED(ignored))
 {
     PyObject *value;
-    int r = recv_now(ch, &value);
+    int r = try_recv(ch, &value);
     if (r > 0)
         return Py_BuildValue("(NO)", value, Py_True);
     if (r < 0)
@@ -230,11 +284,16 @@ chan_try_recv(Chan *ch, PyObject *Py_UNUSED(ignored))
 static PyObject *
 chan_close(Chan *ch, PyObject *Py_UNUSED(ignored))
 {
-    if (ch->closed)
-        return raise_closed("close of a closed channel");
+    py_waitq woken = {0};
+    py_acquire(&ch->lock);
+    bool was_closed = ch->closed;
     ch->closed = true;
-    py_waitq_wake_all(&ch->recvq, RT_WAKE_CLOSED);
-    py_waitq_wake_all(&ch->sendq, RT_WAKE_CLOSED);
+    py_waitq_claim_all(&ch->recvq, RT_WAKE_CLOSED, &woken);
+    py_waitq_claim_all(&ch->sendq, RT_WAKE_CLOSED, &woken);
+    py_release(&ch->lock);
+    if (was_closed)
+        return raise_closed("close of a closed channel");
+    py_ready_all(&woken);
     Py_RETURN_NONE;
 }
 
@@ -242,7 +301,7 @@ static PyObject *
 chan_next(Chan *ch)
 {
     PyObject *value;
-    int r = recv_now(ch, &value);
+    int r = try_recv(ch, &value);
     if (r == 0)
         r = recv_slow(ch, Py_None, &value);
     return r > 0 ? value : NULL;        /* closed: StopIteration without an exception */

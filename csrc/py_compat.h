@@ -4,10 +4,81 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdbool.h>
 
 #if PY_VERSION_HEX < 0x030B0000
 #error "gosched needs Python 3.11 or newer"
 #endif
+
+/* A lock for what the GIL protects where there is one; there it is nothing at all.  It is
+   held for moments: no Python runs, no reference is dropped and nothing parks
+   meanwhile, and no second one is taken. */
+#ifdef Py_GIL_DISABLED
+typedef PyMutex py_lock;
+#define py_acquire(l) PyMutex_Lock(l)
+#define py_release(l) PyMutex_Unlock(l)
+#else
+typedef struct {
+} py_lock;
+#define py_acquire(l) ((void)(l))
+#define py_release(l) ((void)(l))
+#endif
+
+/* A built-in on the C stack may hold the locks of objects, as list() does while it iterates
+   over a channel.  Before a switch they are let go, as CPython does before a thread waits,
+   and their list, which lives on the stack that is put aside, is taken off the thread. */
+#ifdef Py_GIL_DISABLED
+uintptr_t py_suspend_object_locks_slow(PyThreadState *ts);
+void py_resume_object_locks_slow(PyThreadState *ts, uintptr_t locks);
+static inline uintptr_t
+py_suspend_object_locks(PyThreadState *ts)
+{
+    return ts->critical_section == 0 ? 0 : py_suspend_object_locks_slow(ts);
+}
+static inline void
+py_resume_object_locks(PyThreadState *ts, uintptr_t locks)
+{
+    if (locks != 0)
+        py_resume_object_locks_slow(ts, locks);
+}
+#else
+static inline uintptr_t
+py_suspend_object_locks(PyThreadState *Py_UNUSED(ts))
+{
+    return 0;
+}
+static inline void
+py_resume_object_locks(PyThreadState *Py_UNUSED(ts), uintptr_t Py_UNUSED(locks))
+{
+}
+#endif
+
+/* A new object (one reference) that any thread may release.  Without a GIL the last release
+   elsewhere would be left to the thread that made it, which may be asleep. */
+static inline void
+py_share_object(PyObject *op)
+{
+#ifdef Py_GIL_DISABLED
+    op->ob_tid = 0;
+    op->ob_ref_local = 0;
+    op->ob_ref_shared = 1 << _Py_REF_SHARED_SHIFT | _Py_REF_MERGED;
+#else
+    (void)op;
+#endif
+}
+
+/* Have other threads left reference counts for ts to merge?  Its eval loop does that, and
+   so does a thread that is asleep not. */
+static inline bool
+py_has_merges(PyThreadState *ts)
+{
+#ifdef Py_GIL_DISABLED
+    return __atomic_load_n(&ts->eval_breaker, __ATOMIC_RELAXED) & 1u << 6;
+#else
+    (void)ts;
+    return false;
+#endif
+}
 
 /* A goroutine starts with the whole recursion limit, whoever's stack starts it. */
 static inline void
@@ -63,8 +134,17 @@ py_raise(PyObject *exc)
 #endif
 }
 
+/* Call fn(arg) while no other thread runs Python.  It must not run Python, nor allocate or
+   release objects. */
+void py_stop_world(void (*fn)(void *), void *arg);
+
 /* The Python code that calls into us: its code object (owned, or NULL when there
    is none) and the offset of the instruction, for PyCode_Addr2Line(). */
 PyObject *py_caller(PyThreadState *ts, int *lasti);
+
+/* Have Python's handler of signum called soon on the main thread, whose state is given,
+   without sending a signal that could interrupt a system call.  Any thread, with or
+   without the GIL. */
+void py_raise_signal(PyThreadState *main_ts, int signum);
 
 #endif

@@ -1,7 +1,8 @@
 /* py_core.h - what the py_ files share: Goroutine, M, parking.
  *
- * Everything here runs with the GIL held; where a function releases it, its
- * comment says so.
+ * Everything here runs attached to the interpreter, with the GIL held where there is
+ * one; where a function detaches, its comment says so.  On free-threaded builds
+ * what several threads may touch has a py_lock, is atomic, or belongs to one M.
  *
  * Traps that shape this code:
  *  - A parked goroutine's C stack is copied away, so no other goroutine may hold
@@ -16,13 +17,14 @@
 #include "py_compat.h"
 
 #include "greenlet_api.h"
+#include "py_preempt.h"
 #include "rt_park.h"
 #include "rt_sched.h"
 
 typedef struct Goroutine Goroutine;
 typedef struct py_m py_m;
 
-/* A goroutine waiting in some object's queue. */
+/* A goroutine waiting in some object's queue; guarded by that object's lock. */
 typedef struct py_waiter py_waiter;
 typedef struct {
     py_waiter *head, *tail;
@@ -41,13 +43,21 @@ enum {                          /* rt_g.reason; the texts are in py_g.c */
 
 /* What a goroutine needs while it runs and parks.  It is taken from the worker that
    runs it, so that those that have not begun, and the dead, stay small. */
-typedef struct {
-    py_waiter waiter;           /* its place in a queue */
+typedef struct py_seat py_seat;
+struct py_seat {
+    py_waiter waiter;           /* its place in a queue; waiter.g is NULL while nobody has
+                                   the seat */
     rt_timer timer;             /* time-out of the current park */
-    PyObject *pending;          /* owned exception to raise when it next resumes */
-    PyGreenlet *greenlet;       /* owned: where to switch to; NULL until it parks */
+    union {
+        PyGreenlet *greenlet;   /* owned: where to switch to; NULL until it parks */
+        uint64_t tstate_id;     /* foreign threads only: of its thread state */
+    };
     rt_parker *parker;          /* owned; foreign threads only */
-} py_seat;
+    uint32_t nlocked;           /* lock_os_thread() calls not undone */
+    uint32_t nopreempt;         /* nopreempt() sections it is in */
+    bool service;               /* a thread that wakes nobody while it is parked */
+    py_seat *prev, *next;       /* all seats of an M, or all of foreign threads */
+};
 
 #define PY_G_INLINE_ARGS 3
 
@@ -66,7 +76,8 @@ struct Goroutine {
     bool heap_args;             /* args are in call.heap */
     bool failed;                /* outcome is an exception */
     bool asked;                 /* someone took the exception: no report */
-    bool cold;                  /* any of the fields below may be set */
+    bool cold;                  /* any of the fields after `call` may be set */
+    py_lock lock;               /* guards outcome and joiners */
     PyObject *weakrefs;
     union {
         struct {
@@ -82,11 +93,29 @@ struct Goroutine {
 
     PyObject *kwnames;          /* owned tuple or NULL */
     PyObject *context;          /* owned contextvars context to run in, or NULL */
-    PyObject *outcome;          /* owned, once done: result or exception */
+    PyObject *outcome;          /* owned, once done: result or exception; before: an
+                                   exception to raise at its next blocking point */
     PyObject *name;             /* owned str or NULL: "goroutine-<id>" */
     py_waitq joiners;           /* empty whenever nobody holds a handle */
     py_seat *seat;              /* borrowed from the worker; foreign threads: owned */
 };
+
+/* Has it ended?  Then its outcome is there. */
+static inline bool
+py_g_ended(const Goroutine *gp)
+{
+    return atomic_load_explicit(&gp->g.status, memory_order_acquire) == RT_G_DEAD;
+}
+/* Is an exception on its way to gp, the caller?  After rt_g_arm(), of the two, this and
+   a poster's claim, at least one sees the other. */
+static inline bool
+py_g_has_pending(const Goroutine *gp)
+{
+#ifdef Py_GIL_DISABLED
+    atomic_thread_fence(memory_order_seq_cst);
+#endif
+    return __atomic_load_n(&gp->outcome, __ATOMIC_RELAXED) != NULL;
+}
 
 static inline PyObject **
 py_g_args(Goroutine *gp)
@@ -98,6 +127,8 @@ py_g_args(Goroutine *gp)
 struct py_m {
     rt_p p;                     /* first: see py_m_of() */
     Goroutine *curg;            /* borrowed; NULL: the scheduler itself runs */
+    Goroutine *parking;         /* borrowed, may be stale: the last to park.  While the
+                                   scheduler runs on a goroutine's stack, it is that one */
     Goroutine *next;            /* borrowed: what the greenlet switched to shall run;
                                    NULL at all other times */
     PyGreenlet *g0;             /* owned: starts workers */
@@ -105,13 +136,19 @@ struct py_m {
                                    runs curg if that one has not parked yet */
     PyGreenlet **idle;          /* owned array of owned idle workers */
     uint32_t nidle;
-    PyThreadState *tstate;
+    PyThreadState *tstate;      /* NULL until its thread runs */
     bool is_main;
     _Atomic bool stopping;      /* the process ends */
     _Atomic bool paused;        /* and this M will not touch Python any more */
-    py_seat seat;               /* the main goroutine's */
-    uint64_t switches;
-    uint64_t workers;           /* worker greenlets ever started */
+    py_preempt_m preempt;
+    py_seat *seats;             /* of all its workers; and of the main goroutine: */
+    py_seat seat;
+    rt_g *free_g;               /* dead goroutines to use again, linked by g.link */
+    uint32_t nfree_g;
+    int64_t next_id, end_id;    /* goroutine ids it may give out */
+    _Atomic uint64_t created, finished;     /* by it; goroutines */
+    _Atomic uint64_t switches;
+    _Atomic uint64_t workers;   /* worker greenlets ever started */
 };
 
 #define PY_MAX_IDLE_WORKERS 1024
@@ -120,26 +157,28 @@ struct py_m {
 typedef struct {
     rt_sched sched;
     py_m *m0;                   /* the main thread's, NULL until it comes here */
-    py_m *aux;                  /* runs goroutines spawned by foreign threads */
     Goroutine *main_g;          /* owned */
     unsigned long main_ident;
+    py_seat *foreign;           /* seats of the threads that are not Ms; guarded by lock */
+    py_lock lock;
+    _Atomic(PyThreadState *) sysmon_tstate; /* owned; NULL until sysmon needs one */
+    py_preempt_state preempt;
     PyObject *module;           /* borrowed */
     PyTypeObject *goroutine_type, *go_type, *chan_type, *chan_iter_type, *mutex_type,
         *waitgroup_type, *netfd_type, *conn_type, *request_type, *writer_type,
         *headers_type, *body_type, *server_type;
-    PyObject *exc_goexit, *exc_closed, *exc_deadlock, *exc_net_closed;
+    PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed;
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
     PyObject *report_failure;   /* runtime._errors.report_failure */
     PyObject *may_deadlock;     /* runtime._errors.may_deadlock */
-    bool resumes[256];          /* opcodes after which only the eval loop itself looks
-                                   for signals */
-    uint64_t created, finished;
+    PyObject *report_deadlock;  /* runtime._inspect.report_deadlock */
+    PyObject *end_child;        /* runtime._errors.end_child */
+    PyObject *nothing;          /* runtime._errors.nothing */
+    _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */
     struct {                    /* of all HTTP servers */
         uint64_t accepted, closed, requests;
     } http;
-    int64_t next_id;
-    rt_g *free_g;               /* dead ones to use again, linked by g.link */
-    uint32_t nfree_g;
+    _Atomic int64_t next_id;
 } py_core;
 
 extern py_core *core;           /* NULL before the module is loaded */
@@ -166,39 +205,95 @@ py_g_of(rt_g *gp)
 /* py_g.c */
 int py_g_init_types(PyObject *module);
 Goroutine *py_g_alloc(void);                    /* new reference, fresh */
-/* A goroutine that runs entry(gp) on mp, put at the tail of its queue.  No new
-   reference is returned.  -1 with MemoryError set. */
+/* A goroutine that runs entry(gp) on mp and nowhere else, put at the tail of its queue.
+   No new reference is returned.  -1 with MemoryError set. */
 int py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void *arg);
 /* Run a fresh goroutine to its end on the calling worker, in that worker's seat. */
 void py_g_run(py_m *mp, Goroutine *gp, py_seat *seat);
 /* End gp: result (stolen) or the exception set. */
 void py_g_finish(Goroutine *gp, PyObject *result);
 const char *py_wait_reason(int reason);
+/* Its name, or what would be its name; new reference. */
+PyObject *py_g_name(Goroutine *gp);
+
+/* py_m.c */
+int py_m_init(PyObject *module);
+/* The M of this thread, or NULL on a foreign thread. */
+py_m *py_this_m(void);
+/* The M of the spare P, started on first use; NULL with an exception set. */
+py_m *py_spare(void);
+/* Start the M of the P with this id: host.start of the scheduler. */
+int py_m_start(rt_sched *sched, uint32_t id);
+/* The i-th M, in order of creation; NULL: there are no more. */
+static inline py_m *
+py_each_m(uint32_t i)
+{
+    return i < RT_LOAD(core->sched.nallp) ? (py_m *)RT_LOAD(core->sched.allp[i]) : NULL;
+}
+/* The process ends: never touch Python again.  Called detached. */
+_Noreturn void py_m_pause(py_m *mp);
+/* The main goroutine of a forked child has returned result (stolen), or raised: the
+   process ends, as it does when the main program returns. */
+_Noreturn void py_m_end_child(PyObject *result);
+/* Undo what is left of lock_os_thread() of a goroutine that ends. */
+void py_m_unlock_all(py_m *mp, py_seat *seat);
+/* Sum up: how many goroutines exist, the main one included. */
+uint64_t py_num_goroutine(uint64_t *created, uint64_t *finished);
+/* Give a new goroutine (reference stolen) to a run queue. */
+int py_submit(Goroutine *gp);
+/* The goroutine that calls (borrowed), for an operation that may block; NULL with
+   RuntimeError set where the scheduler itself does.  `what` names the operation. */
+Goroutine *py_current(const char *what);
+static inline void
+py_seat_link(py_seat **list, py_seat *seat)
+{
+    seat->prev = NULL;
+    seat->next = *list;
+    if (*list != NULL)
+        (*list)->prev = seat;
+    *list = seat;
+}
+static inline void
+py_seat_unlink(py_seat **list, py_seat *seat)
+{
+    *(seat->prev ? &seat->prev->next : list) = seat->next;
+    if (seat->next != NULL)
+        seat->next->prev = seat->prev;
+}
+
+/* py_idle.c */
+/* Sleep until there is work: host.block of the scheduler.  Detaches. */
+void py_idle_block(rt_p *pp, int64_t timeout);
 
 /* py_sched.c */
 int py_sched_init(PyObject *module, const rt_netpoll_ops *ops);
-/* The M of this thread, or NULL on a foreign thread. */
-py_m *py_this_m(void);
-/* The auxiliary M, started on first use; NULL with an exception set. */
-py_m *py_aux(void);
-/* The goroutine that calls (borrowed), for an operation that may block; NULL with
-   RuntimeError set where blocking is impossible.  `what` names the operation. */
-Goroutine *py_current(const char *what);
+/* On g0, for good: run what is found. */
+_Noreturn void py_g0_run(py_m *mp);
+/* A goroutine to run on mp.  Detaches while there is none. */
+Goroutine *py_find(py_m *mp);
 /* Park gp, the caller, which is armed (rt_g_arm) and has been put where a waker
    will find it.  Returns RT_WAKE_*; for RT_WAKE_INTERRUPT the exception is set.
    Runs other goroutines. */
 uint32_t py_park(Goroutine *gp, int reason, int64_t deadline);
 /* Wake a goroutine if its park can be claimed.  True if this call woke it. */
-bool py_wake(Goroutine *gp, uint32_t why, bool next);
+bool py_wake(Goroutine *gp, uint8_t why, bool next);
 /* Let others run.  -1 with an exception set if one is pending for gp. */
 int py_yield(Goroutine *gp);
+/* The goroutine that runs on mp, the caller's, lets all others run that wait for this
+   P.  Raises nothing. */
+void py_give_way(py_m *mp);
 /* Raise exc (stolen) in the main goroutine as soon as it runs. */
 void py_interrupt_main(PyObject *exc);
-/* Give a new goroutine (reference stolen) to a run queue. */
-int py_submit(Goroutine *gp);
+/* Raise exc (borrowed) in gp at its next blocking point, at once if it waits; if it
+   has not begun, it ends with exc.  False: it has ended, or another exception is on
+   its way already. */
+bool py_cancel(Goroutine *gp, PyObject *exc);
+/* Raise what is on its way to gp, the caller.  -1, or 0 if there is nothing. */
+int py_take_pending(Goroutine *gp);
 PyObject *py_stats(void);
 
-/* Queues of waiters. */
+/* Queues of waiters.  All but py_ready_all() is called with the lock held that guards the
+   queue; py_ready() and py_ready_all() are called without. */
 static inline void
 py_waitq_push(py_waitq *q, py_waiter *w)
 {
@@ -240,12 +335,30 @@ py_ready(Goroutine *gp, bool next)
     py_m *mp = py_tls_m;
     rt_ready(mp ? &mp->p : NULL, &gp->g, next);
 }
-/* Wake all waiters. */
+/* Move all waiters whose parks could be claimed to `out`, for py_ready_all(). */
+static inline void
+py_waitq_claim_all(py_waitq *q, uint32_t why, py_waitq *out)
+{
+    for (py_waiter *w; (w = py_waitq_claim(q, why)) != NULL;)
+        py_waitq_push(out, w);
+}
+static inline void
+py_ready_all(py_waitq *claimed)
+{
+    for (py_waiter *w = claimed->head, *next; w != NULL; w = next) {
+        next = w->next;
+        w->queue = NULL;
+        py_ready(w->g, false);
+    }
+}
+
+/* Wake all waiters of a queue that only one M touches. */
 static inline void
 py_waitq_wake_all(py_waitq *q, uint32_t why)
 {
-    for (py_waiter *w; (w = py_waitq_claim(q, why)) != NULL;)
-        py_ready(w->g, false);
+    py_waitq out = {0};
+    py_waitq_claim_all(q, why, &out);
+    py_ready_all(&out);
 }
 
 /* Time. */
@@ -263,6 +376,7 @@ void py_stack_seed(PyThreadState *ts);
 int py_chan_init_types(PyObject *module);
 int py_sync_init_types(PyObject *module);
 int py_netfd_init_types(PyObject *module);
+void py_netfd_after_fork(void);
 int py_http_init_types(PyObject *module);
 /* Create a heap type from its spec, keep it in *slot, publish it as a member of
    the module where publish is set. */

@@ -32,28 +32,47 @@ py_wait_reason(int reason)
 
 /* ---- life ---- */
 
-/* Kept for the next burst: returning the memory of a large one to the system and
-   faulting it in again would cost more than running the goroutines. */
+/* Kept by each M for the next burst: returning the memory of a large one to the system
+   and faulting it in again would cost more than running the goroutines. */
 #define MAX_FREE_G 131072
+
+#define ID_BATCH 16             /* ids an M takes at a time */
+
+static RT_NOINLINE Goroutine *
+alloc_slow(void)
+{
+    Goroutine *gp = PyObject_GC_New(Goroutine, core->goroutine_type);
+    if (gp != NULL)
+        memset((char *)gp + sizeof(PyObject), 0, sizeof(*gp) - sizeof(PyObject));
+    return gp;
+}
 
 Goroutine *
 py_g_alloc(void)
 {
+    py_m *mp = py_tls_m;
     Goroutine *gp;
-    if (RT_LIKELY(core->free_g != NULL)) {
-        gp = py_g_of(core->free_g);
-        core->free_g = gp->g.link.next;
-        core->nfree_g--;
-        Py_INCREF(core->goroutine_type);
+    if (RT_LIKELY(mp != NULL && mp->free_g != NULL)) {
+        gp = py_g_of(mp->free_g);
+        mp->free_g = gp->g.link.next;
+        mp->nfree_g--;
         _Py_NewReference((PyObject *)gp);
     }
     else {
-        gp = PyObject_GC_New(Goroutine, core->goroutine_type);
+        gp = alloc_slow();
         if (gp == NULL)
             return NULL;
-        memset((char *)gp + sizeof(PyObject), 0, sizeof(*gp) - sizeof(PyObject));
     }
-    gp->id = ++core->next_id;
+    py_share_object((PyObject *)gp);
+    if (RT_UNLIKELY(mp == NULL))
+        gp->id = atomic_fetch_add(&core->next_id, 1) + 1;
+    else {
+        if (mp->next_id == mp->end_id) {
+            mp->next_id = atomic_fetch_add(&core->next_id, ID_BATCH);
+            mp->end_id = mp->next_id + ID_BATCH;
+        }
+        gp->id = ++mp->next_id;
+    }
     return gp;
 }
 
@@ -127,7 +146,8 @@ g_finalize(PyObject *self)
 static void
 g_free(Goroutine *gp)
 {
-    bool reuse = core->nfree_g < MAX_FREE_G && !gp->g.foreign;
+    py_m *mp = py_tls_m;
+    bool reuse = mp != NULL && mp->nfree_g < MAX_FREE_G && !gp->g.foreign;
     if (RT_UNLIKELY(gp->cold)) {
         if (PyObject_GC_IsTracked((PyObject *)gp))
             PyObject_GC_UnTrack(gp);
@@ -137,24 +157,27 @@ g_free(Goroutine *gp)
     if (RT_UNLIKELY(gp->weakrefs != NULL))
         PyObject_ClearWeakRefs((PyObject *)gp);
     g_clear(gp);
-    PyTypeObject *type = Py_TYPE(gp);
     if (RT_UNLIKELY(gp->g.foreign && gp->seat != NULL)) {
+        py_acquire(&core->lock);
+        py_seat_unlink(&core->foreign, gp->seat);
+        py_release(&core->lock);
         rt_parker_fini(gp->seat->parker);
         PyMem_Free(gp->seat->parker);
         PyMem_Free(gp->seat);
     }
     if (RT_LIKELY(reuse)) {
         gp->g.pp = NULL;
-        gp->g.started = 0;
+        gp->g.started = gp->g.pinned = 0;
         gp->asked = gp->failed = gp->cold = false;
-        gp->g.link.next = core->free_g;
-        core->free_g = &gp->g;
-        core->nfree_g++;
+        gp->g.link.next = mp->free_g;
+        mp->free_g = &gp->g;
+        mp->nfree_g++;
     }
     else {
+        PyTypeObject *type = Py_TYPE(gp);
         PyObject_GC_Del(gp);
+        Py_DECREF(type);
     }
-    Py_DECREF(type);
 }
 
 static void
@@ -186,21 +209,25 @@ py_g_run(py_m *mp, Goroutine *gp, py_seat *seat)
 {
     PyThreadState *ts = mp->tstate;
     seat->waiter.g = gp;
+    seat->nopreempt = 0;
     gp->seat = seat;
-    gp->g.started = 1;
+    gp->g.started = gp->g.pinned = 1;
     gp->g.pp = &mp->p;
-    gp->g.status = RT_G_RUNNING;
+    RT_STORE(gp->g.status, RT_G_RUNNING);
     mp->curg = gp;
     py_reset_recursion(ts);
-    PyObject *kwnames = NULL;
+    PyObject *kwnames = NULL, *result;
     if (gp->cold) {
+        if (RT_UNLIKELY(gp->fn != NULL && py_take_pending(gp) < 0)) {
+            result = NULL;              /* cancelled before it has begun */
+            goto finish;
+        }
         PyObject *context = gp->context;
         gp->context = NULL;
         if (context != NULL)
             Py_XDECREF(py_swap_context(ts, context));
         kwnames = gp->kwnames;
     }
-    PyObject *result;
     if (RT_LIKELY(gp->fn != NULL))
         result = PyObject_Vectorcall(gp->fn, py_g_args(gp),
                                      gp->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
@@ -212,11 +239,15 @@ py_g_run(py_m *mp, Goroutine *gp, py_seat *seat)
                  "by another goroutine");
     if (ts->context != NULL)
         Py_XDECREF(py_swap_context(ts, NULL));
+finish:
+    if (RT_UNLIKELY(gp->cold && gp == core->main_g))
+        py_m_end_child(result);
+    if (RT_UNLIKELY(seat->nlocked != 0))
+        py_m_unlock_all(mp, seat);
     py_g_finish(gp, result);
-    if (seat->greenlet != NULL) {
+    seat->waiter.g = NULL;
+    if (seat->greenlet != NULL)
         Py_CLEAR(seat->greenlet);
-        Py_CLEAR(seat->pending);
-    }
 }
 
 static RT_COLD void
@@ -232,10 +263,36 @@ finish_failed(Goroutine *gp)
         gp->asked = true;
         py_interrupt_main(Py_NewRef(exc));
     }
+    else if (PyErr_GivenExceptionMatches(exc, core->exc_cancelled))
+        gp->asked = true;       /* somebody wanted that */
+    py_acquire(&gp->lock);
+    PyObject *late = gp->outcome;
     gp->outcome = exc;
     gp->failed = gp->cold = true;
+    py_release(&gp->lock);
+    Py_XDECREF(late);
     if (Py_REFCNT(gp) == 1)
         report_failure(gp);
+}
+
+/* Somebody may hold gp's handle, or wait for its end. */
+static RT_NOINLINE void
+publish_end(Goroutine *gp, PyObject *result)
+{
+    py_waitq joiners = {0};
+    PyObject *late = NULL;
+    gp->cold = true;
+    PyObject_GC_Track(gp);
+    py_acquire(&gp->lock);
+    if (!gp->failed) {
+        late = gp->outcome;     /* an exception that came too late */
+        gp->outcome = result;
+    }
+    atomic_store_explicit(&gp->g.status, RT_G_DEAD, memory_order_release);
+    py_waitq_claim_all(&gp->joiners, RT_WAKE_READY, &joiners);
+    py_release(&gp->lock);
+    Py_XDECREF(late);
+    py_ready_all(&joiners);
 }
 
 void
@@ -247,16 +304,13 @@ py_g_finish(Goroutine *gp, PyObject *result)
     drop_call(gp);
     if (Py_REFCNT(gp) == 1)
         Py_CLEAR(result);
-    gp->g.status = RT_G_DEAD;
-    py_tls_m->curg = NULL;
-    core->finished++;
-    if (Py_REFCNT(gp) != 1) {
-        if (result != NULL)
-            gp->outcome = result;
-        gp->cold = true;
-        PyObject_GC_Track(gp);
-        py_waitq_wake_all(&gp->joiners, RT_WAKE_READY);
-    }
+    py_m *mp = py_tls_m;
+    mp->curg = NULL;
+    RT_COUNT(mp->finished, 1);
+    if (Py_REFCNT(gp) != 1)
+        publish_end(gp, result);
+    else
+        RT_STORE(gp->g.status, RT_G_DEAD);
     Py_DECREF(gp);
 }
 
@@ -268,8 +322,14 @@ py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void *arg)
         return -1;
     gp->call.c.entry = entry;
     gp->call.c.arg = arg;
-    core->created++;
-    rt_p_put_fresh(&mp->p, &gp->g, false);
+    py_m *cur = py_tls_m;
+    if (RT_UNLIKELY(RT_LOAD(core->sched.sysmon.state) != RT_SYSMON_AWAKE))
+        py_preempt_kick();
+    if (RT_LIKELY(cur != NULL))
+        RT_COUNT(cur->created, 1);
+    else
+        atomic_fetch_add(&core->created, 1);
+    rt_p_put_pinned(cur ? &cur->p : NULL, &mp->p, &gp->g);
     return 0;
 }
 
@@ -413,8 +473,8 @@ static PyType_Slot go_slots[] = {
      "It runs when the caller next blocks, yields or ends, in a copy of the caller's\n"
      "contextvars context and with the whole recursion limit.  Keep the returned\n"
      "handle to join() it; drop it and a failure is reported by runtime.excepthook.\n"
-     "Any thread may call go(): goroutines started by a thread that is not the main\n"
-     "thread run on a thread of the runtime's own.\n\n"
+     "Any thread may call go(): goroutines started by a thread that runs none itself\n"
+     "run on a thread of the runtime's own.\n\n"
      "Go: the go statement."},
     {0, NULL},
 };
@@ -450,7 +510,7 @@ g_join(Goroutine *gp, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     }
     if (nargs + nkw == 1)
         timeout = args[0];
-    if (gp->g.status == RT_G_DEAD)
+    if (py_g_ended(gp))
         return take_outcome(gp);
     int64_t deadline;
     if (py_deadline(timeout, &deadline) < 0)
@@ -473,11 +533,19 @@ g_join(Goroutine *gp, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
                         "ends with it");
         return NULL;
     }
+    py_acquire(&gp->lock);
+    if (py_g_ended(gp)) {
+        py_release(&gp->lock);
+        return take_outcome(gp);
+    }
     rt_g_arm(&me->g);
     py_waitq_push(&gp->joiners, &me->seat->waiter);
+    py_release(&gp->lock);
     Py_INCREF(gp);              /* keeps the queue alive */
     uint32_t why = py_park(me, PY_WAIT_JOIN, deadline);
+    py_acquire(&gp->lock);
     py_waitq_remove(&me->seat->waiter);
+    py_release(&gp->lock);
     PyObject *result = NULL;
     if (why == RT_WAKE_READY)
         result = take_outcome(gp);
@@ -490,13 +558,13 @@ g_join(Goroutine *gp, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
 static PyObject *
 g_done(Goroutine *gp, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(gp->g.status == RT_G_DEAD);
+    return PyBool_FromLong(py_g_ended(gp));
 }
 
 static PyObject *
 g_exception(Goroutine *gp, PyObject *Py_UNUSED(ignored))
 {
-    if (gp->g.status != RT_G_DEAD) {
+    if (!py_g_ended(gp)) {
         PyErr_SetString(PyExc_RuntimeError, "the goroutine has not ended: join() it first");
         return NULL;
     }
@@ -505,15 +573,61 @@ g_exception(Goroutine *gp, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+g_cancel(Goroutine *gp, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *exc = nargs == 1 && args[0] != Py_None ? args[0] : core->exc_cancelled;
+    if (nargs > 1) {
+        PyErr_SetString(PyExc_TypeError, "cancel() takes one argument: cancel(exc=None)");
+        return NULL;
+    }
+    if (!PyExceptionInstance_Check(exc) && !PyExceptionClass_Check(exc)) {
+        PyErr_Format(PyExc_TypeError, "cancel(exc): exc must be an exception, not %.200s",
+                     Py_TYPE(exc)->tp_name);
+        return NULL;
+    }
+    if (gp->g.foreign) {
+        PyErr_SetString(PyExc_RuntimeError, "this stands for a plain thread, which cannot be "
+                        "cancelled");
+        return NULL;
+    }
+    exc = PyExceptionClass_Check(exc) ? PyObject_CallNoArgs(exc) : Py_NewRef(exc);
+    if (exc == NULL)
+        return NULL;
+    if (!PyExceptionInstance_Check(exc)) {
+        Py_DECREF(exc);
+        PyErr_SetString(PyExc_TypeError, "cancel(exc): calling exc gave no exception");
+        return NULL;
+    }
+    bool posted = py_cancel(gp, exc);
+    Py_DECREF(exc);
+    return PyBool_FromLong(posted);
+}
+
+PyObject *
+py_g_name(Goroutine *gp)
+{
+    PyObject *name = __atomic_load_n(&gp->name, __ATOMIC_ACQUIRE);
+    if (name != NULL)
+        return Py_NewRef(name);
+    if (gp == core->main_g)
+        return PyUnicode_FromString("main");
+    return PyUnicode_FromFormat("goroutine-%lld", (long long)gp->id);
+}
+
+static PyObject *
 g_get_name(Goroutine *gp, void *Py_UNUSED(closure))
 {
-    if (gp->name == NULL) {
-        gp->cold = true;
-        gp->name = gp == core->main_g ? PyUnicode_FromString("main")
-                                      : PyUnicode_FromFormat("goroutine-%lld",
-                                                             (long long)gp->id);
-    }
-    return Py_XNewRef(gp->name);
+    PyObject *name = py_g_name(gp);
+    if (name == NULL || gp->name != NULL)
+        return name;
+    /* Several threads may come here at once: the first name stays. */
+    PyObject *none = NULL;
+    gp->cold = true;
+    if (__atomic_compare_exchange_n(&gp->name, &none, name, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE))
+        return Py_NewRef(name);
+    Py_DECREF(name);
+    return Py_NewRef(none);
 }
 
 static PyObject *
@@ -522,13 +636,13 @@ g_get_state(Goroutine *gp, void *Py_UNUSED(closure))
     static const char *const names[] = {
         [RT_G_RUNNABLE] = "runnable", [RT_G_RUNNING] = "running",
         [RT_G_WAITING] = "waiting", [RT_G_DEAD] = "dead"};
-    return PyUnicode_FromString(names[gp->g.status]);
+    return PyUnicode_FromString(names[RT_LOAD(gp->g.status)]);
 }
 
 static PyObject *
 g_get_wait_reason(Goroutine *gp, void *Py_UNUSED(closure))
 {
-    if (gp->g.status != RT_G_WAITING)
+    if (RT_LOAD(gp->g.status) != RT_G_WAITING)
         Py_RETURN_NONE;
     return PyUnicode_FromString(py_wait_reason(gp->g.reason));
 }
@@ -566,6 +680,12 @@ static PyMethodDef g_methods[] = {
      "exception($self)\n--\n\n"
      "The exception an ended goroutine failed with, or None.\n\n"
      "Raises RuntimeError while it has not ended."},
+    {"cancel", (PyCFunction)(void (*)(void))g_cancel, METH_FASTCALL,
+     "cancel($self, exc=None, /)\n--\n\n"
+     "Raise exc, by default Cancelled(), in the goroutine at its next blocking point.\n\n"
+     "At once if it waits now; if it has not begun, its function never runs.  Its finally\n"
+     "blocks run, and join() raises exc unless the goroutine catches it.  True if exc will\n"
+     "be raised, False if the goroutine has ended or another exception is on its way."},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS,
      "Goroutine[T], for type checkers."},
     {0},

@@ -293,15 +293,11 @@ server_listen(http_server *s, PyObject *arg)
 static int
 hand_over(http_server *s, PyObject *(*entry)(Goroutine *))
 {
-    Goroutine *gp = py_g_alloc();
-    if (gp == NULL)
-        return -1;
-    gp->call.c.entry = entry;
-    gp->call.c.arg = Py_NewRef((PyObject *)s);
-    gp->g.status = RT_G_RUNNABLE;
-    core->created++;
-    rt_p_submit(&s->mp->p, &gp->g);
-    return 0;
+    Py_INCREF(s);
+    if (py_g_spawn_c(s->mp, entry, s) == 0)
+        return 0;
+    Py_DECREF(s);
+    return -1;
 }
 
 static void

@@ -4,6 +4,7 @@
  * only; a second one is refused with ImportError.
  */
 #include "py_core.h"
+#include "py_inspect.h"
 
 int
 py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot, bool publish)
@@ -37,15 +38,13 @@ m_stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 m_set_hooks(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *report, *may_deadlock;
-    const char *resumes;
-    Py_ssize_t n;
-    if (!PyArg_ParseTuple(args, "OOy#:_set_hooks", &report, &may_deadlock, &resumes, &n))
+    PyObject *report, *may_deadlock, *end_child, *nothing;
+    if (!PyArg_ParseTuple(args, "OOOO:_set_hooks", &report, &may_deadlock, &end_child, &nothing))
         return NULL;
-    for (Py_ssize_t i = 0; i < n; i++)
-        core->resumes[(unsigned char)resumes[i]] = true;
     Py_XSETREF(core->report_failure, Py_NewRef(report));
     Py_XSETREF(core->may_deadlock, Py_NewRef(may_deadlock));
+    Py_XSETREF(core->end_child, Py_NewRef(end_child));
+    Py_XSETREF(core->nothing, Py_NewRef(nothing));
     Py_RETURN_NONE;
 }
 
@@ -115,6 +114,9 @@ module_exec(PyObject *module)
     if (add_exception(module, "runtime.GoExit",
                       "Ends a goroutine; raised by goexit(), not to be caught.",
                       PyExc_BaseException, &core->exc_goexit) < 0
+        || add_exception(module, "runtime.Cancelled",
+                         "The goroutine was cancelled; let it pass after cleaning up.",
+                         PyExc_BaseException, &core->exc_cancelled) < 0
         || add_exception(module, "runtime.ChanClosed",
                          "The channel is closed: nothing can be sent, or nothing is left.",
                          PyExc_Exception, &core->exc_closed) < 0
@@ -124,7 +126,8 @@ module_exec(PyObject *module)
         || PyModule_AddFunctions(module, functions) < 0 || py_g_init_types(module) < 0
         || py_chan_init_types(module) < 0 || py_sync_init_types(module) < 0
         || py_netfd_init_types(module) < 0 || py_http_init_types(module) < 0
-        || py_sched_init(module, ops) < 0)
+        || py_sched_init(module, ops) < 0 || py_m_init(module) < 0
+        || py_preempt_init(module) < 0 || py_inspect_init(module) < 0)
         goto fail;
     return 0;
 
@@ -137,6 +140,9 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, module_exec},
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+#ifdef Py_GIL_DISABLED
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif
     {0, NULL},
 };

@@ -1,7 +1,8 @@
 /* py_netfd.c - NetFD: a non-blocking descriptor that goroutines wait on.
  *
  * A system call is tried first; only when it would block does the goroutine park
- * (py_netwait.c).  Non-blocking calls are made with the GIL held.
+ * (py_netwait.c).  Non-blocking calls are made attached to the interpreter, with the GIL
+ * held where there is one.
  */
 #include "py_netfd.h"
 
@@ -16,58 +17,87 @@
 
 #define DEFAULT_READ 65536
 
+/* Raise an OSError.  Always -1. */
 static int
-raise_errno(void)
+raise_errno(int err)
 {
+    errno = err;
     PyErr_SetFromErrno(PyExc_OSError);
     return -1;
 }
 
+/* The results of system calls are their values or -errno: between netfd_begin() and
+   netfd_end() nothing can be raised. */
 static inline bool
-would_block(int err)
+would_block(ssize_t r)
 {
-    return err == EAGAIN || err == EWOULDBLOCK;
+    return r == -EAGAIN || r == -EWOULDBLOCK;
 }
 
 /* ---- reading ---- */
 
-static Py_ssize_t
-sys_read(const NetFD *self, char *buf, size_t n)
+static ssize_t
+sys_read(const NetFD *self, int fd, char *buf, size_t n)
 {
-    ssize_t got;
-    do
-        got = RT_LIKELY(self->socket) ? recv(self->fd, buf, n, 0) : read(self->fd, buf, n);
-    while (RT_UNLIKELY(got < 0 && errno == EINTR));
-    return got;
+    for (;;) {
+        ssize_t got = RT_LIKELY(self->socket) ? recv(fd, buf, n, 0) : read(fd, buf, n);
+        if (RT_LIKELY(got >= 0))
+            return got;
+        if (errno != EINTR)
+            return -errno;
+    }
 }
 
-/* Move what was put back into buf, at most n bytes. */
+static inline bool
+has_rest(const NetFD *self)
+{
+    return __atomic_load_n(&self->rest, __ATOMIC_RELAXED) != NULL;
+}
+
+/* Move what was put back into buf, at most n bytes; 0: there is none any more. */
 static RT_NOINLINE Py_ssize_t
 take_rest(NetFD *self, char *buf, Py_ssize_t n)
 {
-    Py_ssize_t left = PyBytes_GET_SIZE(self->rest) - self->rest_at;
-    if (n > left)
+    py_acquire(&self->pd->lock);
+    PyObject *rest = self->rest;
+    Py_ssize_t at = self->rest_at, left = rest ? PyBytes_GET_SIZE(rest) - at : 0;
+    if (n >= left) {
         n = left;
-    memcpy(buf, PyBytes_AS_STRING(self->rest) + self->rest_at, (size_t)n);
-    self->rest_at += n;
-    if (n == left)
-        Py_CLEAR(self->rest);
+        __atomic_store_n(&self->rest, NULL, __ATOMIC_RELAXED);     /* now ours */
+    }
+    else {
+        self->rest_at += n;
+        Py_INCREF(rest);
+    }
+    py_release(&self->pd->lock);
+    if (rest != NULL)
+        memcpy(buf, PyBytes_AS_STRING(rest) + at, (size_t)n);
+    Py_XDECREF(rest);
     return n;
 }
 
 /* Read at most n > 0 bytes without waiting, with the turn: their number, 0 at the
    end, -1 with an exception set, -2 if that would block. */
 static inline Py_ssize_t
-read_now(NetFD *self, char *buf, Py_ssize_t n)
+read_now(NetFD *self, char *buf, Py_ssize_t n, const char *what)
 {
-    if (RT_UNLIKELY(self->rest != NULL))
-        return take_rest(self, buf, n);
-    if (self->drained)
+    py_pd *pd = self->pd;
+    if (RT_UNLIKELY(has_rest(self))) {
+        Py_ssize_t got = take_rest(self, buf, n);
+        if (got > 0)
+            return got;
+    }
+    if (RT_LOAD(pd->rd.quiet))
         return -2;
-    Py_ssize_t got = sys_read(self, buf, (size_t)n);
-    if (RT_UNLIKELY(got < 0))
-        return would_block(errno) ? -2 : raise_errno();
-    self->drained = got < n && got > 0 && self->tcp && !self->hup;
+    int fd = netfd_begin(pd, &pd->rd);
+    if (RT_UNLIKELY(fd < 0))
+        return netfd_raise_closed(what);
+    ssize_t got = sys_read(self, fd, buf, (size_t)n);
+    if (RT_UNLIKELY(got < 0)) {
+        netfd_end(pd, &pd->rd, would_block(got));
+        return would_block(got) ? -2 : raise_errno((int)-got);
+    }
+    netfd_end(pd, &pd->rd, got < n && got > 0 && RT_LOAD(pd->drains));
     return got;
 }
 
@@ -76,12 +106,12 @@ read_now(NetFD *self, char *buf, Py_ssize_t n)
 static PyObject *
 read_bytes_now(NetFD *self, Py_ssize_t n)
 {
-    if (self->drained && self->rest == NULL)
+    if (RT_LOAD(self->pd->rd.quiet) && !has_rest(self))
         return NULL;
     PyObject *data = PyBytes_FromStringAndSize(NULL, n);
     if (data == NULL)
         return NULL;
-    Py_ssize_t got = read_now(self, PyBytes_AS_STRING(data), n);
+    Py_ssize_t got = read_now(self, PyBytes_AS_STRING(data), n, "read");
     if (RT_UNLIKELY(got < 0))
         Py_CLEAR(data);
     else if (got != n)
@@ -106,7 +136,8 @@ netfd_read(NetFD *self, PyObject *const *args, Py_ssize_t nargs)
             return NULL;
         }
     }
-    if (netfd_enter(self, &self->rd, "read") < 0)
+    py_pd *pd = self->pd;
+    if (netfd_enter(pd, &pd->rd, "read") < 0)
         return NULL;
     PyObject *data;
     if (n == 0)
@@ -114,8 +145,8 @@ netfd_read(NetFD *self, PyObject *const *args, Py_ssize_t nargs)
     else
         do
             data = read_bytes_now(self, n);
-        while (data == NULL && !PyErr_Occurred() && netfd_wait_edge(self, &self->rd, "read") == 0);
-    netfd_leave(&self->rd);
+        while (data == NULL && !PyErr_Occurred() && netfd_wait_edge(pd, &pd->rd, "read") == 0);
+    netfd_leave(pd, &pd->rd);
     return data;
 }
 
@@ -125,12 +156,13 @@ netfd_read_into(NetFD *self, PyObject *buffer)
     Py_buffer view;
     if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE) < 0)
         return NULL;
+    py_pd *pd = self->pd;
     Py_ssize_t got = -1;
-    if (netfd_enter(self, &self->rd, "read_into") == 0) {
+    if (netfd_enter(pd, &pd->rd, "read_into") == 0) {
         do
-            got = view.len ? read_now(self, view.buf, view.len) : 0;
-        while (got == -2 && netfd_wait_edge(self, &self->rd, "read_into") == 0);
-        netfd_leave(&self->rd);
+            got = view.len ? read_now(self, view.buf, view.len, "read_into") : 0;
+        while (got == -2 && netfd_wait_edge(pd, &pd->rd, "read_into") == 0);
+        netfd_leave(pd, &pd->rd);
     }
     PyBuffer_Release(&view);
     return got < 0 ? NULL : PyLong_FromSsize_t(got);
@@ -145,43 +177,75 @@ netfd_unread(NetFD *self, PyObject *data)
     }
     if (PyBytes_GET_SIZE(data) == 0)
         Py_RETURN_NONE;
-    PyObject *all = Py_NewRef(data);
-    if (self->rest != NULL) {
-        PyObject *later = PyBytes_FromStringAndSize(
-            PyBytes_AS_STRING(self->rest) + self->rest_at,
-            PyBytes_GET_SIZE(self->rest) - self->rest_at);
-        PyBytes_ConcatAndDel(&all, later);
-        if (all == NULL)
+    for (;;) {                  /* until no reader takes something meanwhile */
+        py_acquire(&self->pd->lock);
+        PyObject *old = Py_XNewRef(self->rest);
+        Py_ssize_t at = self->rest_at;
+        py_release(&self->pd->lock);
+        PyObject *all = Py_NewRef(data);
+        if (old != NULL)
+            PyBytes_ConcatAndDel(&all, PyBytes_FromStringAndSize(PyBytes_AS_STRING(old) + at,
+                                                                 PyBytes_GET_SIZE(old) - at));
+        if (all == NULL) {
+            Py_DECREF(old);
             return NULL;
+        }
+        py_acquire(&self->pd->lock);
+        bool same = self->rest == old && (old == NULL || self->rest_at == at);
+        PyObject *drop = same ? old : all;
+        if (same) {
+            __atomic_store_n(&self->rest, all, __ATOMIC_RELAXED);
+            self->rest_at = 0;
+        }
+        py_release(&self->pd->lock);
+        Py_XDECREF(drop);
+        Py_XDECREF(old);
+        if (same)
+            Py_RETURN_NONE;
     }
-    Py_XSETREF(self->rest, all);
-    self->rest_at = 0;
-    Py_RETURN_NONE;
 }
 
 /* ---- writing ---- */
+
+static ssize_t
+sys_write(const NetFD *self, int fd, const char *p, size_t n)
+{
+    for (;;) {
+        ssize_t sent = RT_LIKELY(self->socket) ? send(fd, p, n, MSG_NOSIGNAL) : write(fd, p, n);
+        if (RT_LIKELY(sent >= 0))
+            return sent;
+        if (errno != EINTR)
+            return -errno;
+    }
+}
 
 /* Write n bytes, all of them unless an exception is set. */
 static int
 write_all(NetFD *self, const char *p, Py_ssize_t n)
 {
-    if (netfd_enter(self, &self->wr, "write") < 0)
+    py_pd *pd = self->pd;
+    if (netfd_enter(pd, &pd->wr, "write") < 0)
         return -1;
     int r = 0;
     while (n > 0) {
-        ssize_t sent = RT_LIKELY(self->socket) ? send(self->fd, p, (size_t)n, MSG_NOSIGNAL)
-                                               : write(self->fd, p, (size_t)n);
+        int fd = netfd_begin(pd, &pd->wr);
+        if (RT_UNLIKELY(fd < 0)) {
+            r = netfd_raise_closed("write");
+            break;
+        }
+        ssize_t sent = sys_write(self, fd, p, (size_t)n);
         if (RT_LIKELY(sent >= 0)) {
+            netfd_end(pd, &pd->wr, false);
             p += sent;
             n -= sent;
+            continue;
         }
-        else if (errno != EINTR) {
-            r = would_block(errno) ? netfd_wait_edge(self, &self->wr, "write") : raise_errno();
-            if (r < 0)
-                break;
-        }
+        netfd_end(pd, &pd->wr, would_block(sent));
+        r = would_block(sent) ? netfd_wait_edge(pd, &pd->wr, "write") : raise_errno((int)-sent);
+        if (r < 0)
+            break;
     }
-    netfd_leave(&self->wr);
+    netfd_leave(pd, &pd->wr);
     return r;
 }
 
@@ -243,12 +307,17 @@ address_of(NetFD *self, int (*get)(int, struct sockaddr *, socklen_t *), const c
 {
     struct sockaddr_storage ss = {0};
     socklen_t len = sizeof(ss);
-    if (self->fd < 0)
+    int fd = netfd_begin(self->pd, NULL), err = 0;
+    if (fd < 0) {
         netfd_raise_closed(what);
-    else if (get(self->fd, (struct sockaddr *)&ss, &len) < 0)
-        raise_errno();
-    else
+        return NULL;
+    }
+    if (get(fd, (struct sockaddr *)&ss, &len) < 0)
+        err = errno;
+    netfd_end(self->pd, NULL, false);
+    if (err == 0)
         return address_object(&ss, len);
+    raise_errno(err);
     return NULL;
 }
 
@@ -269,12 +338,17 @@ netfd_getpeername(NetFD *self, PyObject *Py_UNUSED(ignored))
 static NetFD *
 netfd_alloc(PyTypeObject *type, int fd)
 {
+    py_pd *pd = netfd_new_pd();
+    if (pd == NULL)
+        return NULL;
     NetFD *self = (NetFD *)type->tp_alloc(type, 0);
-    if (self != NULL) {
-        self->fd = fd;
-        self->rd.deadline = self->wr.deadline = RT_FOREVER;
-        self->peer = Py_NewRef(Py_None);
+    if (self == NULL) {
+        netfd_free_pd(pd);
+        return NULL;
     }
+    RT_STORE(pd->fd, fd);
+    self->pd = pd;
+    self->peer = Py_NewRef(Py_None);
     return self;
 }
 
@@ -282,15 +356,16 @@ static int
 sys_accept(int fd, struct sockaddr *sa, socklen_t *len)
 {
 #if defined(__linux__) || defined(__FreeBSD__) || defined(__OpenBSD__) || defined(__NetBSD__)
-    return accept4(fd, sa, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int conn = accept4(fd, sa, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    return conn >= 0 ? conn : -errno;
 #else
     int conn = accept(fd, sa, len);
-    if (conn >= 0
-        && (fcntl(conn, F_SETFD, FD_CLOEXEC) < 0 || fcntl(conn, F_SETFL, O_NONBLOCK) < 0)) {
+    if (conn < 0)
+        return -errno;
+    if (fcntl(conn, F_SETFD, FD_CLOEXEC) < 0 || fcntl(conn, F_SETFL, O_NONBLOCK) < 0) {
         int err = errno;
         close(conn);
-        errno = err;
-        conn = -1;
+        return -err;
     }
     return conn;
 #endif
@@ -302,15 +377,20 @@ accept_now(NetFD *self, PyTypeObject *type)
 {
     struct sockaddr_storage ss = {0};
     socklen_t len;
-    int fd;
+    int fd, listener = netfd_begin(self->pd, &self->pd->rd);
+    if (listener < 0) {
+        netfd_raise_closed("accept");
+        return NULL;
+    }
     do {
         len = sizeof(ss);
-        fd = sys_accept(self->fd, (struct sockaddr *)&ss, &len);
+        fd = sys_accept(listener, (struct sockaddr *)&ss, &len);
         /* The latter two: a connection that was gone before it was accepted. */
-    } while (fd < 0 && (errno == EINTR || errno == ECONNABORTED || errno == EPROTO));
+    } while (fd == -EINTR || fd == -ECONNABORTED || fd == -EPROTO);
+    netfd_end(self->pd, &self->pd->rd, would_block(fd));
     if (fd < 0) {
-        if (!would_block(errno))
-            raise_errno();
+        if (!would_block(fd))
+            raise_errno(-fd);
         return NULL;
     }
     NetFD *conn = netfd_alloc(type, fd);
@@ -320,6 +400,7 @@ accept_now(NetFD *self, PyTypeObject *type)
     }
     conn->socket = true;
     conn->tcp = self->tcp;
+    RT_STORE(conn->pd->drains, self->tcp);
     Py_SETREF(conn->peer, address_object(&ss, len));
     if (conn->peer == NULL)
         Py_CLEAR(conn);
@@ -336,46 +417,58 @@ netfd_accept(NetFD *self, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "wrong arguments: accept(type=NetFD)");
         return NULL;
     }
-    if (netfd_enter(self, &self->rd, "accept") < 0)
+    py_pd *pd = self->pd;
+    if (netfd_enter(pd, &pd->rd, "accept") < 0)
         return NULL;
     PyObject *conn;
     do
         conn = accept_now(self, type);
-    while (conn == NULL && !PyErr_Occurred() && netfd_wait_edge(self, &self->rd, "accept") == 0);
-    netfd_leave(&self->rd);
+    while (conn == NULL && !PyErr_Occurred() && netfd_wait_edge(pd, &pd->rd, "accept") == 0);
+    netfd_leave(pd, &pd->rd);
     return conn;
 }
 
-/* 1 connected, 0 not yet, -1 failed (exception set). */
+/* 0 connected, or -errno; -EAGAIN: not yet. */
 static RT_NOINLINE int
-connected_now(NetFD *self)
+sys_connected(int fd)
 {
     struct sockaddr_storage ss;
     socklen_t len = sizeof(int);
     int err = 0;
-    if (getsockopt(self->fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0)
-        return raise_errno();
-    if (err != 0) {
-        errno = err;
-        return raise_errno();
-    }
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0)
+        return -errno;
+    if (err != 0)
+        return -err;
     /* An edge may be spurious, so ask. */
     len = sizeof(ss);
-    if (getpeername(self->fd, (struct sockaddr *)&ss, &len) == 0)
-        return 1;
-    return errno == ENOTCONN ? 0 : raise_errno();
+    if (getpeername(fd, (struct sockaddr *)&ss, &len) == 0)
+        return 0;
+    return errno == ENOTCONN ? -EAGAIN : -errno;
+}
+
+/* 1 connected, 0 not yet, -1 failed (exception set). */
+static int
+connected_now(py_pd *pd)
+{
+    int fd = netfd_begin(pd, &pd->wr);
+    if (fd < 0)
+        return netfd_raise_closed("connect");
+    int r = sys_connected(fd);
+    netfd_end(pd, &pd->wr, r == -EAGAIN);
+    return r == 0 ? 1 : r == -EAGAIN ? 0 : raise_errno(-r);
 }
 
 static PyObject *
 netfd_wait_connected(NetFD *self, PyObject *Py_UNUSED(ignored))
 {
-    if (netfd_enter(self, &self->wr, "connect") < 0)
+    py_pd *pd = self->pd;
+    if (netfd_enter(pd, &pd->wr, "connect") < 0)
         return NULL;
     int r;
     do
-        r = connected_now(self);
-    while (r == 0 && netfd_wait_edge(self, &self->wr, "connect") == 0);
-    netfd_leave(&self->wr);
+        r = connected_now(pd);
+    while (r == 0 && netfd_wait_edge(pd, &pd->wr, "connect") == 0);
+    netfd_leave(pd, &pd->wr);
     if (r <= 0)
         return NULL;
     Py_RETURN_NONE;
@@ -387,16 +480,9 @@ static PyObject *
 set_deadlines(NetFD *self, PyObject *seconds, bool rd, bool wr)
 {
     int64_t deadline;
-    if (py_deadline(seconds, &deadline) < 0)
+    if (py_deadline(seconds, &deadline) < 0
+        || netfd_set_deadlines(self->pd, rd, wr, deadline) < 0)
         return NULL;
-    if (self->fd < 0) {
-        netfd_raise_closed("set_deadline");
-        return NULL;
-    }
-    if (rd)
-        netfd_move_deadline(&self->rd, deadline);
-    if (wr)
-        netfd_move_deadline(&self->wr, deadline);
     Py_RETURN_NONE;
 }
 
@@ -420,35 +506,60 @@ netfd_set_write_deadline(NetFD *self, PyObject *seconds)
 
 /* ---- options ---- */
 
+/* What to do with the descriptor, for call_fd(): 0 or -errno. */
+typedef struct {
+    int level, option, value;
+} option_args;
+
+static int
+sys_setsockopt(int fd, option_args *a)
+{
+    return setsockopt(fd, a->level, a->option, &a->value, sizeof(a->value)) < 0 ? -errno : 0;
+}
+
+static int
+sys_getsockopt(int fd, option_args *a)
+{
+    socklen_t len = sizeof(a->value);
+    return getsockopt(fd, a->level, a->option, &a->value, &len) < 0 ? -errno : 0;
+}
+
+static int
+sys_shutdown(int fd, option_args *a)
+{
+    return shutdown(fd, a->value) < 0 ? -errno : 0;
+}
+
+/* -1 with an exception set. */
+static int
+call_fd(NetFD *self, int (*call)(int, option_args *), option_args *a, const char *what)
+{
+    int fd = netfd_begin(self->pd, NULL);
+    if (fd < 0)
+        return netfd_raise_closed(what);
+    int r = call(fd, a);
+    netfd_end(self->pd, NULL, false);
+    return r < 0 ? raise_errno(-r) : 0;
+}
+
 static PyObject *
 netfd_setsockopt(NetFD *self, PyObject *args)
 {
-    int level, option, value;
-    if (!PyArg_ParseTuple(args, "iii:setsockopt", &level, &option, &value))
+    option_args a;
+    if (!PyArg_ParseTuple(args, "iii:setsockopt", &a.level, &a.option, &a.value)
+        || call_fd(self, sys_setsockopt, &a, "setsockopt") < 0)
         return NULL;
-    if (self->fd < 0)
-        netfd_raise_closed("setsockopt");
-    else if (setsockopt(self->fd, level, option, &value, sizeof(value)) < 0)
-        raise_errno();
-    else
-        Py_RETURN_NONE;
-    return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *
 netfd_getsockopt(NetFD *self, PyObject *args)
 {
-    int level, option, value = 0;
-    socklen_t len = sizeof(value);
-    if (!PyArg_ParseTuple(args, "ii:getsockopt", &level, &option))
+    option_args a = {0};
+    if (!PyArg_ParseTuple(args, "ii:getsockopt", &a.level, &a.option)
+        || call_fd(self, sys_getsockopt, &a, "getsockopt") < 0)
         return NULL;
-    if (self->fd < 0)
-        netfd_raise_closed("getsockopt");
-    else if (getsockopt(self->fd, level, option, &value, &len) < 0)
-        raise_errno();
-    else
-        return PyLong_FromLong(value);
-    return NULL;
+    return PyLong_FromLong(a.value);
 }
 
 static PyObject *
@@ -457,25 +568,32 @@ netfd_shutdown(NetFD *self, PyObject *arg)
     long how = PyLong_AsLong(arg);
     if (how == -1 && PyErr_Occurred())
         return NULL;
-    if (self->fd < 0)
-        netfd_raise_closed("shutdown");
-    else if (shutdown(self->fd, (int)how) < 0)
-        raise_errno();
-    else
-        Py_RETURN_NONE;
-    return NULL;
+    option_args a = {.value = (int)how};
+    if (call_fd(self, sys_shutdown, &a, "shutdown") < 0)
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 /* ---- life ---- */
 
+static void
+drop_rest(NetFD *self)
+{
+    py_acquire(&self->pd->lock);
+    PyObject *rest = self->rest;
+    __atomic_store_n(&self->rest, NULL, __ATOMIC_RELAXED);
+    py_release(&self->pd->lock);
+    Py_XDECREF(rest);
+}
+
 static PyObject *
 netfd_close(NetFD *self, PyObject *Py_UNUSED(ignored))
 {
-    int fd = netfd_give_up_fd(self);
-    Py_CLEAR(self->rest);
+    int fd = netfd_give_up_fd(self->pd);
+    drop_rest(self);
     /* The descriptor is gone whatever close() says; the last two are no failures. */
     if (fd >= 0 && close(fd) < 0 && errno != EINTR && errno != ECONNRESET) {
-        raise_errno();
+        raise_errno(errno);
         return NULL;
     }
     Py_RETURN_NONE;
@@ -484,7 +602,7 @@ netfd_close(NetFD *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 netfd_detach(NetFD *self, PyObject *Py_UNUSED(ignored))
 {
-    int fd = netfd_give_up_fd(self);
+    int fd = netfd_give_up_fd(self->pd);
     if (fd < 0) {
         netfd_raise_closed("detach");
         return NULL;
@@ -495,11 +613,12 @@ netfd_detach(NetFD *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 netfd_fileno(NetFD *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->fd < 0) {
+    int fd = RT_LOAD(self->pd->fd);
+    if (fd < 0) {
         netfd_raise_closed("fileno");
         return NULL;
     }
-    return PyLong_FromLong(self->fd);
+    return PyLong_FromLong(fd);
 }
 
 static PyObject *
@@ -512,7 +631,7 @@ netfd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)) {
-        raise_errno();
+        raise_errno(errno);
         return NULL;
     }
     NetFD *self = netfd_alloc(type, fd);
@@ -526,6 +645,7 @@ netfd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         len = sizeof(kind);
         getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &len);
         self->tcp = kind == SOCK_STREAM && (ss.ss_family == AF_INET || ss.ss_family == AF_INET6);
+        RT_STORE(self->pd->drains, self->tcp);
     }
     len = sizeof(ss);
     if (peer != Py_None)
@@ -533,7 +653,7 @@ netfd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     else if (self->socket && getpeername(fd, (struct sockaddr *)&ss, &len) == 0)
         Py_SETREF(self->peer, address_object(&ss, len));
     if (self->peer == NULL) {
-        self->fd = -1;          /* still the caller's */
+        RT_STORE(self->pd->fd, -1);     /* still the caller's */
         Py_CLEAR(self);
     }
     return (PyObject *)self;
@@ -543,7 +663,7 @@ static void
 netfd_finalize(PyObject *op)
 {
     NetFD *self = (NetFD *)op;
-    if (self->fd < 0)
+    if (RT_LOAD(self->pd->fd) < 0)
         return;
     PyObject *saved = py_take_exception();
     if (PyErr_ResourceWarning(op, 1, "unclosed %R", op) < 0) {
@@ -552,7 +672,7 @@ netfd_finalize(PyObject *op)
         else
             PyErr_Clear();
     }
-    int fd = netfd_give_up_fd(self);
+    int fd = netfd_give_up_fd(self->pd);
     if (fd >= 0)
         close(fd);
     if (saved != NULL)
@@ -567,6 +687,7 @@ netfd_dealloc(NetFD *self)
     PyTypeObject *type = Py_TYPE(self);
     if (self->weakrefs != NULL)
         PyObject_ClearWeakRefs((PyObject *)self);
+    netfd_free_pd(self->pd);
     Py_XDECREF(self->rest);
     Py_XDECREF(self->peer);
     type->tp_free(self);
@@ -578,15 +699,16 @@ netfd_repr(NetFD *self)
 {
     const char *name = Py_TYPE(self)->tp_name, *dot = strrchr(name, '.');
     name = dot ? dot + 1 : name;
-    if (self->fd < 0)
+    int fd = RT_LOAD(self->pd->fd);
+    if (fd < 0)
         return PyUnicode_FromFormat("<%s closed>", name);
-    return PyUnicode_FromFormat("<%s fd=%d>", name, self->fd);
+    return PyUnicode_FromFormat("<%s fd=%d>", name, fd);
 }
 
 static PyObject *
 netfd_get_closed(NetFD *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(self->fd < 0);
+    return PyBool_FromLong(RT_LOAD(self->pd->fd) < 0);
 }
 
 #define FAST(fn) (PyCFunction)(void (*)(void))fn, METH_FASTCALL

@@ -1,28 +1,41 @@
 /* py_netwait.c - how goroutines wait for a NetFD, and who wakes them.
  *
- * A descriptor is registered when somebody first waits, once, for both directions and
- * edge-triggered, with the P of the goroutine that waits.  A descriptor that never
- * makes anybody wait costs no registration, and one that is handed to a goroutine
- * of another M before its first wait never involves two Ms.
+ * Goroutines of any M and plain threads use a NetFD at the same time.  What they share with
+ * each other and with the pollers is in its py_pd, under one lock, which is held for
+ * moments.  The only system call made under it is epoll_ctl, which waits for nothing.
  *
- * Edges.  Nothing is dispatched between a call that found nothing and the park that
- * follows it, so an edge that belongs to the wait is always delivered to the
- * waiter, and an edge that comes while nobody waits needs no memory: whoever comes
- * next tries first.  There is one exception.  A TCP read that returned less than it
- * asked for has drained the socket, and the next read parks without another try.
- * That is right only if no edge was dispatched since: `drained` is cleared by
- * every incoming edge, and once the peer has hung up it is never set again, because
- * the end of file gives no second edge.  Other kinds of sockets may return
- * less for other reasons (AF_UNIX stops at passed descriptors), so they try.
+ * Calls.  A thread between netfd_begin() and netfd_end() uses the descriptor; close takes the
+ * descriptor away, so that no further call begins, and then waits for those under way, as
+ * Go's fdMutex does.  They do not block, so it never waits long, and the number of a
+ * closed descriptor, which the system gives to the next one opened, is never used.  Where
+ * there is a GIL it is held from begin to end, and nothing needs to be counted.
  *
- * Moving.  A goroutine that waits on a descriptor registered with another P moves
- * the registration, unless someone waits there: that M may be inside a call that
- * never comes back to its poller.  Plain threads use the auxiliary M's poller, which
- * always comes back.  Registering again reports readiness again: no edge is lost.
+ * Edges.  A poller may dispatch an edge on another thread at any time, also between a call
+ * that found nothing and the wait that follows.  So each direction remembers in `quiet`
+ * that no edge has come since its last call began, and that this call has left
+ * nothing to do.  Every edge clears it, under the lock, and wakes who waits; who wants to
+ * wait looks at it, under the lock, and tries again if it is cleared.  (With a GIL no
+ * edge is dispatched during a call, so there it is enough to set it after.)
  *
- * Stale events.  Another M may have taken an event from the kernel, and wait for
- * the GIL to dispatch it, while the descriptor is closed here.  So what an event
- * points to (py_pd) is never freed, only used again; an event that finds a
+ * A direction that is still quiet needs no call at all to know that it has to wait.  A TCP
+ * read that returned less than it asked for has drained the socket and leaves it quiet, so
+ * the next read waits without another try, unless the peer has hung up: the end of file
+ * gives no second edge.  Other kinds of sockets may return less for other reasons
+ * (AF_UNIX stops at passed descriptors), so they try.
+ *
+ * Registration.  A descriptor is registered when somebody first waits, for both directions
+ * and edge-triggered, with the P of the goroutine that waits: who waits depends on no
+ * M but its own.  Plain threads use the spare M's poller.  A descriptor that never makes
+ * anybody wait costs no registration, and one that is handed to a goroutine of another M
+ * before its first wait never involves two.  Who waits with another P than the one before
+ * moves the registration.  If the other direction's waiter relies on it, there are two for a
+ * while: that M may be inside a call which ends only when this wait does.  The second one
+ * goes away with the first edge that it has no waiter for.  A new registration reports
+ * readiness again, and every registration reports edges of both directions, so none is lost.
+ *
+ * Stale events.  An M may have taken an event from the kernel, and be about to dispatch it,
+ * while the descriptor is closed elsewhere.  So what an event points to (py_pd) is never
+ * freed, only used again, and on_edge() looks at nothing else; an event that finds a
  * later user is a spurious edge, which everybody expects anyway.
  *
  * Turns.  Each direction has one user at a time; others queue and are handed the
@@ -31,19 +44,27 @@
  * Deadlines and close.  Who waits for an edge is woken when either changes, and looks
  * again; those who wait for the turn do so when it is handed to them.
  * RT_WAKE_TIMEOUT therefore means: look at the clock and at the deadline.
+ *
+ * Fork.  The child's poller knows of no descriptor, and those who had turns or waited are not
+ * there: every py_pd starts anew.
  */
 #include "py_netfd.h"
 
 #include <errno.h>
+#include <sched.h>
 
-/* What the poller's events point to; see "Stale events". */
-struct py_pd {
-    rt_pd pd;                   /* first: see on_edge() */
-    NetFD *owner;               /* borrowed; NULL while unused */
-    py_pd *next;                /* in the free list */
-};
+#define CHUNK 32
 
-static py_pd *free_pds;         /* guarded by the GIL; never given back */
+typedef struct pd_chunk {
+    struct pd_chunk *next;
+    py_pd pds[CHUNK];
+} pd_chunk;
+
+static struct {
+    py_lock lock;
+    py_pd *free;
+    pd_chunk *chunks;           /* all there are */
+} pool;
 
 int
 netfd_raise_closed(const char *what)
@@ -59,166 +80,347 @@ raise_timeout(const char *what)
     return -1;
 }
 
-/* ---- registration ---- */
-
-static void
-wake_one(py_waitq *q)
+static int
+raise_errno(int err)
 {
-    py_waiter *w = py_waitq_claim(q, RT_WAKE_READY);
-    if (w != NULL)
-        py_ready(w->g, false);
+    errno = err;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
 }
 
-static void
-on_edge(rt_pd *pd, uint32_t mode)
+/* ---- py_pds ---- */
+
+static py_pd *
+take_free(void)
 {
-    NetFD *self = ((py_pd *)pd)->owner;
-    if (self == NULL)
-        return;
-    if (mode & (RT_POLL_HUP | RT_POLL_ERR))
-        self->hup = true;
-    if (mode & RT_POLL_IN) {
-        self->drained = false;
-        wake_one(&self->rd.io);
+    py_acquire(&pool.lock);
+    py_pd *pd = pool.free;
+    if (pd != NULL)
+        pool.free = pd->next;
+    py_release(&pool.lock);
+    return pd;
+}
+
+/* The first of some new ones; the others are free. */
+static RT_NOINLINE py_pd *
+more_pds(void)
+{
+    pd_chunk *chunk = PyMem_RawCalloc(1, sizeof(*chunk));
+    if (chunk == NULL) {
+        PyErr_NoMemory();
+        return NULL;
     }
-    if (mode & RT_POLL_OUT)
-        wake_one(&self->wr.io);
+    for (int i = 0; i < CHUNK; i++) {
+        py_pd *pd = &chunk->pds[i];
+        pd->fd = -1;
+        pd->rd.deadline = pd->wr.deadline = RT_FOREVER;
+        pd->next = pd + 1;
+    }
+    py_acquire(&pool.lock);
+    chunk->next = pool.chunks;
+    pool.chunks = chunk;
+    chunk->pds[CHUNK - 1].next = pool.free;
+    pool.free = &chunk->pds[1];
+    py_release(&pool.lock);
+    return &chunk->pds[0];
 }
 
-static RT_NOINLINE int
-register_slow(NetFD *self, rt_p *pp)
+py_pd *
+netfd_new_pd(void)
 {
-    py_pd *pd = self->pd;
-    if (pd == NULL) {
-        pd = free_pds;
-        if (pd != NULL)
-            free_pds = pd->next;
-        else if ((pd = PyMem_RawCalloc(1, sizeof(*pd))) == NULL) {
-            PyErr_NoMemory();
-            return -1;
+    py_pd *pd = take_free();
+    return RT_LIKELY(pd != NULL) ? pd : more_pds();
+}
+
+static void
+reset_direction(netfd_direction *d)
+{
+    d->io = d->turn = (py_waitq){0};
+    d->deadline = RT_FOREVER;
+    d->busy = false;
+    RT_STORE(d->quiet, false);
+}
+
+void
+netfd_free_pd(py_pd *pd)
+{
+    py_acquire(&pd->lock);
+    reset_direction(&pd->rd);
+    reset_direction(&pd->wr);
+    RT_STORE(pd->drains, false);
+    py_release(&pd->lock);
+    py_acquire(&pool.lock);
+    pd->next = pool.free;
+    pool.free = pd;
+    py_release(&pool.lock);
+}
+
+void
+py_netfd_after_fork(void)
+{
+    memset(&pool.lock, 0, sizeof(pool.lock));
+    for (pd_chunk *chunk = pool.chunks; chunk != NULL; chunk = chunk->next)
+        for (int i = 0; i < CHUNK; i++) {
+            py_pd *pd = &chunk->pds[i];
+            int64_t rd = pd->rd.deadline, wr = pd->wr.deadline;
+            memset(&pd->lock, 0, sizeof(pd->lock));
+            pd->reg.pp = pd->extra.pp = NULL;
+            pd->ncalls = 0;
+            reset_direction(&pd->rd);
+            reset_direction(&pd->wr);
+            pd->rd.deadline = rd;
+            pd->wr.deadline = wr;
         }
-        pd->owner = self;
-        self->pd = pd;
-    }
-    else if (pd->pd.pp != NULL) {
-        if (self->rd.io.head != NULL || self->wr.io.head != NULL)
-            return 0;
-        rt_pd_close(&pd->pd);
-    }
-    int err = rt_pd_open(&pd->pd, pp, self->fd, on_edge);
-    if (err < 0) {
-        pd->pd.pp = NULL;
-        errno = -err;
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
-    return 0;
 }
 
-/* See to it that edges wake gp, from whichever M.  -1 with an exception set. */
-static inline int
-register_for(NetFD *self, Goroutine *gp)
+/* ---- edges and registration ---- */
+
+/* The P whose poller tells gp of edges. */
+static inline rt_p *
+poller_of(const Goroutine *gp)
 {
-    rt_p *pp = gp->g.pp;
-    if (RT_UNLIKELY(gp->g.foreign)) {
-        py_m *mp = py_aux();
-        if (mp == NULL)
-            return -1;
-        pp = &mp->p;
+    return RT_UNLIKELY(gp->g.foreign) ? RT_LOAD(core->sched.by_id[RT_SPARE_P]) : gp->g.pp;
+}
+
+/* Does somebody wait in d who relies on pp's poller? */
+static inline bool
+waits_with_locked(const netfd_direction *d, const rt_p *pp)
+{
+    return d->io.head != NULL && poller_of(d->io.head->g) == pp;
+}
+
+static inline void
+on_edge_locked(py_pd *pd, uint32_t mode, py_waiter **reader, py_waiter **writer)
+{
+    *reader = *writer = NULL;
+    if (mode & (RT_POLL_HUP | RT_POLL_ERR))
+        RT_STORE(pd->drains, false);
+    if (mode & RT_POLL_IN) {
+        RT_STORE(pd->rd.quiet, false);
+        *reader = py_waitq_claim(&pd->rd.io, RT_WAKE_READY);
     }
-    if (RT_LIKELY(self->pd != NULL && self->pd->pd.pp == pp))
-        return 0;
-    return register_slow(self, pp);
+    if (mode & RT_POLL_OUT) {
+        RT_STORE(pd->wr.quiet, false);
+        *writer = py_waitq_claim(&pd->wr.io, RT_WAKE_READY);
+    }
+}
+
+static inline void
+ready_both(py_waiter *reader, py_waiter *writer)
+{
+    if (reader != NULL)
+        py_ready(reader->g, false);
+    if (writer != NULL)
+        py_ready(writer->g, false);
 }
 
 static void
-deregister(NetFD *self)
+on_edge(rt_pd *reg, uint32_t mode)
 {
-    py_pd *pd = self->pd;
-    if (pd == NULL)
-        return;
-    rt_pd_close(&pd->pd);
-    pd->owner = NULL;
-    pd->next = free_pds;
-    free_pds = pd;
-    self->pd = NULL;
+    py_pd *pd = RT_CONTAINER_OF(reg, py_pd, reg);
+    py_waiter *reader, *writer;
+    py_acquire(&pd->lock);
+    on_edge_locked(pd, mode, &reader, &writer);
+    py_release(&pd->lock);
+    ready_both(reader, writer);
+}
+
+static void
+on_extra_edge(rt_pd *extra, uint32_t mode)
+{
+    py_pd *pd = RT_CONTAINER_OF(extra, py_pd, extra);
+    py_waiter *reader, *writer;
+    py_acquire(&pd->lock);
+    on_edge_locked(pd, mode, &reader, &writer);
+    if (!waits_with_locked(&pd->rd, extra->pp) && !waits_with_locked(&pd->wr, extra->pp))
+        rt_pd_close_nop(extra);
+    py_release(&pd->lock);
+    ready_both(reader, writer);
+}
+
+/* See to it that pp's poller tells of edges; it does not by way of pd->reg.  0 or -errno. */
+static RT_NOINLINE int
+register_locked(py_pd *pd, const netfd_direction *d, rt_p *pp)
+{
+    const netfd_direction *other = d == &pd->rd ? &pd->wr : &pd->rd;
+    if (pd->extra.pp == pp)
+        return 0;
+    bool keep = pd->reg.pp != NULL && waits_with_locked(other, pd->reg.pp);
+    rt_pd *reg = keep ? &pd->extra : &pd->reg;
+    rt_pd_close_nop(reg);
+    return rt_pd_open(reg, pp, RT_LOAD(pd->fd), keep ? on_extra_edge : on_edge);
 }
 
 /* ---- waiting ---- */
 
-int
-netfd_wait_edge(NetFD *self, netfd_direction *d, const char *what)
+/* The goroutine that calls and the P whose poller will tell it of edges; NULL with an
+   exception set. */
+static inline Goroutine *
+current(const char *what, rt_p **pp)
 {
+    py_m *mp = py_tls_m;
+    if (RT_LIKELY(mp != NULL && mp->curg != NULL)) {
+        *pp = &mp->p;
+        return mp->curg;
+    }
     Goroutine *gp = py_current(what);
-    if (gp == NULL || register_for(self, gp) < 0)
-        return -1;
-    rt_g_arm(&gp->g);
-    py_waitq_push(&d->io, &gp->seat->waiter);
-    uint32_t why = py_park(gp, PY_WAIT_IO, d->deadline);
-    py_waitq_remove(&gp->seat->waiter);
-    if (RT_UNLIKELY(why == RT_WAKE_INTERRUPT))
-        return -1;
-    if (RT_UNLIKELY(self->fd < 0))
-        return netfd_raise_closed(what);
-    if (RT_UNLIKELY(why == RT_WAKE_TIMEOUT && netfd_expired(d)))
-        return raise_timeout(what);
-    return 0;
+    if (gp == NULL || (gp->g.foreign && py_spare() == NULL))
+        return NULL;
+    *pp = poller_of(gp);
+    return gp;
 }
 
-/* Queue for the turn that another has.  0: it may be taken now. */
+int
+netfd_wait_edge(py_pd *pd, netfd_direction *d, const char *what)
+{
+    rt_p *pp;
+    Goroutine *gp = current(what, &pp);
+    if (RT_UNLIKELY(gp == NULL))
+        return -1;
+    int err = 0;
+    rt_g_arm(&gp->g);
+    py_acquire(&pd->lock);
+    bool wait = RT_LOAD(d->quiet);
+    if (RT_UNLIKELY(wait && pd->reg.pp != pp)) {
+        err = register_locked(pd, d, pp);
+        wait = err == 0;
+    }
+    int64_t deadline = d->deadline;
+    if (RT_LIKELY(wait))
+        py_waitq_push(&d->io, &gp->seat->waiter);
+    py_release(&pd->lock);
+    if (RT_UNLIKELY(!wait)) {
+        rt_g_disarm(&gp->g);
+        return err < 0 ? raise_errno(-err) : 0;
+    }
+    uint32_t why = py_park(gp, PY_WAIT_IO, deadline);
+    if (RT_LIKELY(why == RT_WAKE_READY))
+        return 0;
+    py_acquire(&pd->lock);
+    py_waitq_remove(&gp->seat->waiter);
+    bool closed = RT_LOAD(pd->fd) < 0, expired = netfd_expired(d);
+    py_release(&pd->lock);
+    if (why == RT_WAKE_INTERRUPT)
+        return -1;
+    return closed ? netfd_raise_closed(what) : expired ? raise_timeout(what) : 0;
+}
+
+/* Queue for the turn that another has.  1: it is handed over, 0: look again, -1 with an
+   exception set. */
 static int
-wait_turn(NetFD *self, netfd_direction *d, const char *what)
+wait_turn(py_pd *pd, netfd_direction *d, const char *what)
 {
     Goroutine *gp = py_current(what);
     if (gp == NULL)
         return -1;
-    do {
-        rt_g_arm(&gp->g);
+    rt_g_arm(&gp->g);
+    py_acquire(&pd->lock);
+    bool wait = d->busy;
+    int64_t deadline = d->deadline;
+    if (RT_LIKELY(wait))
         py_waitq_push(&d->turn, &gp->seat->waiter);
-        uint32_t why = py_park(gp, PY_WAIT_IO, d->deadline);
-        if (why == RT_WAKE_READY)
-            return 0;           /* handed over: still busy, now with us */
-        py_waitq_remove(&gp->seat->waiter);
-        if (why == RT_WAKE_INTERRUPT)
-            return -1;
-        if (self->fd < 0)
-            return netfd_raise_closed(what);
-        if (netfd_expired(d))
-            return raise_timeout(what);
-    } while (d->busy);
-    return 0;
+    py_release(&pd->lock);
+    if (RT_UNLIKELY(!wait)) {
+        rt_g_disarm(&gp->g);
+        return 0;
+    }
+    uint32_t why = py_park(gp, PY_WAIT_IO, deadline);
+    if (why == RT_WAKE_READY)
+        return 1;               /* still busy, now with us */
+    py_acquire(&pd->lock);
+    py_waitq_remove(&gp->seat->waiter);
+    py_release(&pd->lock);
+    return why == RT_WAKE_INTERRUPT ? -1 : 0;
 }
 
 int
-netfd_enter_slow(NetFD *self, netfd_direction *d, const char *what)
+netfd_enter_slow(py_pd *pd, netfd_direction *d, const char *what)
 {
-    if (d->busy && wait_turn(self, d, what) < 0)
-        return -1;
-    d->busy = true;
-    if (self->fd >= 0 && !netfd_expired(d))
-        return 0;
-    netfd_leave(d);
-    return self->fd < 0 ? netfd_raise_closed(what) : raise_timeout(what);
+    bool mine = false;
+    for (;;) {
+        py_acquire(&pd->lock);
+        bool closed = RT_LOAD(pd->fd) < 0, expired = netfd_expired(d);
+        if (!closed && !expired && !d->busy)
+            d->busy = mine = true;
+        py_release(&pd->lock);
+        if (closed || expired) {
+            if (mine)
+                netfd_leave(pd, d);
+            return closed ? netfd_raise_closed(what) : raise_timeout(what);
+        }
+        if (mine)
+            return 0;
+        int r = wait_turn(pd, d, what);
+        if (r < 0)
+            return -1;
+        mine = r > 0;
+    }
 }
 
 /* ---- what ends a wait ---- */
 
-void
-netfd_move_deadline(netfd_direction *d, int64_t deadline)
+static inline void
+move_deadline_locked(netfd_direction *d, int64_t deadline, py_waitq *woken)
 {
     d->deadline = deadline;
-    py_waitq_wake_all(&d->io, RT_WAKE_TIMEOUT);
+    py_waitq_claim_all(&d->io, RT_WAKE_TIMEOUT, woken);
 }
 
 int
-netfd_give_up_fd(NetFD *self)
+netfd_set_deadlines(py_pd *pd, bool rd, bool wr, int64_t deadline)
 {
-    int fd = self->fd;
-    if (fd < 0)
-        return -1;
-    deregister(self);
-    self->fd = -1;
-    py_waitq_wake_all(&self->rd.io, RT_WAKE_CLOSED);
-    py_waitq_wake_all(&self->wr.io, RT_WAKE_CLOSED);
+    py_waitq woken = {0};
+    py_acquire(&pd->lock);
+    bool closed = RT_LOAD(pd->fd) < 0;
+    if (rd && !closed)
+        move_deadline_locked(&pd->rd, deadline, &woken);
+    if (wr && !closed)
+        move_deadline_locked(&pd->wr, deadline, &woken);
+    py_release(&pd->lock);
+    py_ready_all(&woken);
+    return closed ? netfd_raise_closed("set_deadline") : 0;
+}
+
+#ifdef Py_GIL_DISABLED
+static void
+wait_for_calls(py_pd *pd)
+{
+    for (;;) {
+        py_acquire(&pd->lock);
+        bool none = pd->ncalls == 0;
+        py_release(&pd->lock);
+        if (none)
+            return;
+        Py_BEGIN_ALLOW_THREADS
+        sched_yield();
+        Py_END_ALLOW_THREADS
+    }
+}
+#else
+static void
+wait_for_calls(py_pd *Py_UNUSED(pd))
+{
+}
+#endif
+
+int
+netfd_give_up_fd(py_pd *pd)
+{
+    py_waitq woken = {0};
+    py_acquire(&pd->lock);
+    int fd = RT_LOAD(pd->fd);
+    if (fd >= 0) {
+        rt_pd_close_nop(&pd->reg);
+        rt_pd_close_nop(&pd->extra);
+        RT_STORE(pd->fd, -1);
+        RT_STORE(pd->rd.quiet, false);
+        RT_STORE(pd->wr.quiet, false);
+        py_waitq_claim_all(&pd->rd.io, RT_WAKE_CLOSED, &woken);
+        py_waitq_claim_all(&pd->wr.io, RT_WAKE_CLOSED, &woken);
+    }
+    py_release(&pd->lock);
+    py_ready_all(&woken);
+    if (fd >= 0)
+        wait_for_calls(pd);
     return fd;
 }

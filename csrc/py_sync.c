@@ -11,18 +11,28 @@
 
 typedef struct {
     PyObject_HEAD
+    py_lock lock;               /* guards waiters and locked */
     py_waitq waiters;
     bool locked;
     PyObject *weakrefs;
 } Mutex;
 
+/* Lock it if that needs no waiting. */
+static inline bool
+mutex_try(Mutex *m)
+{
+    py_acquire(&m->lock);
+    bool got = !m->locked;
+    m->locked = true;
+    py_release(&m->lock);
+    return got;
+}
+
 static int
 mutex_acquire(Mutex *m, PyObject *timeout)
 {
-    if (RT_LIKELY(!m->locked)) {
-        m->locked = true;
+    if (RT_LIKELY(mutex_try(m)))
         return 0;
-    }
     int64_t deadline;
     if (py_deadline(timeout, &deadline) < 0)
         return -1;
@@ -30,11 +40,22 @@ mutex_acquire(Mutex *m, PyObject *timeout)
     if (gp == NULL)
         return -1;
     rt_g_arm(&gp->g);
-    py_waitq_push(&m->waiters, &gp->seat->waiter);
+    py_acquire(&m->lock);
+    bool got = !m->locked;
+    m->locked = true;
+    if (RT_LIKELY(!got))
+        py_waitq_push(&m->waiters, &gp->seat->waiter);
+    py_release(&m->lock);
+    if (RT_UNLIKELY(got)) {
+        rt_g_disarm(&gp->g);
+        return 0;
+    }
     uint32_t why = py_park(gp, PY_WAIT_MUTEX, deadline);
     if (RT_LIKELY(why == RT_WAKE_READY))
         return 0;               /* handed over: still locked, now ours */
+    py_acquire(&m->lock);
     py_waitq_remove(&gp->seat->waiter);
+    py_release(&m->lock);
     if (why == RT_WAKE_TIMEOUT)
         py_raise_timeout("Mutex.lock()");
     return -1;
@@ -43,16 +64,18 @@ mutex_acquire(Mutex *m, PyObject *timeout)
 static int
 mutex_release(Mutex *m)
 {
-    if (RT_UNLIKELY(!m->locked)) {
-        PyErr_SetString(PyExc_RuntimeError, "unlock of a Mutex that is not locked");
-        return -1;
-    }
+    py_acquire(&m->lock);
+    bool was_locked = m->locked;
     py_waiter *w = py_waitq_claim(&m->waiters, RT_WAKE_READY);
     if (w == NULL)
         m->locked = false;
-    else
+    py_release(&m->lock);
+    if (w != NULL)
         py_ready(w->g, false);
-    return 0;
+    if (RT_LIKELY(was_locked))
+        return 0;
+    PyErr_SetString(PyExc_RuntimeError, "unlock of a Mutex that is not locked");
+    return -1;
 }
 
 static PyObject *
@@ -74,10 +97,7 @@ mutex_lock(Mutex *m, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 static PyObject *
 mutex_try_lock(Mutex *m, PyObject *Py_UNUSED(ignored))
 {
-    if (m->locked)
-        Py_RETURN_FALSE;
-    m->locked = true;
-    Py_RETURN_TRUE;
+    return PyBool_FromLong(mutex_try(m));
 }
 
 static PyObject *
@@ -171,6 +191,7 @@ static PyType_Spec mutex_spec = {"runtime.Mutex", sizeof(Mutex), 0,
 
 typedef struct {
     PyObject_HEAD
+    py_lock lock;               /* guards waiters and count */
     py_waitq waiters;
     int64_t count;
     PyObject *weakrefs;
@@ -179,16 +200,19 @@ typedef struct {
 static int
 waitgroup_add_n(WaitGroup *wg, int64_t n)
 {
+    py_waitq woken = {0};
+    py_acquire(&wg->lock);
     int64_t count = wg->count + n;
-    if (RT_UNLIKELY(count < 0)) {
-        PyErr_SetString(PyExc_ValueError,
-                        "negative WaitGroup counter: more done() than add()");
-        return -1;
-    }
-    wg->count = count;
+    if (RT_LIKELY(count >= 0))
+        wg->count = count;
     if (count == 0)
-        py_waitq_wake_all(&wg->waiters, RT_WAKE_READY);
-    return 0;
+        py_waitq_claim_all(&wg->waiters, RT_WAKE_READY, &woken);
+    py_release(&wg->lock);
+    py_ready_all(&woken);
+    if (RT_LIKELY(count >= 0))
+        return 0;
+    PyErr_SetString(PyExc_ValueError, "negative WaitGroup counter: more done() than add()");
+    return -1;
 }
 
 static PyObject *
@@ -229,8 +253,6 @@ waitgroup_wait(WaitGroup *wg, PyObject *const *args, Py_ssize_t nargs, PyObject 
         PyErr_SetString(PyExc_TypeError, "wrong arguments: wait(timeout=None)");
         return NULL;
     }
-    if (wg->count == 0)
-        Py_RETURN_NONE;
     int64_t deadline;
     if (py_deadline(nargs + nkw ? args[0] : Py_None, &deadline) < 0)
         return NULL;
@@ -238,11 +260,21 @@ waitgroup_wait(WaitGroup *wg, PyObject *const *args, Py_ssize_t nargs, PyObject 
     if (gp == NULL)
         return NULL;
     rt_g_arm(&gp->g);
-    py_waitq_push(&wg->waiters, &gp->seat->waiter);
+    py_acquire(&wg->lock);
+    bool zero = wg->count == 0;
+    if (!zero)
+        py_waitq_push(&wg->waiters, &gp->seat->waiter);
+    py_release(&wg->lock);
+    if (zero) {
+        rt_g_disarm(&gp->g);
+        Py_RETURN_NONE;
+    }
     uint32_t why = py_park(gp, PY_WAIT_GROUP, deadline);
     if (why == RT_WAKE_READY)
         Py_RETURN_NONE;
+    py_acquire(&wg->lock);
     py_waitq_remove(&gp->seat->waiter);
+    py_release(&wg->lock);
     if (why == RT_WAKE_TIMEOUT)
         py_raise_timeout("WaitGroup.wait()");
     return NULL;

@@ -20,6 +20,11 @@
     ((type *)((char *)(ptr) - offsetof(type, field)))
 #define RT_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
+/* Counters and flags that others may look at while their owner writes: no order. */
+#define RT_LOAD(x) atomic_load_explicit(&(x), memory_order_relaxed)
+#define RT_STORE(x, v) atomic_store_explicit(&(x), (v), memory_order_relaxed)
+#define RT_COUNT(x, n) RT_STORE(x, RT_LOAD(x) + (n))     /* by the owner only */
+
 /* Report a broken invariant on stderr and abort.  Never returns. */
 _Noreturn void rt_throw(const char *msg);
 

@@ -4,84 +4,241 @@
 #include <errno.h>
 #include <string.h>
 
+#define STEAL_ROUNDS 4
+/* Every so many ticks all sources are looked at, and half-way a preempted goroutine runs,
+   whatever else there is; every 16 the timers. */
+#define FAIR_TICKS 61
+
+#if defined(__x86_64__) || defined(__i386__)
+#define cpu_relax() __builtin_ia32_pause()
+#else
+#define cpu_relax() ((void)0)
+#endif
+
+/* ---- Ps ---- */
+
 void
 rt_sched_init(rt_sched *sched, const rt_netpoll_ops *ops, rt_host host)
 {
     sched->netpoll = ops;
     sched->host = host;
+    sched->nprocs = 1;
+    pthread_mutex_init(&sched->lock, NULL);
     rt_globq_init(&sched->global);
+    RT_STORE(sched->coarse_ms, (uint32_t)(rt_nanotime() / 1000000));
+}
+
+static void
+set_mode_locked(rt_p *pp)
+{
+    if (pp->id != RT_SPARE_P)
+        RT_STORE(pp->mode, pp->id < RT_LOAD(pp->sched->nprocs) && pp->nlocks == 0 ? RT_P_OPEN
+                                                                                : RT_P_CLOSED);
 }
 
 int
-rt_p_init(rt_p *pp, rt_sched *sched, uint32_t id)
+rt_p_init(rt_p *pp, rt_sched *sched, uint32_t id, bool spinning)
 {
     memset(pp, 0, sizeof(*pp));
     pp->sched = sched;
     pp->id = id;
-    pp->takes_global = true;
+    pp->spinning = spinning;
+    pp->seed = id * 2654435761u + 1;
+    pp->mode = RT_P_SPARE;
+    pp->turn_pinned = true;
     rt_timers_init(&pp->timers);
     pp->now = rt_nanotime();
-    return sched->netpoll->open(&pp->np);
+    int err = sched->netpoll->open(&pp->np);
+    if (err < 0)
+        return err;
+    pthread_mutex_lock(&sched->lock);
+    set_mode_locked(pp);
+    uint32_t n = RT_LOAD(sched->nallp);
+    atomic_store_explicit(&sched->allp[n], pp, memory_order_release);
+    atomic_store_explicit(&sched->by_id[id], pp, memory_order_release);
+    atomic_store_explicit(&sched->nallp, n + 1, memory_order_release);
+    pthread_mutex_unlock(&sched->lock);
+    return 0;
 }
+
+static inline rt_p *
+p_by_id(rt_sched *sched, uint32_t id)
+{
+    return atomic_load_explicit(&sched->by_id[id], memory_order_acquire);
+}
+
+/* ---- the idle mask ---- */
+
+static void
+set_idle(rt_sched *sched, uint32_t id)
+{
+    atomic_fetch_or(&sched->idle[id / 64], UINT64_C(1) << id % 64);
+    atomic_fetch_add(&sched->nidle, 1);
+}
+
+/* False: it was not set any more. */
+static bool
+clear_idle(rt_sched *sched, uint32_t id)
+{
+    uint64_t bit = UINT64_C(1) << id % 64;
+    if (!(atomic_fetch_and(&sched->idle[id / 64], ~bit) & bit))
+        return false;
+    atomic_fetch_sub(&sched->nidle, 1);
+    return true;
+}
+
+/* Take an idle P's id out of the mask, the lowest; -1: none. */
+static int
+take_idle(rt_sched *sched)
+{
+    for (uint32_t word = 0; word < RT_MAX_P / 64; word++) {
+        uint64_t bits;
+        while ((bits = atomic_load(&sched->idle[word])) != 0) {
+            uint32_t id = word * 64 + (uint32_t)__builtin_ctzll(bits);
+            if (clear_idle(sched, id))
+                return (int)id;
+        }
+    }
+    return -1;
+}
+
+/* ---- waking Ms ---- */
+
+void
+rt_p_wake(rt_p *pp)
+{
+    /* Reads what the sleeper wrote after it armed; pairs with sleep_until_work(). */
+    if (atomic_load_explicit(&pp->sleeping, memory_order_seq_cst) != RT_AWAKE
+        && atomic_exchange_explicit(&pp->sleeping, RT_AWAKE, memory_order_seq_cst)
+               == RT_SLEEPING)
+        pp->sched->netpoll->wake(pp->np);
+    else
+        rt_sysmon_wake_if_asleep(&pp->sched->sysmon);
+}
+
+void
+rt_sched_wake_one(rt_sched *sched)
+{
+    /* What was queued before must be visible to who is about to sleep, or its being
+       idle to us; pairs with sleep_until_work(). */
+    atomic_thread_fence(memory_order_seq_cst);
+    int32_t none = 0;
+    if (RT_LOAD(sched->nidle) == 0 || RT_LOAD(sched->nspinning) != 0
+        || !atomic_compare_exchange_strong(&sched->nspinning, &none, 1))
+        return;
+    int id = take_idle(sched);
+    if (id >= 0) {
+        /* Whoever finds its bit cleared counts as spinning. */
+        rt_p *pp = p_by_id(sched, (uint32_t)id);
+        if (pp != NULL) {
+            rt_p_wake(pp);
+            return;
+        }
+        if (sched->host.start(sched, (uint32_t)id) == 0)
+            return;
+        set_idle(sched, (uint32_t)id);
+    }
+    atomic_fetch_sub(&sched->nspinning, 1);
+}
+
+static void
+wake_spare(rt_sched *sched)
+{
+    rt_p *pp = p_by_id(sched, RT_SPARE_P);
+    if (pp != NULL)
+        rt_p_wake(pp);
+    else
+        sched->host.start(sched, RT_SPARE_P);   /* on failure the work waits for its P */
+}
+
+void
+rt_sched_lend(rt_p *pp)
+{
+    if (atomic_exchange(&pp->lent, true))
+        return;
+    atomic_fetch_add(&pp->sched->nlent, 1);
+    wake_spare(pp->sched);
+}
+
+static RT_COLD void
+take_back(rt_p *pp)
+{
+    if (atomic_exchange(&pp->lent, false))
+        atomic_fetch_sub(&pp->sched->nlent, 1);
+}
+
+/* ---- queues ---- */
 
 /* The ring is full: half of it and gp go to the global queue. */
 static RT_NOINLINE void
 put_fresh_slow(rt_p *pp, rt_g *gp)
 {
+    if (RT_LOAD(pp->mode) == RT_P_SPARE) {
+        rt_glist_push(&pp->spill, gp);
+        return;
+    }
     rt_glist batch = {0};
     rt_runq_get_half(&pp->fresh, &batch);
     rt_glist_push(&batch, gp);
-    pp->count.overflows++;
+    RT_COUNT(pp->count.overflows, 1);
     rt_globq_put(&pp->sched->global, &batch);
 }
 
 static inline void
 put_queue(rt_p *pp, rt_g *gp)
 {
-    if (gp->started)
-        rt_glist_push(&pp->started, gp);
-    else if (RT_UNLIKELY(!rt_runq_put(&pp->fresh, gp))) {
-        if (pp->takes_global)
-            put_fresh_slow(pp, gp);
-        else
-            rt_inbox_put(&pp->inbox, gp);
-    }
-}
-
-static inline void
-put_local(rt_p *pp, rt_g *gp, bool next)
-{
-    if (next) {
-        rt_g *old = pp->runnext;
-        pp->runnext = gp;
-        if (old == NULL)
-            return;
-        gp = old;
-    }
-    put_queue(pp, gp);
+    if (gp->pinned)
+        rt_glist_push(&pp->pinned, gp);
+    else if (RT_UNLIKELY(!rt_runq_put(&pp->fresh, gp)))
+        put_fresh_slow(pp, gp);
 }
 
 void
-rt_p_put_fresh(rt_p *pp, rt_g *gp, bool next)
+rt_sched_put(rt_sched *sched, rt_g *gp)
 {
-    gp->status = RT_G_RUNNABLE;
-    put_local(pp, gp, next);
+    rt_glist one = {0};
+    RT_STORE(gp->status, RT_G_RUNNABLE);
+    rt_glist_push(&one, gp);
+    rt_globq_put(&sched->global, &one);
+    rt_sched_wake_one(sched);
+    if (RT_UNLIKELY(atomic_load(&sched->nlent) != 0))
+        wake_spare(sched);
+}
+
+void
+rt_p_put_fresh(rt_p *pp, rt_g *gp)
+{
+    RT_STORE(gp->status, RT_G_RUNNABLE);
+    if (RT_UNLIKELY(RT_LOAD(pp->mode) == RT_P_CLOSED)) {
+        rt_sched_put(pp->sched, gp);
+        return;
+    }
+    if (RT_UNLIKELY(!rt_runq_put(&pp->fresh, gp)))
+        put_fresh_slow(pp, gp);
+    if (RT_UNLIKELY(RT_LOAD(pp->sched->nprocs) > 1))
+        rt_sched_wake_one(pp->sched);
 }
 
 void
 rt_p_put_yielded(rt_p *pp, rt_g *gp)
 {
-    gp->status = RT_G_RUNNABLE;
-    rt_glist_push(&pp->started, gp);
+    RT_STORE(gp->status, RT_G_RUNNABLE);
+    rt_glist_push(&pp->pinned, gp);
+    /* All that are queued now go first: those it has just spawned, too. */
+    uint32_t fresh = rt_runq_len(&pp->fresh);
+    if (fresh != 0 && (pp->turn_left == 0 || !pp->turn_pinned)) {
+        pp->turn_pinned = false;
+        pp->turn_left = fresh;
+    }
 }
 
 void
-rt_p_wake(rt_p *pp)
+rt_p_put_preempted(rt_p *pp, rt_g *gp)
 {
-    /* Reads what the sleeper wrote after it armed; pairs with rt_sched_find. */
-    if (atomic_load_explicit(&pp->sleeping, memory_order_seq_cst)
-        && atomic_exchange_explicit(&pp->sleeping, false, memory_order_seq_cst))
-        pp->sched->netpoll->wake(pp->np);
+    RT_STORE(gp->status, RT_G_RUNNABLE);
+    RT_COUNT(pp->count.preemptions, 1);
+    rt_glist_push(&pp->preempted, gp);
+    rt_p_look_soon(pp);
 }
 
 void
@@ -92,24 +249,164 @@ rt_p_submit(rt_p *pp, rt_g *gp)
 }
 
 void
+rt_p_put_pinned(rt_p *cur, rt_p *pp, rt_g *gp)
+{
+    gp->pinned = 1;
+    gp->pp = pp;
+    RT_STORE(gp->status, RT_G_RUNNABLE);
+    if (cur == pp)
+        rt_glist_push(&pp->pinned, gp);
+    else
+        rt_p_submit(pp, gp);
+}
+
+void
 rt_ready(rt_p *cur, rt_g *gp, bool next)
 {
-    gp->status = RT_G_RUNNABLE;
-    if (RT_LIKELY(gp->pp == cur && !gp->foreign))
-        put_local(cur, gp, next);
+    RT_STORE(gp->status, RT_G_RUNNABLE);
+    if (RT_LIKELY(gp->pp == cur && !gp->foreign)) {
+        if (next) {
+            rt_g *old = cur->runnext;
+            cur->runnext = gp;
+            if (old == NULL)
+                return;
+            gp = old;
+        }
+        rt_glist_push(&cur->pinned, gp);
+    }
     else if (gp->foreign)
         gp->pp->sched->host.unpark(gp);
     else
         rt_p_submit(gp->pp, gp);
 }
 
+/* Fresh goroutines of a P that must not run them go to those that may. */
+static RT_COLD void
+give_away_fresh(rt_p *pp)
+{
+    rt_glist batch = {0};
+    for (rt_g *gp; (gp = rt_runq_get(&pp->fresh)) != NULL;)
+        rt_glist_push(&batch, gp);
+    if (batch.head == NULL)
+        return;
+    rt_globq_put(&pp->sched->global, &batch);
+    rt_sched_wake_one(pp->sched);
+    if (atomic_load(&pp->sched->nlent) != 0)
+        wake_spare(pp->sched);
+}
+
+uint32_t
+rt_sched_set_procs(rt_sched *sched, uint32_t n)
+{
+    pthread_mutex_lock(&sched->lock);
+    uint32_t old = RT_LOAD(sched->nprocs), all = RT_LOAD(sched->nallp);
+    atomic_store(&sched->nprocs, n);
+    for (uint32_t i = 0; i < all; i++)
+        set_mode_locked(sched->allp[i]);
+    for (uint32_t id = n; id < old; id++)
+        if (p_by_id(sched, id) == NULL)
+            clear_idle(sched, id);
+    for (uint32_t id = old; id < n; id++)
+        if (p_by_id(sched, id) == NULL && id != 0)
+            set_idle(sched, id);
+    pthread_mutex_unlock(&sched->lock);
+    /* They enter or leave the mask themselves, and give away what they must not run. */
+    for (uint32_t id = n < old ? n : old; id < (n < old ? old : n); id++)
+        if (p_by_id(sched, id) != NULL)
+            rt_p_wake(p_by_id(sched, id));
+    if (n > old)
+        rt_sched_wake_one(sched);
+    return old;
+}
+
+void
+rt_p_lock(rt_p *pp, int change)
+{
+    rt_sched *sched = pp->sched;
+    pthread_mutex_lock(&sched->lock);
+    pp->nlocks += change;
+    set_mode_locked(pp);
+    pthread_mutex_unlock(&sched->lock);
+    if (change > 0 && pp->nlocks == 1) {
+        atomic_fetch_add(&sched->nlent, 1);
+        give_away_fresh(pp);
+    }
+    else if (change < 0 && pp->nlocks == 0)
+        atomic_fetch_sub(&sched->nlent, 1);
+}
+
+int
+rt_sched_after_fork(rt_sched *sched, rt_p *pp)
+{
+    pthread_mutex_init(&sched->lock, NULL);
+    rt_globq_init(&sched->global);
+    memset((void *)sched->allp, 0, sizeof(sched->allp));
+    memset((void *)sched->by_id, 0, sizeof(sched->by_id));
+    memset((void *)sched->idle, 0, sizeof(sched->idle));
+    sched->nallp = sched->nlent = 0;
+    sched->nspinning = sched->nidle = 0;
+    for (uint32_t id = 1; id < RT_LOAD(sched->nprocs); id++)
+        set_idle(sched, id);
+    if (pp == NULL)
+        return 0;
+    pp->id = 0;
+    pp->spinning = pp->lent = false;
+    pp->nlocks = 0;
+    pp->mode = RT_P_OPEN;
+    pp->runnext = NULL;
+    pp->pinned = pp->preempted = pp->spill = (rt_glist){0};
+    pp->turn_left = 0;
+    pp->inbox.top = NULL;
+    pp->sleeping = RT_AWAKE;
+    pp->fresh.head = pp->fresh.tail = 0;
+    rt_timers_fini(&pp->timers);
+    rt_timers_init(&pp->timers);
+    pp->event = pp->nevents = 0;
+    pp->npd = 0;
+    sched->allp[0] = sched->by_id[0] = pp;
+    sched->nallp = 1;
+    sched->netpoll->close(pp->np);
+    return sched->netpoll->open(&pp->np);
+}
+
+/* ---- polling ---- */
+
+/* Look on for a little while: waking a sleeping thread on another core takes longer than
+   much work does.  True: woken, or events have come (*n of them). */
+static bool
+doze(rt_p *pp, int *n)
+{
+    const rt_netpoll_ops *ops = pp->sched->netpoll;
+    int64_t until = rt_nanotime() + pp->sched->spin_ns;
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (atomic_load_explicit(&pp->sleeping, memory_order_acquire) == RT_AWAKE) {
+                *n = 0;
+                return true;
+            }
+            cpu_relax();
+        }
+        if (RT_LOAD(pp->npd) != 0
+            && (*n = ops->wait(pp->np, pp->events, RT_POLL_BATCH, 0, NULL)) != 0)
+            return true;
+    } while (rt_nanotime() < until);
+    return false;
+}
+
 int
 rt_p_poll(rt_p *pp, int64_t timeout, const sigset_t *sigmask)
 {
-    pp->count.polls++;
-    int n = pp->sched->netpoll->wait(pp->np, pp->events, RT_POLL_BATCH,
-                                     timeout == RT_FOREVER ? -1 : timeout, sigmask);
-    return n;
+    RT_COUNT(pp->count.polls, 1);
+    if (timeout != 0) {
+        int n;
+        if (timeout > pp->sched->spin_ns && pp->sched->spin_ns > 0 && doze(pp, &n))
+            return n;
+        uint8_t dozing = RT_DOZING;
+        if (!atomic_compare_exchange_strong(&pp->sleeping, &dozing, RT_SLEEPING))
+            timeout = 0;        /* woken meanwhile */
+    }
+    return pp->sched->netpoll->wait(pp->np, pp->events, RT_POLL_BATCH,
+                                    timeout == RT_FOREVER ? -1 : timeout, sigmask);
 }
 
 void
@@ -120,8 +417,8 @@ rt_p_dispatch(rt_p *pp, int nevents)
         rt_poll_event *ev = &pp->events[pp->event++];
         rt_pd *pd = ev->data;
         if (pd != NULL) {           /* NULL: closed by an earlier event's callback */
-            pp->count.poll_events++;
-            pd->ready(pd, ev->mode);
+            RT_COUNT(pp->count.poll_events, 1);
+            RT_LOAD(pd->ready)(pd, ev->mode);
         }
     }
 }
@@ -129,12 +426,14 @@ rt_p_dispatch(rt_p *pp, int nevents)
 static inline void
 poll_now(rt_p *pp)
 {
-    if (pp->npd == 0)
+    if (RT_LOAD(pp->npd) == 0)
         return;
     int n = rt_p_poll(pp, 0, NULL);
     if (n > 0)
         rt_p_dispatch(pp, n);
 }
+
+/* ---- find_runnable ---- */
 
 static inline void
 run_timers(rt_p *pp)
@@ -143,36 +442,60 @@ run_timers(rt_p *pp)
         return;
     pp->now = rt_nanotime();
     if (rt_timers_next(&pp->timers) <= pp->now)
-        pp->count.timers_fired += rt_timers_run(&pp->timers, pp->now);
+        RT_COUNT(pp->count.timers_fired, rt_timers_run(&pp->timers, pp->now));
 }
 
 /* Move what other threads left here into the queues. */
 static inline bool
 take_inbox(rt_p *pp)
 {
-    if (atomic_load_explicit(&pp->inbox.top, memory_order_relaxed) == NULL)
+    if (RT_LOAD(pp->inbox.top) == NULL)
         return false;
     rt_glist in = {0};
-    pp->count.inbox += rt_inbox_take(&pp->inbox, &in);
+    RT_COUNT(pp->count.inbox, rt_inbox_take(&pp->inbox, &in));
     for (rt_g *gp; (gp = rt_glist_pop(&in)) != NULL;)
         put_queue(pp, gp);
     return true;
 }
 
-/* Up to half a ring of the global queue goes to the fresh ring. */
+/* May pp run what is nobody's in particular? */
+static inline bool
+takes_shared(const rt_p *pp)
+{
+    uint8_t mode = RT_LOAD(pp->mode);
+    return mode == RT_P_OPEN || (mode == RT_P_SPARE && RT_LOAD(pp->sched->nlent) != 0);
+}
+
+/* A fair share of the global queue, at most half a ring, goes to the fresh ring. */
 static bool
 take_global(rt_p *pp)
 {
-    if (!pp->takes_global)
+    rt_sched *sched = pp->sched;
+    if (RT_LOAD(sched->global.len) == 0 || !takes_shared(pp))
         return false;
     rt_glist in = {0};
     uint32_t room = RT_RUNQ_CAP - rt_runq_len(&pp->fresh);
-    uint32_t max = room < RT_RUNQ_CAP / 2 ? room : RT_RUNQ_CAP / 2;
-    uint32_t n = max ? rt_globq_get(&pp->sched->global, &in, max) : 0;
-    pp->count.global += n;
+    uint32_t max = RT_LOAD(sched->global.len) / RT_LOAD(sched->nprocs) + 1;
+    if (max > room)
+        max = room;
+    if (max > RT_RUNQ_CAP / 2)
+        max = RT_RUNQ_CAP / 2;
+    uint32_t n = max ? rt_globq_get(&sched->global, &in, max) : 0;
+    RT_COUNT(pp->count.global, n);
     for (rt_g *gp; (gp = rt_glist_pop(&in)) != NULL;)
         put_queue(pp, gp);
     return n != 0;
+}
+
+/* The spare's ring is empty: fill it from where it has spilled. */
+static bool
+take_spill(rt_p *pp)
+{
+    if (pp->spill.head == NULL)
+        return false;
+    for (uint32_t n = RT_RUNQ_CAP - rt_runq_len(&pp->fresh); n > 0 && pp->spill.head; n--)
+        rt_runq_put(&pp->fresh, rt_glist_pop(&pp->spill));
+    return true;
 }
 
 static inline rt_g *
@@ -183,7 +506,7 @@ take_local(rt_p *pp)
         pp->runnext = NULL;
         if (pp->runnext_streak < RT_RUNNEXT_MAX) {
             pp->runnext_streak++;
-            pp->count.runnext++;
+            RT_COUNT(pp->count.runnext, 1);
             return gp;
         }
         put_queue(pp, gp);
@@ -192,27 +515,103 @@ take_local(rt_p *pp)
     /* In turn, each kind as many as there were when its turn began: neither starves
        the other, and fresh ones run in batches, without a switch between them. */
     if (pp->turn_left == 0) {
-        uint32_t fresh = rt_runq_len(&pp->fresh), started = pp->started.len;
-        pp->turn_started = started != 0 && (!pp->turn_started || fresh == 0);
-        pp->turn_left = pp->turn_started ? started : fresh;
+        uint32_t fresh = rt_runq_len(&pp->fresh), pinned = pp->pinned.len;
+        pp->turn_pinned = pinned != 0 && (!pp->turn_pinned || fresh == 0);
+        pp->turn_left = pp->turn_pinned ? pinned : fresh;
         if (pp->turn_left == 0)
-            return NULL;
+            return rt_glist_pop(&pp->preempted);
     }
     pp->turn_left--;
-    if (pp->turn_started)
-        return rt_glist_pop(&pp->started);
+    if (pp->turn_pinned)
+        return rt_glist_pop(&pp->pinned);
     gp = rt_runq_get(&pp->fresh);
     if (RT_UNLIKELY(gp == NULL)) {          /* thieves took the rest of the turn */
         pp->turn_left = 0;
-        gp = rt_glist_pop(&pp->started);
+        gp = rt_glist_pop(&pp->pinned);
     }
     return gp;
+}
+
+bool
+rt_p_runnable(const rt_p *pp)
+{
+    return pp->runnext != NULL || pp->pinned.head != NULL || pp->preempted.head != NULL
+           || pp->spill.head != NULL
+           || rt_runq_len(&pp->fresh) != 0 || !rt_inbox_empty(&pp->inbox);
+}
+
+/* Racy by design: sysmon only wants to know whether it is worth asking. */
+__attribute__((no_sanitize("thread"))) bool
+rt_p_has_work(const rt_p *pp)
+{
+    return rt_p_runnable(pp) || pp->timers.len != 0 || RT_LOAD(pp->npd) != 0
+           || (takes_shared(pp) && RT_LOAD(pp->sched->global.len) != 0);
+}
+
+/* Is there fresh work that is not pp's own? */
+static bool
+shared_work(rt_p *pp)
+{
+    rt_sched *sched = pp->sched;
+    if (!takes_shared(pp))
+        return false;
+    if (atomic_load(&sched->global.len) != 0)
+        return true;
+    uint32_t n = atomic_load_explicit(&sched->nallp, memory_order_acquire);
+    for (uint32_t i = 0; i < n; i++) {
+        rt_p *q = RT_LOAD(sched->allp[i]);
+        if (q != pp && rt_runq_len(&q->fresh) != 0)
+            return true;
+    }
+    return false;
+}
+
+static RT_NOINLINE bool
+steal(rt_p *pp)
+{
+    rt_sched *sched = pp->sched;
+    uint32_t n = atomic_load_explicit(&sched->nallp, memory_order_acquire);
+    if (n == 1 || !takes_shared(pp))
+        return false;
+    if (!pp->spinning && RT_LOAD(pp->mode) == RT_P_OPEN) {
+        /* Enough look already: half of those that are busy. */
+        int32_t busy = (int32_t)RT_LOAD(sched->nprocs) - RT_LOAD(sched->nidle);
+        if (2 * RT_LOAD(sched->nspinning) >= busy)
+            return false;
+        pp->spinning = true;
+        atomic_fetch_add(&sched->nspinning, 1);
+    }
+    for (int round = 0; round < STEAL_ROUNDS; round++) {
+        pp->seed ^= pp->seed << 13, pp->seed ^= pp->seed >> 17, pp->seed ^= pp->seed << 5;
+        for (uint32_t i = 0, at = pp->seed % n; i < n; i++, at = at + 1 == n ? 0 : at + 1) {
+            rt_p *from = RT_LOAD(sched->allp[at]);
+            rt_g *gp = from != pp ? rt_runq_steal(&from->fresh, &pp->fresh) : NULL;
+            if (gp == NULL)
+                continue;
+            RT_COUNT(pp->count.steals, 1);
+            RT_COUNT(pp->count.stolen, 1 + rt_runq_len(&pp->fresh));
+            pp->runnext = gp;       /* empty: there was nothing to run */
+            return true;
+        }
+    }
+    return false;
+}
+
+/* pp has found work: if it was the last to look, another must. */
+static RT_NOINLINE void
+stop_spinning(rt_p *pp)
+{
+    pp->spinning = false;
+    if (atomic_fetch_sub(&pp->sched->nspinning, 1) < 1)
+        rt_throw("stop_spinning: negative number of spinning Ms");
+    rt_sched_wake_one(pp->sched);
 }
 
 /* Nothing is runnable: sleep in the netpoll until a timer, an event or a wake-up. */
 static RT_NOINLINE void
 sleep_until_work(rt_p *pp)
 {
+    rt_sched *sched = pp->sched;
     int64_t timeout = RT_FOREVER;
     if (pp->timers.len != 0) {
         pp->now = rt_nanotime();
@@ -220,53 +619,107 @@ sleep_until_work(rt_p *pp)
         if (timeout <= 0)
             return;
     }
-    /* Pairs with producers: see "Sleeping" in rt_sched.h. */
-    atomic_store_explicit(&pp->sleeping, true, memory_order_seq_cst);
-    if (rt_inbox_empty(&pp->inbox)
-        && !(pp->takes_global
-             && atomic_load_explicit(&pp->sched->global.len, memory_order_seq_cst) != 0)) {
-        pp->count.blocking_polls++;
-        pp->sched->host.block(pp, timeout);
+    bool listed = RT_LOAD(pp->mode) == RT_P_OPEN;
+    if (listed)
+        set_idle(sched, pp->id);
+    if (pp->spinning) {
+        pp->spinning = false;
+        atomic_fetch_sub(&sched->nspinning, 1);
     }
-    atomic_store_explicit(&pp->sleeping, false, memory_order_seq_cst);
+    /* Pairs with producers: see "Sleeping" in rt_sched.h. */
+    atomic_store_explicit(&pp->sleeping, RT_DOZING, memory_order_seq_cst);
+    atomic_thread_fence(memory_order_seq_cst);
+    bool shared = shared_work(pp);
+    if (!shared && rt_inbox_empty(&pp->inbox)) {
+        RT_COUNT(pp->count.blocking_polls, 1);
+        sched->host.block(pp, timeout);
+        RT_STORE(sched->coarse_ms, (uint32_t)(rt_nanotime() / 1000000));
+    }
+    atomic_store_explicit(&pp->sleeping, RT_AWAKE, memory_order_seq_cst);
+    rt_sysmon_wake_if_asleep(&sched->sysmon);
+    if (!listed)
+        return;
+    if (!clear_idle(sched, pp->id))
+        pp->spinning = true;            /* who took it out has counted it */
+    else if (shared) {
+        pp->spinning = true;
+        atomic_fetch_add(&sched->nspinning, 1);
+    }
 }
 
 rt_g *
 rt_sched_find(rt_p *pp)
 {
-    pp->tick++;
-    if (RT_UNLIKELY(pp->tick % 61 == 0)) {
+    uint32_t tick = RT_LOAD(pp->tick) + 1;
+    RT_STORE(pp->tick, tick);
+    if (RT_UNLIKELY(RT_LOAD(pp->lent)))
+        take_back(pp);
+    rt_g *gp = NULL;
+    if (RT_UNLIKELY(tick % FAIR_TICKS == 0)) {
         take_global(pp);
         take_inbox(pp);
         poll_now(pp);
     }
-    if ((pp->tick & 15) == 0)
+    else if (RT_UNLIKELY(pp->preempted.head != NULL && tick % FAIR_TICKS == FAIR_TICKS / 2))
+        gp = rt_glist_pop(&pp->preempted);
+    if ((tick & 15) == 0) {
+        if (RT_UNLIKELY(RT_LOAD(pp->mode) == RT_P_CLOSED))
+            give_away_fresh(pp);
         run_timers(pp);
+    }
     for (;;) {
-        rt_g *gp = take_local(pp);
+        if (RT_LIKELY(gp == NULL))
+            gp = take_local(pp);
         if (RT_LIKELY(gp != NULL)) {
-            pp->count.ticks++;
+            RT_COUNT(pp->count.ticks, 1);
+            if (RT_UNLIKELY(pp->spinning))
+                stop_spinning(pp);
             return gp;
         }
         run_timers(pp);
-        if (take_inbox(pp) || take_global(pp) || pp->runnext != NULL || pp->started.head)
+        if (take_inbox(pp) || take_global(pp) || take_spill(pp) || rt_p_runnable(pp))
             continue;
         poll_now(pp);
-        if (pp->runnext == NULL && pp->started.head == NULL && rt_runq_len(&pp->fresh) == 0)
-            sleep_until_work(pp);
+        if (rt_p_runnable(pp) || steal(pp))
+            continue;
+        if (RT_UNLIKELY(pp->spinning && !takes_shared(pp)))
+            stop_spinning(pp);          /* closed since it was woken to look */
+        sleep_until_work(pp);
     }
 }
+
+void
+rt_p_look_soon(rt_p *pp)
+{
+    const uint32_t both = FAIR_TICKS * 16;
+    RT_STORE(pp->tick, (RT_LOAD(pp->tick) / both + 1) * both - 1);
+}
+
+/* ---- descriptors ---- */
 
 int
 rt_pd_open(rt_pd *pd, rt_p *pp, int fd, void (*ready)(rt_pd *, uint32_t))
 {
     pd->fd = fd;
     pd->pp = pp;
-    pd->ready = ready;
+    RT_STORE(pd->ready, ready);
     int err = pp->sched->netpoll->add(pp->np, fd, pd);
     if (err == 0)
-        pp->npd++;
+        atomic_fetch_add_explicit(&pp->npd, 1, memory_order_relaxed);
+    else
+        pd->pp = NULL;
     return err;
+}
+
+void
+rt_pd_close_nop(rt_pd *pd)
+{
+    rt_p *pp = pd->pp;
+    if (pp == NULL)
+        return;
+    pp->sched->netpoll->remove(pp->np, pd->fd);
+    atomic_fetch_sub_explicit(&pp->npd, 1, memory_order_relaxed);
+    pd->pp = NULL;
 }
 
 void
@@ -275,10 +728,8 @@ rt_pd_close(rt_pd *pd)
     rt_p *pp = pd->pp;
     if (pp == NULL)
         return;
-    pp->sched->netpoll->remove(pp->np, pd->fd);
     for (int i = pp->event; i < pp->nevents; i++)
         if (pp->events[i].data == pd)
             pp->events[i].data = NULL;
-    pp->npd--;
-    pd->pp = NULL;
+    rt_pd_close_nop(pd);
 }

@@ -2,32 +2,45 @@
  *
  * G  a goroutine.  *Fresh* until it first runs: any P may run it.  *Started*
  *    afterwards: it owns a place on the C stack of one thread, so it is pinned to
- *    that thread's P for good.
+ *    that thread's P for good.  A fresh one can be pinned, too.
  * P  the right to run goroutines, bound to one M (OS thread): run queues, timers,
  *    a netpoll instance, counters.  Everything in it is touched only by its own
- *    M, but for the fresh ring (thieves), the inbox and `sleeping`.
+ *    M, but for the fresh ring (thieves), the inbox and what is marked atomic.
  *
- * Waking.  Whoever wants to wake a parked goroutine must first claim its park:
+ * Ps with an id below nprocs (GOMAXPROCS) are *open*: they run what nobody is pinned
+ * to, from their own rings, the global queue and, by stealing, from the rings of all
+ * others.  A *closed* P, above nprocs or with its thread locked, runs only what is
+ * pinned to it.  The *spare* P runs what is given to it, and acts as an open one
+ * while the M of another P is stuck in a call or locked (*lent*).
+ *
+ * Waking a goroutine.  Whoever wants to wake a parked one must first claim its park:
  * rt_g_claim() moves g->wake from 0 to a reason, and only one claimer wins.  The
  * winner calls rt_ready().  A goroutine readied from its own thread goes to the
  * P's queues; from another thread it goes to the P's inbox.  Since a pinned
  * goroutine can only be taken up by its own M, and that M does so in
  * rt_sched_find(), nobody can run a goroutine that has not finished parking.
  *
- * Sleeping.  An M that finds nothing stores pp->sleeping, then looks at its inbox
- * and the global queue once more, then polls.  A producer stores its goroutine,
- * then looks at pp->sleeping.  Both orders are sequentially consistent, so at
- * least one of the two sees the other.
+ * Sleeping.  An M that finds nothing says so (idle mask, pp->sleeping), then looks at
+ * its inbox, the global queue and all rings once more, then polls.  A producer stores
+ * its goroutine, then looks at those.  Both orders are sequentially consistent, so
+ * at least one of the two sees the other.
+ *
+ * Waking an M.  As in Go: who puts a fresh goroutine somewhere wakes an idle P, unless
+ * an M is *spinning*, that is looking for work; the last spinning M that finds some
+ * wakes the next.  So work never waits while a P is idle, and at most one M too
+ * many is woken.  A P whose M was never started counts as idle; waking starts it.
  *
  * Fairness.  The order of sources in rt_sched_find() and the 61st tick follow Go.
- * runnext is used at most RT_RUNNEXT_MAX times in a row, so that two goroutines
- * that keep waking each other cannot starve the queues.
+ * runnext, for goroutines that were just handed something, is used at most
+ * RT_RUNNEXT_MAX times in a row, so that two that keep waking each other cannot starve
+ * the queues.  Fresh ones never sit there: thieves could not take them.
  */
 #ifndef RT_SCHED_H
 #define RT_SCHED_H
 
 #include "rt_netpoll.h"
 #include "rt_runq.h"
+#include "rt_sysmon.h"
 #include "rt_timer.h"
 
 typedef struct rt_p rt_p;
@@ -50,62 +63,90 @@ enum {                          /* rt_g.wake */
 
 struct rt_g {
     rt_glink link;              /* first: see rt_runq.h */
-    rt_p *pp;                   /* home once started, NULL while fresh; of a foreign
+    rt_p *pp;                   /* home once pinned, NULL before; of a foreign
                                    thread: any P, to reach the host */
-    _Atomic uint32_t wake;      /* RT_WAKE_*; see "Waking" */
-    uint8_t status;             /* RT_G_*; written by the M that owns it */
-    uint8_t started;            /* pinned to pp */
-    uint8_t foreign;            /* stands for an OS thread that is not an M */
+    _Atomic uint8_t wake;       /* RT_WAKE_*; see "Waking a goroutine" */
+    _Atomic uint8_t status;     /* RT_G_*; written by the M that owns it and by who
+                                   has claimed its park */
+    uint8_t started : 1;        /* has a place on pp's C stack; implies pinned */
+    uint8_t pinned : 1;         /* only pp may run it */
+    uint8_t foreign : 1;        /* stands for an OS thread that is not an M */
     uint8_t reason;             /* why it waits, for people; the host's codes */
+    uint32_t since;             /* when it began to wait, sched->coarse_ms */
 };
 
 /* A descriptor registered with a P's netpoll. */
 typedef struct rt_pd rt_pd;
 struct rt_pd {
     int fd;
-    rt_p *pp;                   /* whose netpoll it is registered with */
+    rt_p *pp;                   /* whose netpoll it is registered with, or NULL */
     /* An edge has come.  Runs on pp's M, must not block; mode: RT_POLL_*. */
-    void (*ready)(rt_pd *pd, uint32_t mode);
+    void (*_Atomic ready)(rt_pd *pd, uint32_t mode);
 };
 
 typedef struct {                /* only ever grow; written by the P's M */
-    uint64_t ticks;             /* goroutines picked to run */
-    uint64_t runnext;           /* of them from runnext */
-    uint64_t global;            /* of them from the global queue */
-    uint64_t inbox;             /* wake-ups from other threads */
-    uint64_t stolen;            /* fresh goroutines taken from other Ps */
-    uint64_t overflows;         /* times half the ring went to the global queue */
-    uint64_t polls;             /* looks at the netpoll, blocking ones included */
-    uint64_t blocking_polls;
-    uint64_t poll_events;
-    uint64_t timers_fired;
-    uint64_t wakes_sent;        /* sleeping Ms woken */
+    _Atomic uint64_t ticks;     /* goroutines picked to run */
+    _Atomic uint64_t runnext;   /* of them from runnext */
+    _Atomic uint64_t global;    /* of them from the global queue */
+    _Atomic uint64_t inbox;     /* wake-ups from other threads */
+    _Atomic uint64_t steals;    /* times it found something to steal */
+    _Atomic uint64_t stolen;    /* fresh goroutines taken from other Ps */
+    _Atomic uint64_t overflows; /* times half the ring went to the global queue */
+    _Atomic uint64_t polls;     /* looks at the netpoll, blocking ones included */
+    _Atomic uint64_t blocking_polls;
+    _Atomic uint64_t poll_events;
+    _Atomic uint64_t timers_fired;
+    _Atomic uint64_t preemptions;
 } rt_p_counters;
 
 #define RT_RUNNEXT_MAX 16
 #define RT_POLL_BATCH 128
+#define RT_MAX_P 256            /* largest GOMAXPROCS */
+#define RT_SPARE_P RT_MAX_P     /* id of the spare P */
+
+enum {                          /* rt_p.mode */
+    RT_P_OPEN,
+    RT_P_CLOSED,
+    RT_P_SPARE
+};
+
+enum {                          /* rt_p.sleeping */
+    RT_AWAKE,
+    RT_DOZING,                  /* looks at this flag before it sleeps: no need to wake it */
+    RT_SLEEPING                 /* in the netpoll */
+};
 
 struct rt_p {
     rt_sched *sched;
     uint32_t id;
-    uint32_t tick;
+    _Atomic uint32_t tick;      /* changes with each goroutine picked; read by sysmon */
+    _Atomic uint32_t beat;      /* likewise: see rt_sysmon.h */
+    rt_sysmon_p mon;            /* sysmon's */
     rt_g *runnext;              /* runs before the queues */
     uint32_t runnext_streak;
     uint32_t turn_left;         /* goroutines left in the turn of one kind */
-    bool turn_started;          /* the turn is the started ones' */
-    bool takes_global;          /* may this P run goroutines of the global queue */
-    rt_glist started;           /* runnable started goroutines, oldest first */
+    bool turn_pinned;           /* the turn is the pinned ones' */
+    bool spinning;              /* counted in sched->nspinning */
+    _Atomic uint8_t mode;       /* RT_P_*; written by whoever changes GOMAXPROCS */
+    _Atomic bool lent;          /* counted in sched->nlent; set by sysmon, cleared by the M */
+    rt_glist pinned;            /* runnable pinned goroutines, oldest first */
+    rt_glist preempted;         /* likewise, those that had to be made to yield: they come
+                                   after all others */
+    rt_glist spill;             /* of the spare: fresh ones its ring has no room for */
     rt_runq fresh;              /* runnable fresh goroutines */
     rt_timers timers;
     rt_netpoll *np;
-    uint32_t npd;               /* descriptors registered */
+    _Atomic uint32_t npd;       /* descriptors registered; any thread */
+    uint32_t seed;              /* of the random order of stealing */
+    int nlocks;                 /* goroutines that have locked the M; guarded by
+                                   sched->lock */
     int64_t now;                /* the clock when it was last read */
     rt_p_counters count;
     rt_poll_event events[RT_POLL_BATCH];    /* here, not on a stack that is copied */
     int event, nevents;         /* next and number of events being dispatched */
 
     _Alignas(64) rt_inbox inbox;            /* any thread */
-    _Atomic bool sleeping;                  /* see "Sleeping" */
+    _Atomic uint8_t sleeping;               /* RT_AWAKE ...; see "Sleeping" */
 };
 
 /* What the scheduler needs from its host (the Python layer, or a C test). */
@@ -116,29 +157,62 @@ typedef struct {
     void (*block)(rt_p *pp, int64_t timeout);
     /* Wake the thread a foreign goroutine stands for. */
     void (*unpark)(rt_g *gp);
+    /* Start the M of the P with this id; but for the spare one it is spinning already.
+       0 or -errno. */
+    int (*start)(rt_sched *sched, uint32_t id);
 } rt_host;
 
 struct rt_sched {
     const rt_netpoll_ops *netpoll;
     rt_host host;
+    int64_t spin_ns;            /* how long an M that has found nothing looks on before it
+                                   sleeps; 0 where Ms share a lock anyway */
+    _Atomic(rt_p *) allp[RT_MAX_P + 1];     /* in order of creation; never freed */
+    _Atomic uint32_t nallp;
+    _Atomic(rt_p *) by_id[RT_MAX_P + 1];
+    pthread_mutex_t lock;       /* guards the creation of Ps and changes of nprocs */
+    _Atomic uint32_t nprocs;    /* GOMAXPROCS */
+    _Atomic uint32_t coarse_ms; /* the clock in ms, a little late; see rt_g.since */
+    _Atomic uint32_t nlent;     /* Ps whose M is stuck or locked */
+
+    _Alignas(64) _Atomic int32_t nspinning;
+    _Atomic int32_t nidle;      /* bits set in idle */
+    _Atomic uint64_t idle[RT_MAX_P / 64];   /* open Ps whose M sleeps or was not started */
     rt_globq global;
+    rt_sysmon sysmon;
 };
 
 void rt_sched_init(rt_sched *sched, const rt_netpoll_ops *ops, rt_host host);
-int rt_p_init(rt_p *pp, rt_sched *sched, uint32_t id);
+/* A P for the calling thread, or one about to be started; spinning: by wake_one(), which
+   has counted it.  0 or -errno. */
+int rt_p_init(rt_p *pp, rt_sched *sched, uint32_t id, bool spinning);
+/* Change GOMAXPROCS, 1 to RT_MAX_P; returns what it was.  Any thread. */
+uint32_t rt_sched_set_procs(rt_sched *sched, uint32_t n);
+/* In the child of a fork: only pp is left, with a new poller and nothing to run, or
+   no P at all (NULL).  0 or -errno. */
+int rt_sched_after_fork(rt_sched *sched, rt_p *pp);
 
 /* Begin a park: from now on gp may be claimed. */
 static inline void
 rt_g_arm(rt_g *gp)
 {
+    RT_STORE(gp->status, RT_G_WAITING);
     atomic_store_explicit(&gp->wake, RT_WAKE_NONE, memory_order_release);
+}
+
+/* Take back rt_g_arm() where nobody could find gp yet. */
+static inline void
+rt_g_disarm(rt_g *gp)
+{
+    RT_STORE(gp->wake, RT_WAKE_READY);
+    RT_STORE(gp->status, RT_G_RUNNING);
 }
 
 /* Claim gp's current park.  True: the caller won and must call rt_ready(). */
 static inline bool
-rt_g_claim(rt_g *gp, uint32_t why)
+rt_g_claim(rt_g *gp, uint8_t why)
 {
-    uint32_t none = RT_WAKE_NONE;
+    uint8_t none = RT_WAKE_NONE;
     return atomic_compare_exchange_strong_explicit(
         &gp->wake, &none, why, memory_order_acq_rel, memory_order_relaxed);
 }
@@ -147,13 +221,33 @@ rt_g_claim(rt_g *gp, uint32_t why)
    next: run it before the queues (it was handed something). */
 void rt_ready(rt_p *cur, rt_g *gp, bool next);
 /* Put a fresh goroutine into the queues of the calling thread's own P. */
-void rt_p_put_fresh(rt_p *pp, rt_g *gp, bool next);
-/* Hand a fresh goroutine to another thread's P. */
+void rt_p_put_fresh(rt_p *pp, rt_g *gp);
+/* Put a goroutine that is pinned to pp into its queue; cur as for rt_ready(). */
+void rt_p_put_pinned(rt_p *cur, rt_p *pp, rt_g *gp);
+/* Hand a fresh goroutine to whichever open P is free first. */
+void rt_sched_put(rt_sched *sched, rt_g *gp);
+/* Hand a goroutine to another thread's P. */
 void rt_p_submit(rt_p *pp, rt_g *gp);
 /* Put a started, running goroutine at the tail (it yields). */
 void rt_p_put_yielded(rt_p *pp, rt_g *gp);
+/* Put a preempted one behind all that waits for pp, also in its poller. */
+void rt_p_put_preempted(rt_p *pp, rt_g *gp);
 /* Make pp's M look at its queues if it sleeps.  Any thread. */
 void rt_p_wake(rt_p *pp);
+/* Have somebody look for work, if a P is idle. */
+void rt_sched_wake_one(rt_sched *sched);
+/* pp's M is stuck in a call: the spare P shall run what it cannot.  Any thread.  Ends
+   when pp next looks for work. */
+void rt_sched_lend(rt_p *pp);
+/* pp's M takes nothing but pinned goroutines from now on (+1), or one reason less for
+   that (-1).  By that M. */
+void rt_p_lock(rt_p *pp, int change);
+/* The next rt_sched_find() looks at all sources, timers and netpoll among them. */
+void rt_p_look_soon(rt_p *pp);
+/* Does anybody wait on pp?  A hint, for any thread. */
+bool rt_p_has_work(const rt_p *pp);
+/* Is there anything pp would run? By its M. */
+bool rt_p_runnable(const rt_p *pp);
 
 /* The next goroutine to run on pp.  Blocks while there is none. */
 rt_g *rt_sched_find(rt_p *pp);
@@ -164,8 +258,12 @@ rt_g *rt_sched_find(rt_p *pp);
 int rt_p_poll(rt_p *pp, int64_t timeout, const sigset_t *sigmask);
 void rt_p_dispatch(rt_p *pp, int nevents);
 
+/* Register fd with pp's netpoll.  Any thread.  0 or -errno; then pd is not open. */
 int rt_pd_open(rt_pd *pd, rt_p *pp, int fd, void (*ready)(rt_pd *, uint32_t));
-/* Deregister.  Events of the current batch for pd are dropped. */
+/* Deregister, by pp's M.  Events of the current batch for pd are dropped, so pd may be freed. */
 void rt_pd_close(rt_pd *pd);
+/* The same by any thread, if pd is never freed: pp's M may have taken an event for it, and
+   calls pd->ready() still, whatever pd is used for by then. */
+void rt_pd_close_nop(rt_pd *pd);
 
 #endif

@@ -14,14 +14,15 @@ operations of this package park the calling goroutine and let others run.
 from __future__ import annotations
 
 import atexit
-import opcode
 import os
 import signal
 import sys
 import threading
 
-from runtime import _core, _errors
+from runtime import _core, _cpu, _errors, _inspect, _preempt
+from runtime._blocking import blocking, set_max_blocking, wait_future
 from runtime._core import (
+    Cancelled,
     Chan,
     ChanClosed,
     DeadlockError,
@@ -31,45 +32,58 @@ from runtime._core import (
     current,
     go,
     goexit,
+    gomaxprocs,
     gosched,
+    lock_os_thread,
+    nopreempt,
     num_goroutine,
     sleep,
     stats,
+    unlock_os_thread,
 )
 from runtime._errors import excepthook
+from runtime._inspect import GoroutineInfo, StackFrame, dump_on_signal, goroutines, stack
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cancelled",
     "Chan",
     "ChanClosed",
     "DeadlockError",
     "Goroutine",
+    "GoroutineInfo",
     "Mutex",
+    "StackFrame",
     "WaitGroup",
+    "blocking",
     "current",
+    "dump_on_signal",
     "excepthook",
     "go",
     "goexit",
+    "gomaxprocs",
+    "goroutines",
     "gosched",
+    "lock_os_thread",
+    "nopreempt",
     "num_goroutine",
+    "set_max_blocking",
     "sleep",
+    "stack",
     "stats",
+    "unlock_os_thread",
+    "wait_future",
 ]
 
-if not getattr(sys, "_is_gil_enabled", lambda: True)():
-    raise ImportError(
-        "runtime: this version needs the GIL: on free-threaded Python run without PYTHON_GIL=0 "
-        "and -X gil=0 (importing runtime then turns the GIL on)"
-    )
-
-# A goroutine can be left between these instructions, at a call or a turn of a loop.
-_resumes = bytes(
-    code
-    for name, code in opcode.opmap.items()
-    if code < 256 and (name == "RESUME" or "JUMP_BACKWARD" in name)
+_core._set_hooks(
+    _errors.report_failure, _errors.may_deadlock, _errors.end_child, _errors.nothing
 )
-_core._set_hooks(_errors.report_failure, _errors.may_deadlock, _resumes)
+_core._on_deadlock(_inspect.report_deadlock)
+_preempt.install()
+# With a GIL more Ps would only add hand-offs of it.
+_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+gomaxprocs(_cpu.procs_from_env(os.environ) or (1 if _gil else min(_cpu.default_procs(), 256)))
 atexit.register(_core._stop)
 os.register_at_fork(after_in_child=_core._after_fork)
 if threading.current_thread() is threading.main_thread():
@@ -77,3 +91,4 @@ if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _core._on_sigint)
     if signal.getsignal(signal.SIGURG) is signal.SIG_DFL:
         signal.signal(signal.SIGURG, _core._on_preempt)
+    _inspect.install()

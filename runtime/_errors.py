@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 import sys
+import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
 from runtime import _core
+from runtime._inspect import DumpHandler
 
 if TYPE_CHECKING:
     from runtime._core import Goroutine
@@ -43,7 +47,41 @@ def may_deadlock() -> bool:
     """True unless a signal handler of the program's own could still wake a goroutine."""
     ours = (signal.default_int_handler, _core._on_sigint, _core._on_preempt)
     return not any(
-        callable(handler) and handler not in ours
+        callable(handler) and handler not in ours and not isinstance(handler, DumpHandler)
         for handler in map(signal.getsignal, signal.valid_signals())
         if not isinstance(handler, signal.Handlers)
     )
+
+
+def nothing() -> None:
+    """Called by the core to have the interpreter look at what it has put off."""
+
+
+def end_child(exc: BaseException | None) -> None:
+    """End a forked child whose main goroutine has returned, or raised exc.
+
+    It does what the interpreter does at the end of the main program: it cannot get
+    there, for the C stack below belongs to the parent's main goroutine.
+    """
+    status = 0
+    if isinstance(exc, SystemExit):
+        code = exc.code
+        if code is None or isinstance(code, int):
+            status = (code or 0) & 0xFF
+        else:
+            print(code, file=sys.stderr)
+            status = 1
+    elif exc is not None:
+        sys.excepthook(type(exc), exc, exc.__traceback__)
+        status = 128 + signal.SIGINT if isinstance(exc, KeyboardInterrupt) else 1
+    for last in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
+        try:
+            last()
+        except BaseException:
+            traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
+    os._exit(status)

@@ -1,7 +1,24 @@
 """Settings of the whole suite."""
 
+import os
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
+
+# On a loaded machine anything may block a thread for so long that it is reported.
+os.environ.setdefault("GOSCHED_STALL_MS", "0")
+
+import runtime
 
 # No deadline: a loaded machine is no failure.
 settings.register_profile("gosched", deadline=None)
 settings.load_profile("gosched")
+
+
+@pytest.fixture
+def one_p() -> Iterator[None]:
+    """For tests of the order in which one P runs things."""
+    before = runtime.gomaxprocs(1)
+    yield
+    runtime.gomaxprocs(before)

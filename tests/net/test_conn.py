@@ -17,6 +17,8 @@ import runtime
 from runtime import net
 from runtime._core import NetFD
 
+pytestmark = pytest.mark.usefixtures("procs")
+
 MB = 1 << 20
 NEVER = 60.0  # seconds; what should end before is broken if it does not
 SOON = 0.02
@@ -523,9 +525,10 @@ def test_reset_wakes_a_waiting_writer(tcp, parked):
         g.join(NEVER)
 
 
-def test_interrupt_ends_a_read_and_leaves_the_connection_usable(pair):
+def test_interrupt_ends_a_read_and_leaves_the_connection_usable(pair, parked):
     client, server = pair
-    runtime.go(signal.raise_signal, signal.SIGINT)
+    main = runtime.current()
+    runtime.go(lambda: (parked(main), signal.raise_signal(signal.SIGINT)))
     with pytest.raises(KeyboardInterrupt):
         client.read()
     for message in (b"1", b"2"):
@@ -644,8 +647,8 @@ def test_plain_thread_is_woken_by_close_and_deadline(pair):
     def act():
         entered.recv()
         entered.recv()
+        server.set_deadline(0)  # before the other end's close: that ends its stream
         client.close()
-        server.set_deadline(0)
 
     runtime.go(act)
     run_threads(lambda: wait(client, net.ClosedError), lambda: wait(server, TimeoutError))
@@ -780,6 +783,7 @@ def test_netfd_of_no_descriptor_is_refused():
         NetFD("1")
 
 
+@pytest.mark.parametrize("procs", [1], indirect=True)  # one poller
 def test_netfd_that_cannot_be_polled_says_so(parked):
     a, b = socket.socketpair()
     with b:

@@ -9,6 +9,8 @@ import pytest
 import runtime
 from runtime import net
 
+pytestmark = pytest.mark.usefixtures("procs")
+
 NEVER = 60.0
 SOON = 0.05
 

@@ -12,6 +12,8 @@ import runtime
 from runtime import net
 from runtime._core import NetFD
 
+pytestmark = pytest.mark.usefixtures("procs")
+
 NEVER = 60.0
 SOON = 0.02
 

@@ -63,6 +63,7 @@ def test_values_arrive_in_order(capacity: int) -> None:
     g.join()
 
 
+@pytest.mark.usefixtures("one_p")
 @pytest.mark.parametrize("capacity", [0, 1, 4])
 def test_waiting_senders_are_served_in_order(capacity: int) -> None:
     ch: Chan[int] = Chan(capacity)
@@ -75,6 +76,7 @@ def test_waiting_senders_are_served_in_order(capacity: int) -> None:
         g.join()
 
 
+@pytest.mark.usefixtures("one_p")
 def test_waiting_receivers_are_served_in_order() -> None:
     ch: Chan[int] = Chan()
     gs = []
@@ -228,6 +230,7 @@ def test_close_wakes_all_receivers() -> None:
             g.join()
 
 
+@pytest.mark.usefixtures("one_p")
 def test_close_wakes_all_senders_and_their_values_are_not_sent() -> None:
     ch: Chan[int] = Chan(1)
     ch.send(0)
@@ -240,6 +243,7 @@ def test_close_wakes_all_senders_and_their_values_are_not_sent() -> None:
     assert list(ch) == [0]
 
 
+@pytest.mark.usefixtures("one_p")
 def test_close_by_the_receiver_of_a_value() -> None:
     ch: Chan[int] = Chan()
     a = go(ch.send, 1)
@@ -290,6 +294,7 @@ def test_try_send_and_try_recv_never_wait() -> None:
     assert ch.try_recv() == (None, False)
 
 
+@pytest.mark.usefixtures("one_p")
 def test_try_send_hands_over_to_a_waiting_receiver() -> None:
     ch: Chan[int] = Chan()
     assert not ch.try_send(0)
@@ -351,6 +356,7 @@ def test_timeout_that_does_not_pass() -> None:
     assert g.join() == 2
 
 
+@pytest.mark.usefixtures("one_p")
 def test_timeout_of_one_waiter_leaves_the_others_in_order() -> None:
     ch: Chan[int] = Chan()
     gs = []

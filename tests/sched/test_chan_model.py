@@ -7,6 +7,7 @@ operation must be the model's.
 from collections import deque
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -19,6 +20,8 @@ from hypothesis.stateful import (
 )
 
 from runtime import Chan, ChanClosed, Goroutine, current, go, gosched
+
+pytestmark = pytest.mark.usefixtures("one_p")
 
 CLOSED = "closed"
 TIMEOUT = "timeout"

@@ -1,6 +1,7 @@
 """DeadlockError: only when no goroutine can ever run again."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -25,6 +26,14 @@ def run(source: str, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+REPORT = re.compile(r"fatal error: .* - deadlock!\n\n(?:goroutine .*:\n(?:.+\n)*\n)+")
+
+
+def split(stderr: str) -> tuple[list[str], str]:
+    """The deadlock reports in stderr, and what else there is."""
+    return REPORT.findall(stderr), REPORT.sub("", stderr)
+
+
 WAITS = {
     "chan receive": "Chan().recv()",
     "chan send": "Chan().send(1)",
@@ -41,6 +50,9 @@ def test_main_that_waits_for_ever_gets_deadlock_error(reason: str, wait: str) ->
     assert done.returncode == 1
     assert "DeadlockError: all goroutines are asleep" in done.stderr
     assert f"waits in: {reason}" in done.stderr
+    (report,), rest = split(done.stderr)
+    assert f"\n\ngoroutine 1 [{reason}]:\n__main__.<module>(...)\n\t<string>:2\n" in report
+    assert rest.startswith("Traceback")
 
 
 def test_deadlock_with_many_parked_goroutines() -> None:
@@ -58,7 +70,12 @@ def test_deadlock_with_many_parked_goroutines() -> None:
             print("deadlock", num_goroutine())
         """
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "deadlock 1002\n", "")
+    (report,), rest = split(done.stderr)
+    assert (done.returncode, done.stdout, rest) == (0, "deadlock 1002\n", "")
+    assert report.startswith("fatal error: all goroutines are asleep - deadlock!\n\ngoroutine 1 [")
+    assert report.count("goroutine 1 [join]:\n__main__.<module>(...)\n\t<string>:9\n") == 1
+    assert report.count(" [chan receive]:\nruntime.Chan.recv(...)\n\t<built-in>\n") == 1001
+    assert report.count("created by <module>\n\t<string>:6\n") == 1000
 
 
 def test_deadlock_can_be_caught_and_the_program_goes_on() -> None:
@@ -77,7 +94,9 @@ def test_deadlock_can_be_caught_and_the_program_goes_on() -> None:
         """
     )
     assert done.stdout == "deadlock\n0\ndeadlock\n1\ndeadlock\n2\n"
-    assert (done.returncode, done.stderr) == (0, "")
+    reports, rest = split(done.stderr)
+    assert (done.returncode, rest) == (0, "")
+    assert len(reports) == 3
 
 
 def test_deadlock_after_the_last_goroutine_has_ended() -> None:
@@ -97,7 +116,7 @@ def test_deadlock_after_the_last_goroutine_has_ended() -> None:
             print("deadlock")
         """
     )
-    assert (done.stdout, done.stderr) == ("body ends\ndeadlock\n", "")
+    assert (done.stdout, split(done.stderr)[1]) == ("body ends\ndeadlock\n", "")
 
 
 def test_deadlock_goexit_of_main_ends_the_program_when_the_others_have_ended() -> None:
@@ -115,6 +134,7 @@ def test_deadlock_goexit_of_main_ends_the_program_when_the_others_have_ended() -
     assert done.returncode == 1
     assert done.stdout == "others go on\n"
     assert "DeadlockError" in done.stderr
+    assert "fatal error: no goroutines (main called runtime.goexit) - deadlock!" in done.stderr
 
 
 def test_no_deadlock_while_a_timer_runs() -> None:
@@ -157,7 +177,9 @@ def test_no_deadlock_while_another_thread_lives_then_deadlock() -> None:
             print("deadlock")
         """
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "thread\ndeadlock\n", "")
+    reports, rest = split(done.stderr)
+    assert (done.returncode, done.stdout, rest) == (0, "thread\ndeadlock\n", "")
+    assert len(reports) == 1
 
 
 def test_no_deadlock_while_a_goroutine_of_a_thread_can_run() -> None:
@@ -182,7 +204,7 @@ def test_no_deadlock_while_a_goroutine_of_a_thread_can_run() -> None:
             print("deadlock")
         """
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "aux\ndeadlock\n", "")
+    assert (done.returncode, done.stdout, split(done.stderr)[1]) == (0, "aux\ndeadlock\n", "")
 
 
 def test_no_deadlock_when_the_program_has_a_signal_handler() -> None:
@@ -223,4 +245,4 @@ def test_deadlock_when_the_signal_handler_was_taken_back() -> None:
             print("deadlock")
         """
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "deadlock\n", "")
+    assert (done.returncode, done.stdout, split(done.stderr)[1]) == (0, "deadlock\n", "")

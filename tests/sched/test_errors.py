@@ -99,6 +99,7 @@ def test_failure_that_was_asked_for_is_not_reported(ask: str, reports: Reports) 
     assert reports == []
 
 
+@pytest.mark.usefixtures("one_p")
 def test_failure_asked_by_a_joiner_that_gave_up_is_reported(reports: Reports) -> None:
     ch = Chan()
 
@@ -123,6 +124,7 @@ def test_failure_asking_done_only_is_reported(reports: Reports) -> None:
     assert len(reports) == 1
 
 
+@pytest.mark.usefixtures("one_p")
 def test_failure_of_a_joiner_is_its_own(reports: Reports) -> None:
     g = go(fail)
     go(g.join)
@@ -179,6 +181,7 @@ def test_hook_may_keep_the_goroutine(reports: Reports) -> None:
     del g, error
 
 
+@pytest.mark.usefixtures("one_p")
 def test_hook_may_park(monkeypatch: pytest.MonkeyPatch) -> None:
     ch: Chan[Any] = Chan()
     monkeypatch.setattr(runtime, "excepthook", lambda g, e: ch.send((g.name, e.args)))
@@ -195,6 +198,7 @@ def test_hook_may_spawn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ch.recv() == (5,)
 
 
+@pytest.mark.usefixtures("one_p")
 def test_hook_runs_with_the_goroutine_current(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
     monkeypatch.setattr(runtime, "excepthook", lambda g, e: seen.append(current() is g))

@@ -6,6 +6,9 @@ import pytest
 
 from runtime import Chan, Goroutine, go, gosched, sleep
 
+# The order in which one P runs things, or greenlets of the calling thread.
+pytestmark = pytest.mark.usefixtures("one_p")
+
 
 class Background:
     """Goroutines that go on for ever until stopped."""

@@ -155,6 +155,7 @@ def test_go_types_cannot_be_instantiated() -> None:
 # --- when it runs ---------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("one_p")
 def test_go_does_not_run_before_the_caller_parks() -> None:
     log: list[str] = []
     g = go(log.append, "goroutine")
@@ -163,12 +164,13 @@ def test_go_does_not_run_before_the_caller_parks() -> None:
     assert log == ["main", "goroutine"]
 
 
-def test_go_last_spawned_runs_first_then_the_rest_in_order() -> None:
+@pytest.mark.usefixtures("one_p")
+def test_go_spawned_run_in_order() -> None:
     log: list[int] = []
     gs = [go(log.append, i) for i in range(5)]
     for g in gs:
         g.join()
-    assert log == [4, 0, 1, 2, 3]
+    assert log == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("n", [255, 256, 257, 1000, 5000])
@@ -234,6 +236,7 @@ def test_handle_attributes_are_read_only() -> None:
     g.join()
 
 
+@pytest.mark.usefixtures("one_p")
 def test_state_follows_the_life() -> None:
     ch = Chan()
     states: list[str] = []
@@ -256,6 +259,7 @@ def test_state_follows_the_life() -> None:
     assert current().state == "running"
 
 
+@pytest.mark.usefixtures("one_p")
 def test_wait_reason_names_what_it_waits_for() -> None:
     ch, mu, wg = Chan(), runtime.Mutex(), runtime.WaitGroup()
     mu.lock()
@@ -290,6 +294,7 @@ def test_spawned_at_is_the_line_of_go() -> None:
     assert current().spawned_at is None
 
 
+@pytest.mark.usefixtures("one_p")
 def test_repr_shows_number_name_and_state() -> None:
     g = go.named("x")(lambda: None)
     assert repr(g) == f"<Goroutine {g.id} 'x' runnable>"
@@ -410,6 +415,7 @@ def test_join_bad_timeout_raises_type_error(bad: Any) -> None:
     g.join()
 
 
+@pytest.mark.usefixtures("one_p")
 def test_join_self_raises_runtime_error() -> None:
     box: list[Goroutine[Any]] = []
 
@@ -430,6 +436,7 @@ def test_join_main_raises_runtime_error() -> None:
         g.join()
 
 
+@pytest.mark.usefixtures("one_p")
 def test_done_and_exception_tell_the_outcome() -> None:
     def fail() -> None:
         raise ValueError("x")
@@ -551,6 +558,7 @@ def test_num_goroutine_counts_main_fresh_parked_not_ended() -> None:
     assert num_goroutine() == base
 
 
+@pytest.mark.usefixtures("one_p")
 def test_stats_are_consistent() -> None:
     def check() -> dict[str, Any]:
         s = runtime.stats()
@@ -573,6 +581,7 @@ def test_stats_are_consistent() -> None:
 # --- arguments live as long as they must ----------------------------------------------------------
 
 
+@pytest.mark.usefixtures("one_p")
 def test_arguments_and_function_are_released_at_the_end() -> None:
     class Arg:
         pass
@@ -586,6 +595,7 @@ def test_arguments_and_function_are_released_at_the_end() -> None:
     assert ref() is None
 
 
+@pytest.mark.usefixtures("one_p")
 def test_argument_finalizer_may_park() -> None:
     ch = Chan()
 
@@ -637,6 +647,7 @@ def test_sleep_and_gosched_arguments() -> None:
         runtime.sleep()  # type: ignore[call-arg]
 
 
+@pytest.mark.usefixtures("one_p")
 def test_sleep_of_several_wakes_in_the_order_of_deadlines() -> None:
     starts: list[tuple[float, float]] = []  # (earliest start of the sleep, seconds)
     woken: list[int] = []

@@ -13,6 +13,9 @@ import pytest
 import runtime
 from runtime import Chan, current, go, gosched, num_goroutine, sleep
 
+# The order in which one P runs things, or greenlets of the calling thread.
+pytestmark = pytest.mark.usefixtures("one_p")
+
 ROOT = Path(runtime.__file__).resolve().parents[1]
 
 
@@ -268,9 +271,9 @@ def test_switch_and_throw_to_a_yielding_goroutine() -> None:
 def test_switch_and_throw_to_an_idle_worker() -> None:
     box: list[Any] = []
     ch: Chan[int] = Chan()
-    g = go(lambda: box.append(greenlet.getcurrent()))
     waiting = go(ch.recv)
-    g.join()
+    settle()
+    go(lambda: box.append(greenlet.getcurrent())).join()
     settle()
     worker = box[0]
     for _ in range(3):

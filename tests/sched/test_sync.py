@@ -46,6 +46,7 @@ def test_mutex_excludes() -> None:
     assert not mu.locked
 
 
+@pytest.mark.usefixtures("one_p")
 def test_mutex_serves_waiters_in_order_and_nobody_overtakes() -> None:
     mu = Mutex()
     mu.lock()

@@ -71,6 +71,7 @@ def test_thread_goroutine_runs_while_main_is_stuck() -> None:
     Thread(thread).get()  # main is in Thread.join() all the time
 
 
+@pytest.mark.usefixtures("one_p")
 def test_thread_goroutines_run_on_another_thread_all_on_the_same() -> None:
     def thread() -> set[int]:
         gs = [go(threading.get_ident) for _ in range(10)]
@@ -81,6 +82,7 @@ def test_thread_goroutines_run_on_another_thread_all_on_the_same() -> None:
     assert threading.get_ident() not in idents
 
 
+@pytest.mark.usefixtures("one_p")
 def test_thread_spawned_goroutine_spawns_there_too() -> None:
     def nested() -> tuple[int, int]:
         return threading.get_ident(), go(threading.get_ident).join()

@@ -1,0 +1,405 @@
+/* py_frames.c - may this stack be left now?
+ *
+ * Preemption can strike between any two instructions, and all goroutines of an M are
+ * one thread to the rest of Python.  A goroutine that is left while it holds a lock of
+ * that *thread* would make the next one that wants the lock wait for ever (the one
+ * that could release it runs on the same thread), or let it in where the lock is
+ * reentrant.  So a stack is not left while on it
+ *
+ *  - a frame belongs to code that holds such locks: the import system, threading,
+ *    logging, queue and so on (the list is runtime/_preempt.py);
+ *  - a frame is inside a `with` block of something that can be acquired and released:
+ *    what was entered lies on the frame's value stack, and the table of exception
+ *    handlers says where; or inside a try block of code that calls both by name;
+ *  - a method of an io.RawIOBase runs, for the buffer over it holds its lock;
+ *  - the garbage collector runs finalizers: its lists are on this C stack;
+ *  - a signal handler of the program's runs: what it has interrupted is not known;
+ *  - it is inside repr(), which keeps a list per thread of what it is at.
+ *
+ * Locks taken by C code that calls back into Python, and locks acquired in one function
+ * and released in another, cannot be seen: runtime.nopreempt() is for these.
+ *
+ * The walk is done at each preemption, at most a hundred times a second, so it may
+ * cost some microseconds.  It looks into CPython's frames because the frame objects
+ * that the public API would make for each of them do not show the value stack.
+ */
+#include <Python.h>
+
+#if PY_VERSION_HEX < 0x030E0000
+#define Py_BUILD_CORE 1
+#undef _PyGC_FINALIZED          /* the internal header has its own */
+#include "internal/pycore_frame.h"
+#include "internal/pycore_interp.h"
+#undef Py_BUILD_CORE
+#define SEES_FRAMES 1
+#else
+#define SEES_FRAMES 0
+#endif
+
+#include <opcode.h>
+
+#include "py_frames.h"
+
+int
+py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *raw_io,
+              PyObject *generator_cm, PyObject *exit_stack, const char *resumes,
+              Py_ssize_t nresumes)
+{
+    if (!PyFrozenSet_CheckExact(files) || !PyFrozenSet_CheckExact(functions)
+        || !PyType_Check(raw_io) || !PyType_Check(generator_cm) || !PyType_Check(exit_stack)) {
+        PyErr_SetString(PyExc_TypeError, "expected two frozensets and three types");
+        return -1;
+    }
+    z->acquire = PyUnicode_InternFromString("acquire");
+    z->release = PyUnicode_InternFromString("release");
+    z->gen = PyUnicode_InternFromString("gen");
+    z->py_repr = PyUnicode_InternFromString("Py_Repr");
+    z->exit_callbacks = PyUnicode_InternFromString("_exit_callbacks");
+    if (z->acquire == NULL || z->release == NULL || z->gen == NULL || z->py_repr == NULL
+        || z->exit_callbacks == NULL)
+        return -1;
+    z->files = Py_NewRef(files);
+    z->functions = Py_NewRef(functions);
+    z->raw_io = (PyTypeObject *)Py_NewRef(raw_io);
+    z->generator_cm = (PyTypeObject *)Py_NewRef(generator_cm);
+    z->exit_stack = (PyTypeObject *)Py_NewRef(exit_stack);
+    for (Py_ssize_t i = 0; i < nresumes; i++)
+        z->resumes[(unsigned char)resumes[i]] = true;
+    return 0;
+}
+
+static bool
+at_resume(const py_zones *z, PyCodeObject *code, int lasti)
+{
+    PyObject *bytes = PyCode_GetCode(code);
+    bool at = bytes != NULL && lasti >= 0 && lasti < PyBytes_GET_SIZE(bytes)
+              && z->resumes[(unsigned char)PyBytes_AS_STRING(bytes)[lasti]];
+    Py_XDECREF(bytes);
+    PyErr_Clear();
+    return at;
+}
+
+bool
+py_between_instructions(const py_zones *z, PyThreadState *ts)
+{
+    int lasti;
+    PyCodeObject *code = (PyCodeObject *)py_caller(ts, &lasti);
+    bool between = code != NULL && at_resume(z, code, lasti);
+    Py_XDECREF(code);
+    return between;
+}
+
+/* Of the whole function, by its file or by itself? */
+static bool
+code_in_zone(const py_zones *z, PyCodeObject *code)
+{
+    if (PySet_Contains(z->files, code->co_filename) == 1)
+        return true;
+    if (PySet_GET_SIZE(z->functions) == 0)
+        return false;
+    PyObject *key = PyTuple_Pack(2, code->co_filename, code->co_qualname);
+    bool in = key != NULL && PySet_Contains(z->functions, key) == 1;
+    Py_XDECREF(key);
+    return in;
+}
+
+/* Something that is acquired and released: by its type alone, so that no Python runs. */
+static bool
+is_lock(const py_zones *z, PyObject *o)
+{
+    return _PyType_Lookup(Py_TYPE(o), z->acquire) != NULL
+           && _PyType_Lookup(Py_TYPE(o), z->release) != NULL;
+}
+
+/* ---- the table of exception handlers (Objects/exception_handling_notes.txt) ---- */
+
+static const unsigned char *
+read_varint(const unsigned char *p, int *value)
+{
+    int v = p[0] & 63;
+    while (p[0] & 64) {
+        p++;
+        v = v << 6 | (p[0] & 63);
+    }
+    *value = v;
+    return p + 1;
+}
+
+/* The handler of the instruction at offset `at` (in code units): where it is, and how
+   many values are left on the stack for it.  False: none. */
+static bool
+find_handler(PyCodeObject *code, int at, int *target, int *depth)
+{
+    const unsigned char *p = (const unsigned char *)PyBytes_AS_STRING(code->co_exceptiontable);
+    const unsigned char *end = p + PyBytes_GET_SIZE(code->co_exceptiontable);
+    while (p < end) {
+        int start, size, depth_and_lasti;
+        p = read_varint(p, &start);
+        p = read_varint(p, &size);
+        p = read_varint(p, target);
+        p = read_varint(p, &depth_and_lasti);
+        if (start > at)
+            return false;
+        if (at < start + size) {
+            *depth = depth_and_lasti >> 1;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool
+names_a_lock(const py_zones *z, PyCodeObject *code)
+{
+    bool acquires = false, releases = false;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_names); i++) {
+        PyObject *name = PyTuple_GET_ITEM(code->co_names, i);
+        acquires = acquires || name == z->acquire;
+        releases = releases || name == z->release;
+    }
+    return acquires && releases;
+}
+
+#if SEES_FRAMES
+
+typedef struct _PyInterpreterFrame iframe;
+
+static inline iframe *
+top_frame(PyThreadState *ts)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return ts->current_frame;
+#else
+    return ts->cframe->current_frame;
+#endif
+}
+
+static inline PyCodeObject *
+frame_code(iframe *f)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return (PyCodeObject *)f->f_executable;
+#else
+    return f->f_code;
+#endif
+}
+
+/* f, or the next outer frame that is one of Python code; NULL at the end. */
+static inline iframe *
+python_frame(iframe *f)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    while (f != NULL && f->owner == FRAME_OWNED_BY_CSTACK)
+        f = f->previous;
+#endif
+    return f;
+}
+
+static inline int
+frame_lasti(iframe *f)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return (int)(f->instr_ptr - (_Py_CODEUNIT *)frame_code(f)->co_code_adaptive);
+#else
+    return (int)(f->prev_instr - (_Py_CODEUNIT *)frame_code(f)->co_code_adaptive);
+#endif
+}
+
+#define MAX_LEVELS 4             /* of context managers made of others */
+#define MAX_BLOCKS 128          /* handlers of handlers; the compiler allows 20 nested blocks */
+
+static bool in_lock_block(const py_zones *z, iframe *f, int level);
+static bool exits_lock(const py_zones *z, PyObject *exit, int level);
+
+/* Has a contextlib.ExitStack entered a lock? */
+static bool
+stack_holds_lock(const py_zones *z, PyObject *self, int level)
+{
+    PyObject *callbacks = PyObject_GenericGetAttr(self, z->exit_callbacks);
+    Py_ssize_t n = callbacks ? PyObject_Size(callbacks) : 0;
+    bool held = false;
+    for (Py_ssize_t i = 0; i < n && !held; i++) {
+        PyObject *item = PySequence_GetItem(callbacks, i);      /* (is_sync, callback) */
+        if (item != NULL && PyTuple_CheckExact(item) && PyTuple_GET_SIZE(item) == 2)
+            held = exits_lock(z, PyTuple_GET_ITEM(item, 1), level - 1);
+        Py_XDECREF(item);
+    }
+    Py_XDECREF(callbacks);
+    PyErr_Clear();
+    return held;
+}
+
+/* Is what was entered, whose __exit__ is given, a lock, or made of one by contextlib? */
+static bool
+exits_lock(const py_zones *z, PyObject *exit, int level)
+{
+    PyObject *self = exit == NULL               ? NULL
+                     : PyMethod_Check(exit)    ? PyMethod_GET_SELF(exit)
+                     : PyCFunction_Check(exit) ? PyCFunction_GET_SELF(exit)
+                                               : NULL;
+    if (self == NULL)
+        return false;
+    if (is_lock(z, self))
+        return true;
+    if (level == 0)
+        return false;
+    if (Py_IS_TYPE(self, z->exit_stack))
+        return stack_holds_lock(z, self, level);
+    if (!Py_IS_TYPE(self, z->generator_cm))
+        return false;
+    PyObject *gen = PyObject_GenericGetAttr(self, z->gen);
+    bool held = false;
+    if (gen != NULL && PyGen_CheckExact(gen)) {
+        PyGenObject *g = (PyGenObject *)gen;
+        /* Created, suspended: the frame is complete, and not that of the caller. */
+        if (g->gi_frame_state < 0)
+            held = in_lock_block(z, (iframe *)g->gi_iframe, level - 1);
+    }
+    Py_XDECREF(gen);
+    PyErr_Clear();
+    return held;
+}
+
+/* Is f inside a block that holds a lock? */
+static bool
+in_lock_block(const py_zones *z, iframe *f, int level)
+{
+    PyCodeObject *code = frame_code(f);
+    if (PyBytes_GET_SIZE(code->co_exceptiontable) == 0)
+        return false;
+    int at = frame_lasti(f), target, depth;
+    if (at < 0 || !find_handler(code, at, &target, &depth))
+        return false;
+    if (names_a_lock(z, code))
+        return true;
+    PyObject *bytes = PyCode_GetCode(code);
+    if (bytes == NULL) {
+        PyErr_Clear();
+        return true;            /* no memory: the careful answer */
+    }
+    const unsigned char *op = (const unsigned char *)PyBytes_AS_STRING(bytes);
+    int n = (int)(PyBytes_GET_SIZE(bytes) / 2);
+    bool held = false;
+    /* From the innermost block outwards: the handler of a block is itself covered by
+       that of the block around it. */
+    for (int blocks = 0; !held && blocks < MAX_BLOCKS; blocks++) {
+        at = target;
+        if (at + 1 < n && op[2 * at] == PUSH_EXC_INFO && op[2 * at + 2] == WITH_EXCEPT_START
+            && depth > 0)
+            held = exits_lock(z, f->localsplus[code->co_nlocalsplus + depth - 1], level);
+        if (!find_handler(code, at, &target, &depth))
+            break;
+    }
+    Py_DECREF(bytes);
+    return held;
+}
+
+/* The i-th argument of f (borrowed), or NULL. */
+static PyObject *
+frame_arg(iframe *f, int i)
+{
+    PyObject *o = f->localsplus[i];
+    return o != NULL && PyCell_Check(o) ? PyCell_GET(o) : o;
+}
+
+/* Has f been called by the signal machinery?  That passes the interrupted frame. */
+static bool
+is_signal_handler(iframe *f, iframe *outer)
+{
+    PyObject *frame = outer ? (PyObject *)outer->frame_obj : NULL;
+    if (frame == NULL)
+        return false;
+    PyCodeObject *code = frame_code(f);
+    int n = code->co_argcount + code->co_kwonlyargcount + ((code->co_flags & CO_VARARGS) != 0);
+    for (int i = 0; i < n; i++) {
+        PyObject *arg = frame_arg(f, i);
+        if (arg == frame)
+            return true;
+        if (arg == NULL || !PyTuple_CheckExact(arg))
+            continue;
+        for (Py_ssize_t j = 0; j < PyTuple_GET_SIZE(arg) && j < 3; j++)
+            if (PyTuple_GET_ITEM(arg, j) == frame)
+                return true;
+    }
+    return false;
+}
+
+static const char *
+frames_pinned(const py_zones *z, PyThreadState *ts)
+{
+    for (iframe *f = python_frame(top_frame(ts)), *outer; f != NULL; f = outer) {
+        outer = python_frame(f->previous);
+        PyCodeObject *code = frame_code(f);
+        if (code_in_zone(z, code))
+            return "code that holds locks of its thread";
+        if (in_lock_block(z, f, MAX_LEVELS))
+            return "a lock of its thread";
+        PyObject *self = code->co_argcount > 0 ? frame_arg(f, 0) : NULL;
+        if (self != NULL && PyObject_TypeCheck(self, z->raw_io))
+            return "a raw file";
+        if (is_signal_handler(f, outer))
+            return "a signal handler";
+    }
+    return NULL;
+}
+
+static bool
+collecting(PyThreadState *ts)
+{
+    return ts->interp->gc.collecting != 0;
+}
+
+void
+py_stack_take(py_stack *s, PyThreadState *ts)
+{
+    iframe *f = python_frame(top_frame(ts));
+    for (s->n = 0; f != NULL && s->n < PY_MAX_FRAMES; f = python_frame(f->previous), s->n++) {
+        s->code[s->n] = (PyCodeObject *)Py_NewRef(frame_code(f));
+        s->lasti[s->n] = frame_lasti(f) * (int)sizeof(_Py_CODEUNIT);
+    }
+}
+
+#else
+#error "py_frames.c does not know the frames of this version of CPython"
+#endif
+
+bool
+py_stack_in_call(const py_zones *z, const py_stack *s)
+{
+    return s->n != 0 && !at_resume(z, s->code[0], s->lasti[0]);
+}
+
+PyObject *
+py_stack_list(const py_stack *s)
+{
+    PyObject *list = PyList_New(0);
+    for (int i = s->n - 1; list != NULL && i >= 0; i--) {
+        PyCodeObject *code = s->code[i];
+        PyObject *item = Py_BuildValue("(OiO)", code->co_filename,
+                                       PyCode_Addr2Line(code, s->lasti[i]), code->co_qualname);
+        if (item == NULL || PyList_Append(list, item) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    return list;
+}
+
+void
+py_stack_drop(py_stack *s)
+{
+    while (s->n > 0)
+        Py_DECREF(s->code[--s->n]);
+}
+
+const char *
+py_frames_pinned(const py_zones *z, PyThreadState *ts)
+{
+    if (collecting(ts))
+        return "the garbage collector";
+    PyObject *repr = ts->dict ? PyDict_GetItemWithError(ts->dict, z->py_repr) : NULL;
+    if (repr != NULL && PyList_CheckExact(repr) && PyList_GET_SIZE(repr) != 0)
+        return "repr()";
+    const char *why = frames_pinned(z, ts);
+    PyErr_Clear();
+    return why;
+}

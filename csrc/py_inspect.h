@@ -1,0 +1,29 @@
+/* py_inspect.h - a snapshot of all goroutines; see py_inspect.c. */
+#ifndef PY_INSPECT_H
+#define PY_INSPECT_H
+
+#include "py_core.h"
+
+typedef struct {
+    Goroutine *g;               /* owned */
+    int64_t id;
+    uint8_t state;              /* RT_G_RUNNABLE, RT_G_RUNNING or RT_G_WAITING */
+    uint8_t reason;             /* PY_WAIT_*, while it waits */
+    bool locked;                /* by lock_os_thread() */
+    int32_t p;                  /* id of the P it is bound to, or in whose ring it is; or -1 */
+    uint32_t wait_ms;           /* how long it has waited */
+    unsigned long thread;       /* ident of the OS thread it is bound to, or 0 */
+    size_t frame, nframes;      /* of its stack, in the snapshot's frames */
+    PyObject *fn;               /* owned or NULL: what it calls, if it has no frames */
+} py_g_info;
+
+/* All goroutines at one moment, in order of their ids; and the plain threads that wait in
+   an operation of the runtime.  Attached; stops all other threads for a moment.  -1
+   with MemoryError set. */
+int py_snapshot(py_g_info **infos, size_t *n);
+/* Give back what py_snapshot() has returned.  Drops references. */
+void py_snapshot_free(py_g_info *infos, size_t n);
+
+int py_inspect_init(PyObject *module);
+
+#endif

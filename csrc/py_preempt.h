@@ -1,0 +1,55 @@
+/* py_preempt.h - preemption, stall reports and scheduler traces; see py_preempt.c. */
+#ifndef PY_PREEMPT_H
+#define PY_PREEMPT_H
+
+#include "py_frames.h"
+#include "rt_base.h"
+
+typedef struct py_m py_m;
+
+#define PY_STALL_SITES 64
+
+/* In py_core.  Set at start-up, and under the GIL, unless said otherwise. */
+typedef struct {
+    py_zones zones;
+    bool off;                   /* GOSCHED_PREEMPT=0 */
+    bool leaving;               /* the process ends: there will be no sysmon any more */
+    bool trace_detail;          /* GOSCHED_TRACE=scheddetail=1 */
+    int64_t started;            /* when the module was loaded */
+    PyObject *report;           /* owned: runtime._preempt.stall_report */
+    PyObject *guard;            /* owned: what nopreempt() returns */
+    PyTypeObject *token_type;   /* owned; free-threaded builds */
+    /* sys.monitoring, 3.12 and newer. */
+    int tool;                   /* our tool id, or -1 */
+    PyObject *set_events;       /* owned */
+    PyObject *disable;          /* owned: sys.monitoring.DISABLE */
+    PyObject *args_on, *args_off;           /* owned: set_events' arguments */
+    _Atomic int armed;          /* Ms with asked_by_event */
+    struct {                    /* sysmon's: where stalls were reported, and when */
+        Py_hash_t site;
+        int64_t when;
+    } sites[PY_STALL_SITES];
+} py_preempt_state;
+
+/* In py_m. */
+typedef struct {
+    _Atomic bool by_signal;     /* SIGURG was raised for it and has not been handled */
+    _Atomic bool by_event;      /* the next event of its thread makes it yield */
+    _Atomic uint32_t tick;      /* of the P when it was asked last: whom it concerns */
+#ifdef Py_GIL_DISABLED
+    PyObject *_Atomic token;    /* owned: the next one to drop, or NULL */
+    _Atomic bool by_token;      /* one was dropped and has not come back */
+#endif
+    int64_t reported;           /* when its last stall was reported; sysmon's */
+} py_preempt_m;
+
+int py_preempt_init(PyObject *module);
+/* On its own thread, before it runs anything. */
+void py_preempt_m_init(py_m *mp);
+/* A goroutine was made: start sysmon, or wake it. */
+void py_preempt_kick(void);
+/* At exit.  Releases the GIL. */
+void py_preempt_stop(void);
+void py_preempt_after_fork(void);
+
+#endif
