@@ -164,6 +164,7 @@ typedef struct {
     py_m *m0;                   /* the main thread's, NULL until it comes here */
     Goroutine *main_g;          /* owned */
     unsigned long main_ident;
+    uint32_t forks;             /* how many forks lie between this process and the first */
     bool forked_by_thread;      /* by one that was no M: m0 ends with it */
     py_seat *foreign;           /* seats of the threads that are not Ms; guarded by lock */
     py_lock lock;

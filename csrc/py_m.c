@@ -459,6 +459,7 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     forget_seats(core->foreign, NULL);
     py_netfd_after_fork();
     core->main_ident = PyThread_get_thread_ident();
+    core->forks++;
     core->m0 = me;
     RT_STORE(core->created, 0);
     int err = rt_sched_after_fork(&core->sched, me ? &me->p : NULL);

@@ -357,8 +357,11 @@ rt_sched_after_fork(rt_sched *sched, rt_p *pp)
     rt_globq_init(&sched->global);
     for (uint32_t i = 0; i < RT_LOAD(sched->nallp); i++) {
         rt_p *other = RT_LOAD(sched->allp[i]);
-        if (other != pp)
-            sched->netpoll->close(other->np);
+        if (other == pp)
+            continue;
+        sched->netpoll->close(other->np);
+        other->np = NULL;
+        RT_STORE(other->sleeping, RT_AWAKE);
     }
     memset((void *)sched->allp, 0, sizeof(sched->allp));
     memset((void *)sched->by_id, 0, sizeof(sched->by_id));
@@ -737,7 +740,8 @@ rt_pd_close_nop(rt_pd *pd)
     rt_p *pp = pd->pp;
     if (pp == NULL)
         return;
-    pp->sched->netpoll->remove(pp->np, pd->fd);
+    if (pp->np != NULL)         /* NULL: of a P that has stayed in the parent of a fork */
+        pp->sched->netpoll->remove(pp->np, pd->fd);
     atomic_fetch_sub_explicit(&pp->npd, 1, memory_order_relaxed);
     pd->pp = NULL;
 }
