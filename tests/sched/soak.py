@@ -161,19 +161,18 @@ def main() -> None:
     runtime.excepthook = lambda g, e: os._exit(f"{g} {e!r}" != print(g, repr(e), flush=True))
     rng = random.Random(SEED)
     until = time.monotonic() + LIMIT
-    total = rounds = 0
-    base = 0
+    total = rounds = half = 0
     while time.monotonic() < until:
         total += Round(rng, rng.choice((50, 500, 5000))).run()
         rounds += 1
-        if rounds == 20:
-            base = rss()
-    print(f"{total} goroutines, {rounds} rounds, {rss()} KiB, {base} KiB after 20 rounds")
+        if not half and time.monotonic() > until - LIMIT / 2:
+            half = rss()
+    print(f"{total} goroutines, {rounds} rounds, {half} KiB at half-time, {rss()} KiB at the end")
     runtime.gomaxprocs(1)
     for _ in range(3):
         sleep(0.01)
     assert objects() <= 2, objects()
-    assert rounds < 40 or rss() < 2 * base + 65536, (rss(), base)
+    assert LIMIT < 60 or rss() < half * 1.25 + 16384, (half, rss())
 
 
 main()
