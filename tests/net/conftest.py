@@ -11,7 +11,6 @@ import pytest
 runtime = pytest.importorskip("runtime", reason="the extension modules are not built")
 from runtime import net  # noqa: E402
 
-
 PROCS = [1, 2, 4]
 
 
