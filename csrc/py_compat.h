@@ -91,6 +91,18 @@ py_reset_recursion(PyThreadState *ts)
 #endif
 }
 
+/* Look up key: 1 and *value a new reference, 0 and NULL, or -1 with an exception set. */
+static inline int
+py_dict_get(PyObject *dict, PyObject *key, PyObject **value)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return PyDict_GetItemRef(dict, key, value);
+#else
+    *value = Py_XNewRef(PyDict_GetItemWithError(dict, key));
+    return *value ? 1 : PyErr_Occurred() ? -1 : 0;
+#endif
+}
+
 /* Make ctx (reference stolen, may be NULL: an empty context) the thread's
    context and return the old one (owned).  The goroutine owns its context alone,
    so the checks of PyContext_Enter() are not needed. */

@@ -38,7 +38,8 @@ struct py_waiter {
 
 enum {                          /* rt_g.reason; the texts are in py_g.c */
     PY_WAIT_NONE, PY_WAIT_SLEEP, PY_WAIT_CHAN_SEND, PY_WAIT_CHAN_RECV, PY_WAIT_MUTEX,
-    PY_WAIT_GROUP, PY_WAIT_JOIN, PY_WAIT_IO, PY_WAIT_GOEXIT, PY_WAIT_REASONS
+    PY_WAIT_GROUP, PY_WAIT_JOIN, PY_WAIT_IO, PY_WAIT_GOEXIT, PY_WAIT_SYSCALL,
+    PY_WAIT_FUTURE, PY_WAIT_REASONS
 };
 
 /* What a goroutine needs while it runs and parks.  It is taken from the worker that
@@ -149,6 +150,10 @@ struct py_m {
     _Atomic uint64_t created, finished;     /* by it; goroutines */
     _Atomic uint64_t switches;
     _Atomic uint64_t workers;   /* worker greenlets ever started */
+    struct {                    /* of HTTP servers, by it; connections */
+        _Atomic uint64_t accepted, closed, requests;
+    } http;
+    void *http_cache;           /* owned: see py_http.h; NULL until it is needed */
 };
 
 #define PY_MAX_IDLE_WORKERS 1024
@@ -159,6 +164,8 @@ typedef struct {
     py_m *m0;                   /* the main thread's, NULL until it comes here */
     Goroutine *main_g;          /* owned */
     unsigned long main_ident;
+    uint32_t forks;             /* how many forks lie between this process and the first */
+    bool forked_by_thread;      /* by one that was no M: m0 ends with it */
     py_seat *foreign;           /* seats of the threads that are not Ms; guarded by lock */
     py_lock lock;
     _Atomic(PyThreadState *) sysmon_tstate; /* owned; NULL until sysmon needs one */
@@ -175,9 +182,6 @@ typedef struct {
     PyObject *end_child;        /* runtime._errors.end_child */
     PyObject *nothing;          /* runtime._errors.nothing */
     _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */
-    struct {                    /* of all HTTP servers */
-        uint64_t accepted, closed, requests;
-    } http;
     _Atomic int64_t next_id;
 } py_core;
 
@@ -224,6 +228,9 @@ py_m *py_this_m(void);
 py_m *py_spare(void);
 /* Start the M of the P with this id: host.start of the scheduler. */
 int py_m_start(rt_sched *sched, uint32_t id);
+/* The M of the P with this id, started if need be; NULL without an exception: there is
+   none, or none yet. */
+py_m *py_m_get(uint32_t id);
 /* The i-th M, in order of creation; NULL: there are no more. */
 static inline py_m *
 py_each_m(uint32_t i)
@@ -328,6 +335,16 @@ py_waitq_claim(py_waitq *q, uint32_t why)
             return w;
     }
     return NULL;
+}
+/* Take back rt_g_arm() of gp, the caller.  False: somebody has claimed the park already
+   (whoever has its handle may cancel it), so it must be gone through: py_park(). */
+static inline bool
+py_disarm(Goroutine *gp)
+{
+    if (!rt_g_claim(&gp->g, RT_WAKE_READY))
+        return false;
+    RT_STORE(gp->g.status, RT_G_RUNNING);
+    return true;
 }
 static inline void
 py_ready(Goroutine *gp, bool next)

@@ -22,6 +22,8 @@ static const char *const wait_reasons[PY_WAIT_REASONS] = {
     [PY_WAIT_JOIN] = "join",
     [PY_WAIT_IO] = "IO wait",
     [PY_WAIT_GOEXIT] = "goexit",
+    [PY_WAIT_SYSCALL] = "syscall",      /* a call on a thread of the pool */
+    [PY_WAIT_FUTURE] = "future",
 };
 
 const char *

@@ -17,6 +17,7 @@
  */
 #include "py_inspect.h"
 
+#include <signal.h>
 #include <stdlib.h>
 
 /* ---- counters ---- */
@@ -55,14 +56,20 @@ py_stats(void)
         }
         Py_DECREF(p);
     }
+    uint64_t accepted = 0, closed = 0, requests = 0;
+    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
+        closed += RT_LOAD(mp->http.closed);
+        requests += RT_LOAD(mp->http.requests);
+    }
+    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
+        accepted += RT_LOAD(mp->http.accepted);     /* after: none is counted closed only */
     uint64_t created, finished, now = py_num_goroutine(&created, &finished);
     return Py_BuildValue(
         "{sK sK sK sI sI sI sN s{sK sK sK}}", "goroutines", now, "created", created, "finished",
         finished, "global_runq", (unsigned)RT_LOAD(core->sched.global.len), "gomaxprocs",
         (unsigned)RT_LOAD(core->sched.nprocs), "spinning",
         (unsigned)RT_LOAD(core->sched.nspinning), "ps", ps, "http", "connections",
-        core->http.accepted - core->http.closed, "accepted", core->http.accepted, "requests",
-        core->http.requests);
+        accepted - closed, "accepted", accepted, "requests", requests);
 }
 
 /* ---- the snapshot ---- */
@@ -570,7 +577,22 @@ m_on_deadlock(PyObject *Py_UNUSED(module), PyObject *report)
     Py_RETURN_NONE;
 }
 
+/* Has nobody in the process said what is to be done when the signal comes?  The module
+   signal only knows of its own handlers. */
+static PyObject *
+m_signal_is_default(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    int signum = (int)PyLong_AsLong(arg);
+    struct sigaction now;
+    if (signum == -1 && PyErr_Occurred())
+        return NULL;
+    if (sigaction(signum, NULL, &now) < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyBool_FromLong(!(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL);
+}
+
 static PyMethodDef functions[] = {
+    {"_signal_is_default", m_signal_is_default, METH_O, NULL},
     {"_on_deadlock", m_on_deadlock, METH_O, NULL},
     {"_goroutines", m_goroutines, METH_VARARGS, NULL},
     {"_frame", m_frame, METH_O, NULL},

@@ -437,6 +437,63 @@ detach(void)
     PyEval_SaveThread();
 }
 
+#ifdef Py_GIL_DISABLED
+
+static int64_t
+cpu_time(py_m *mp)
+{
+    clockid_t clock;
+    struct timespec ts;
+    if (pthread_getcpuclockid((pthread_t)mp->tstate->thread_id, &clock) != 0
+        || clock_gettime(clock, &ts) != 0)
+        return 0;
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+/* The first ask of a tick: remember what is compared when it comes to a report. */
+static void
+note_cpu_time(py_m *mp)
+{
+    if (mp->tstate == NULL || mp->preempt.cpu_tick == mp->p.mon.tick)
+        return;
+    mp->preempt.cpu_tick = mp->p.mon.tick;
+    mp->preempt.cpu = cpu_time(mp);
+}
+
+/* Does the thread run, so that stopping it for a look at its stack would keep all others
+   waiting, too?  (Where there is a GIL it does not run while we have it.) */
+static bool
+runs(py_m *mp)
+{
+    return __atomic_load_n(&mp->tstate->state, __ATOMIC_RELAXED) != 0;
+}
+
+/* ... or would it run if it had a processor? */
+static bool
+starves(py_m *mp, int64_t ns)
+{
+    return cpu_time(mp) - mp->preempt.cpu < ns / 2;
+}
+
+#else
+
+static void
+note_cpu_time(py_m *Py_UNUSED(mp))
+{
+}
+static bool
+runs(py_m *Py_UNUSED(mp))
+{
+    return false;
+}
+static bool
+starves(py_m *Py_UNUSED(mp), int64_t Py_UNUSED(ns))
+{
+    return false;
+}
+
+#endif
+
 static void report_stall(py_m *mp, int64_t ns, int64_t waited);
 
 /* Does mp run what sysmon's last look saw?  Called attached. */
@@ -454,6 +511,7 @@ host_preempt(rt_p *pp, int64_t ns)
     if (PRE->off || atomic_load(&mp->stopping))
         return;
     RT_STORE(mp->preempt.tick, pp->mon.tick);
+    note_cpu_time(mp);
     if (mp->is_main && !atomic_exchange(&mp->preempt.by_signal, true)) {
         py_raise_signal(mp->tstate, SIGURG);
         return;
@@ -559,18 +617,6 @@ take_snapshot(void *arg)
     py_stack_take(&s->stack, s->mp->tstate);
 }
 
-/* Can the stack of a thread not be had, because it would have to be stopped and does not
-   stop?  Where there is a GIL it does not run while we have it. */
-static bool
-cannot_stop(py_m *mp)
-{
-#ifdef Py_GIL_DISABLED
-    return mp->tstate == NULL || __atomic_load_n(&mp->tstate->state, __ATOMIC_RELAXED) != 0;
-#else
-    return mp->tstate == NULL;
-#endif
-}
-
 /* The text about mp, which others have waited for ns for; NULL: nothing to say. */
 static PyObject *
 stall_text(py_m *mp, int64_t ns, int64_t waited)
@@ -584,10 +630,14 @@ stall_text(py_m *mp, int64_t ns, int64_t waited)
     s->gp = NULL;
     s->stack.n = 0;
     const char *what = waited >= KEEPS_GIL ? "keeps the GIL" : "blocks";
-    if (cannot_stop(mp))
-        what = "runs";
-    else
+    if (mp->tstate == NULL)
+        return NULL;
+    if (!runs(mp))
         py_stop_world(take_snapshot, s);
+    else if (starves(mp, ns))
+        return NULL;
+    else
+        what = "runs";
     PyObject *text = NULL, *frames = NULL, *g = Py_None;
     if (s->gp != NULL) {
         /* Not in a call: it is Python code that waits for the GIL, which others have. */

@@ -141,6 +141,21 @@ rt_sched_wake_one(rt_sched *sched)
     atomic_fetch_sub(&sched->nspinning, 1);
 }
 
+void
+rt_sched_start(rt_sched *sched, uint32_t id)
+{
+    /* One that was never started is idle; whoever clears its bit starts it. */
+    if (p_by_id(sched, id) != NULL || !clear_idle(sched, id))
+        return;
+    atomic_fetch_add(&sched->nspinning, 1);
+    if (p_by_id(sched, id) != NULL)
+        rt_p_wake(p_by_id(sched, id));
+    else if (sched->host.start(sched, id) != 0) {
+        set_idle(sched, id);
+        atomic_fetch_sub(&sched->nspinning, 1);
+    }
+}
+
 static void
 wake_spare(rt_sched *sched)
 {
@@ -340,6 +355,14 @@ rt_sched_after_fork(rt_sched *sched, rt_p *pp)
 {
     pthread_mutex_init(&sched->lock, NULL);
     rt_globq_init(&sched->global);
+    for (uint32_t i = 0; i < RT_LOAD(sched->nallp); i++) {
+        rt_p *other = RT_LOAD(sched->allp[i]);
+        if (other == pp)
+            continue;
+        sched->netpoll->close(other->np);
+        other->np = NULL;
+        RT_STORE(other->sleeping, RT_AWAKE);
+    }
     memset((void *)sched->allp, 0, sizeof(sched->allp));
     memset((void *)sched->by_id, 0, sizeof(sched->by_id));
     memset((void *)sched->idle, 0, sizeof(sched->idle));
@@ -717,7 +740,8 @@ rt_pd_close_nop(rt_pd *pd)
     rt_p *pp = pd->pp;
     if (pp == NULL)
         return;
-    pp->sched->netpoll->remove(pp->np, pd->fd);
+    if (pp->np != NULL)         /* NULL: of a P that has stayed in the parent of a fork */
+        pp->sched->netpoll->remove(pp->np, pd->fd);
     atomic_fetch_sub_explicit(&pp->npd, 1, memory_order_relaxed);
     pd->pp = NULL;
 }

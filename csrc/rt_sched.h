@@ -236,6 +236,8 @@ void rt_p_put_preempted(rt_p *pp, rt_g *gp);
 void rt_p_wake(rt_p *pp);
 /* Have somebody look for work, if a P is idle. */
 void rt_sched_wake_one(rt_sched *sched);
+/* Start the M of an open P, unless that was done or is being done. */
+void rt_sched_start(rt_sched *sched, uint32_t id);
 /* pp's M is stuck in a call: the spare P shall run what it cannot.  Any thread.  Ends
    when pp next looks for work. */
 void rt_sched_lend(rt_p *pp);

@@ -122,9 +122,9 @@ class Group:
         or thread may call it.  It has no effect on a group that has ended.
         """
         self._cancelled = True
+        self._interrupt_body()
         for g in list(self._children):
             self._kill(g)
-        self._interrupt_body()
 
     def __enter__(self) -> Self:
         if self._entered:
