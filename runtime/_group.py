@@ -14,6 +14,7 @@ token is in the way of another one, that is offered again later.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -121,9 +122,9 @@ class Group:
         or thread may call it.  It has no effect on a group that has ended.
         """
         self._cancelled = True
+        self._interrupt_body()
         for g in list(self._children):
             self._kill(g)
-        self._interrupt_body()
 
     def __enter__(self) -> Self:
         if self._entered:
@@ -400,8 +401,8 @@ class _Child:
         finally:
             self.group._child_ended()
 
-    def __del__(self) -> None:
-        if _take(self.turn):
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self.turn and not is_finalizing() and _take(self.turn):
             self.group._child_ended()
             if self.g is not None and not self.group._ended:
                 _core.go(self.group._look_at_end, self.g)
