@@ -107,7 +107,7 @@ send_slow(Chan *ch, PyObject *value, PyObject *timeout)
     }
     py_release(&ch->lock);
     if (RT_UNLIKELY(r != 0)) {              /* things have changed meanwhile */
-        rt_g_disarm(&gp->g);
+        py_stay(gp);
         if (served != NULL)
             py_ready(served->g, true);
         if (r < 0)
@@ -182,7 +182,7 @@ recv_slow(Chan *ch, PyObject *timeout, PyObject **out)
         py_waitq_push(&ch->recvq, w);
     py_release(&ch->lock);
     if (RT_UNLIKELY(r != 0)) {
-        rt_g_disarm(&gp->g);
+        py_stay(gp);
         if (served != NULL)
             py_ready(served->g, false);
         return r;
