@@ -91,6 +91,18 @@ py_reset_recursion(PyThreadState *ts)
 #endif
 }
 
+/* Look up key: 1 and *value a new reference, 0 and NULL, or -1 with an exception set. */
+static inline int
+py_dict_get(PyObject *dict, PyObject *key, PyObject **value)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return PyDict_GetItemRef(dict, key, value);
+#else
+    *value = Py_XNewRef(PyDict_GetItemWithError(dict, key));
+    return *value ? 1 : PyErr_Occurred() ? -1 : 0;
+#endif
+}
+
 /* Make ctx (reference stolen, may be NULL: an empty context) the thread's
    context and return the old one (owned).  The goroutine owns its context alone,
    so the checks of PyContext_Enter() are not needed. */
@@ -143,6 +155,11 @@ void py_world_after_fork(void);
 /* The Python code that calls into us: its code object (owned, or NULL when there
    is none) and the offset of the instruction, for PyCode_Addr2Line(). */
 PyObject *py_caller(PyThreadState *ts, int *lasti);
+
+/* Have the thread let go of the GIL at once, not after the usual 5 ms, if it has it and
+   runs Python.  The caller must attach next, for the thread waits until somebody has
+   taken the GIL. */
+void py_demand_gil(PyThreadState *holder);
 
 /* Have Python's handler of signum called soon on the main thread, whose state is given,
    without sending a signal that could interrupt a system call.  Any thread, with or

@@ -150,6 +150,10 @@ struct py_m {
     _Atomic uint64_t created, finished;     /* by it; goroutines */
     _Atomic uint64_t switches;
     _Atomic uint64_t workers;   /* worker greenlets ever started */
+    struct {                    /* of HTTP servers, by it; connections */
+        _Atomic uint64_t accepted, closed, requests;
+    } http;
+    void *http_cache;           /* owned: see py_http.h; NULL until it is needed */
 };
 
 #define PY_MAX_IDLE_WORKERS 1024
@@ -160,6 +164,8 @@ typedef struct {
     py_m *m0;                   /* the main thread's, NULL until it comes here */
     Goroutine *main_g;          /* owned */
     unsigned long main_ident;
+    uint32_t forks;             /* how many forks lie between this process and the first */
+    bool forked_by_thread;      /* by one that was no M: m0 ends with it */
     py_seat *foreign;           /* seats of the threads that are not Ms; guarded by lock */
     py_lock lock;
     _Atomic(PyThreadState *) sysmon_tstate; /* owned; NULL until sysmon needs one */
@@ -176,9 +182,6 @@ typedef struct {
     PyObject *end_child;        /* runtime._errors.end_child */
     PyObject *nothing;          /* runtime._errors.nothing */
     _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */
-    struct {                    /* of all HTTP servers */
-        uint64_t accepted, closed, requests;
-    } http;
     _Atomic int64_t next_id;
 } py_core;
 
@@ -225,6 +228,9 @@ py_m *py_this_m(void);
 py_m *py_spare(void);
 /* Start the M of the P with this id: host.start of the scheduler. */
 int py_m_start(rt_sched *sched, uint32_t id);
+/* The M of the P with this id, started if need be; NULL without an exception: there is
+   none, or none yet. */
+py_m *py_m_get(uint32_t id);
 /* The i-th M, in order of creation; NULL: there are no more. */
 static inline py_m *
 py_each_m(uint32_t i)
@@ -276,6 +282,10 @@ Goroutine *py_find(py_m *mp);
    will find it.  Returns RT_WAKE_*; for RT_WAKE_INTERRUPT the exception is set.
    Runs other goroutines. */
 uint32_t py_park(Goroutine *gp, int reason, int64_t deadline);
+/* gp, the caller, is armed and need not park after all.  If somebody has woken it
+   meanwhile, to raise an exception in it, that is used up: it runs others until it is
+   taken from the queue it was put into. */
+void py_stay(Goroutine *gp);
 /* Wake a goroutine if its park can be claimed.  True if this call woke it. */
 bool py_wake(Goroutine *gp, uint8_t why, bool next);
 /* Let others run.  -1 with an exception set if one is pending for gp. */
@@ -329,6 +339,16 @@ py_waitq_claim(py_waitq *q, uint32_t why)
             return w;
     }
     return NULL;
+}
+/* Take back rt_g_arm() of gp, the caller.  False: somebody has claimed the park already
+   (whoever has its handle may cancel it), so it must be gone through: py_park(). */
+static inline bool
+py_disarm(Goroutine *gp)
+{
+    if (!rt_g_claim(&gp->g, RT_WAKE_READY))
+        return false;
+    RT_STORE(gp->g.status, RT_G_RUNNING);
+    return true;
 }
 static inline void
 py_ready(Goroutine *gp, bool next)

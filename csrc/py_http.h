@@ -1,6 +1,7 @@
 /* py_http.h - the HTTP/1 server: what its files share.
  *
- *   py_http_server.c   the server object: listeners, time-outs, shutdown
+ *   py_http_server.c   the server object: listeners, shutdown
+ *   py_http_shard.c    its parts, one a P: which gets a connection, time-outs
  *   py_http_conn.c     a connection's life: reading heads, running handlers, ending
  *   py_http_io.c       bytes: buffers, reading a body, sending with backpressure
  *   py_http_writer.c   ResponseWriter and the response's framing
@@ -13,8 +14,18 @@
  * response is sent; it goes on with pipelined requests and then gives the
  * connection back to the poller.
  *
- * Everything of one server happens on the P whose M called start(); a handler's
- * goroutine is pinned there once it runs, so connections need no locks.
+ * Shards.  A server has one shard for each P it uses.  A connection belongs to one
+ * from when it is accepted: its events, time-outs, handlers and end all happen on
+ * that P's M.  Listeners belong to the M that called listen(); it hands the connections
+ * it accepts to the shards.
+ *
+ * What others may touch.  A handler may give its Request and ResponseWriter to
+ * goroutines on other Ps and to plain threads.  Their methods run right there, never on
+ * the shard's M, which may be busy or stuck for long, perhaps waiting for that very
+ * thread.  So the connection's I/O state is guarded by its lock while a handler runs;
+ * a method takes it, looks whether the handler still runs, and lets go of it only to
+ * park.  With a GIL the lock is nothing.  Of the rules for locks two are bent: C code
+ * may raise built-in exceptions under it, and the lock of a Headers is taken under it.
  */
 #ifndef PY_HTTP_H
 #define PY_HTTP_H
@@ -25,16 +36,31 @@
 #include "rt_http1.h"
 
 typedef struct http_server http_server;
+typedef struct http_shard http_shard;
 typedef struct http_conn http_conn;
 typedef struct http_request http_request;
 typedef struct http_writer http_writer;
+
+/* Add n to a count that several Ms change; returns what it is then.  Sequentially
+   consistent where there is no GIL. */
+static inline uint32_t
+http_count(_Atomic uint32_t *count, int n)
+{
+#ifdef Py_GIL_DISABLED
+    return atomic_fetch_add(count, (uint32_t)n) + (uint32_t)n;
+#else
+    uint32_t now = RT_LOAD(*count) + (uint32_t)n;
+    RT_STORE(*count, now);
+    return now;
+#endif
+}
 
 /* ---- input buffers ---- */
 
 /* Bytes read from a connection.  A request keeps its head here, so blocks are
    counted; whoever adds bytes holds the connection's reference. */
 typedef struct http_block {
-    uint32_t refs;
+    _Atomic uint32_t refs;
     uint32_t cap;
     struct http_block *next;    /* free list */
     char data[];
@@ -44,6 +70,12 @@ typedef struct http_block {
 
 http_block *http_block_new(uint32_t cap);   /* NULL: out of memory */
 void http_block_unref(http_block *b);
+static inline http_block *
+http_block_ref(http_block *b)
+{
+    http_count(&b->refs, 1);
+    return b;
+}
 
 /* ---- output buffers ---- */
 
@@ -65,6 +97,43 @@ http_out_add(http_out *out, const char *data, size_t n)     /* after reserve */
     out->len += (uint32_t)n;
 }
 
+/* ---- things to use again ---- */
+
+#define HTTP_MAX_FREE_BLOCKS 256
+#define HTTP_MAX_FREE_OUTS 64
+#define HTTP_MAX_FREE_OBJECTS 64
+
+/* Of the process where there is a GIL, else of each M. */
+typedef struct {
+    http_block *blocks;
+    http_request *requests;
+    http_writer *writers;
+    struct Body *bodies;
+    uint32_t nblocks, nrequests, nwriters, nbodies, nouts;
+    char *outs[HTTP_MAX_FREE_OUTS];
+    time_t date_made;           /* when `date` was made */
+    char date[40];              /* "Date: ...\r\n" */
+} http_cache;
+
+#ifdef Py_GIL_DISABLED
+http_cache *http_cache_slow(py_m *mp);
+/* NULL on a thread that is no M, or without memory: nothing is kept. */
+static inline http_cache *
+http_cache_here(void)
+{
+    py_m *mp = py_tls_m;
+    return RT_LIKELY(mp != NULL && mp->http_cache != NULL) ? mp->http_cache
+                                                           : http_cache_slow(mp);
+}
+#else
+extern http_cache http_the_cache;
+static inline http_cache *
+http_cache_here(void)
+{
+    return &http_the_cache;
+}
+#endif
+
 /* ---- connections ---- */
 
 enum {                          /* http_conn.state */
@@ -76,34 +145,47 @@ enum {                          /* http_conn.state */
     HTTP_NSTATES
 };
 
+/* A place in a ring whose head is another one. */
+typedef struct http_link {
+    struct http_link *next, *prev;
+} http_link;
+
+/* Owned by its shard's M.  While c->req is set, what is marked L is guarded by lock. */
 struct http_conn {
     rt_pd pd;                   /* first: see http_conn_of() */
-    http_server *server;        /* owned reference */
-    http_conn *prev, *next;     /* list of its state in the server */
+    http_server *server;        /* owned reference until it is destroyed */
+    http_shard *shard;          /* whose it is */
+    union {
+        http_link link;         /* in the list of its state in the shard */
+        http_conn *next;        /* before it is opened: in the shard's queue */
+    };
     int64_t deadline;           /* of its state, coarse monotonic ns */
+    _Atomic uint32_t refs;      /* the connection's own, and one each of its Requests and
+                                   ResponseWriters */
+    py_lock lock;
     uint8_t state;
-    bool readable, writable;    /* an edge has come and was not used up */
-    bool peer_closed;           /* the peer shut down its side, or reset */
-    bool aborted;               /* fail all further I/O: the server was closed, or the
-                                   handler has returned */
-    bool reading, sending;      /* a goroutine is parked in it */
-    bool broken;                /* a send has failed: nothing can follow what is missing */
-    bool io_failed;             /* our I/O has raised in this request's handler */
-    bool close_after;           /* no further request on this connection */
-    bool continue_due;          /* the client waits for 100 Continue */
+    bool readable, writable;    /* L: an edge has come and was not used up */
+    bool peer_closed;           /* L: the peer shut down its side, or reset */
+    bool aborted;               /* L: fail all further I/O: the server was closed */
+    bool leaving;               /* L: the handler has returned: who waits in I/O must go */
+    bool reading, sending;      /* L: a goroutine is parked in it */
+    bool broken;                /* L: a send has failed: nothing can follow what is missing */
+    bool io_failed;             /* L: our I/O has raised in this request's handler */
+    bool close_after;           /* L: no further request on this connection */
+    bool continue_due;          /* L: the client waits for 100 Continue */
     bool chunked;               /* framing of the request body */
-    bool body_done;             /* all of it was taken off the input */
-    int64_t body_left;          /* of a body with Content-Length; else bytes still
+    bool body_done;             /* L: all of it was taken off the input */
+    int64_t body_left;          /* L: of a body with Content-Length; else bytes still
                                    allowed by max_body_bytes */
     int64_t drain_left;
-    rt_http1_chunked decoder;
-    http_block *in;             /* owned reference, or NULL while nothing is read */
-    uint32_t in_pos, in_len;    /* unread input: in->data[in_pos, in_len) */
+    rt_http1_chunked decoder;   /* L */
+    http_block *in;             /* L: owned reference, or NULL while nothing is read */
+    uint32_t in_pos, in_len;    /* L: unread input: in->data[in_pos, in_len) */
     uint32_t in_seen;           /* of it, bytes the head parser has searched */
-    http_out out;
-    py_waitq readers, writers;  /* the goroutine parked in I/O */
-    http_request *req;          /* owned, while ACTIVE */
-    uint64_t served;            /* requests */
+    http_out out;               /* L */
+    py_waitq readers, writers;  /* L: the goroutine parked in I/O; readers: also the
+                                   connection's own, while it waits for the others to go */
+    http_request *req;          /* owned, while a handler runs; changes under lock */
     struct {                    /* the peer: enough for any address we print */
         uint16_t family, port;
         uint32_t scope;
@@ -117,61 +199,148 @@ http_conn_of(rt_pd *pd)
     return (http_conn *)pd;
 }
 
+/* Drop a reference to c's memory; any thread. */
+static inline void
+http_conn_unref(http_conn *c)
+{
+    if (http_count(&c->refs, -1) == 0)
+        PyMem_Free(c);
+}
+
 /* ---- the server ---- */
 
 typedef struct {
     rt_pd pd;
-    http_server *server;        /* borrowed */
+    http_server *server;        /* owned reference */
     rt_timer retry;             /* accept again after running out of descriptors */
     int64_t backoff;            /* ns */
 } http_listener;
 
 #define HTTP_MAX_LISTENERS 16
 
+typedef struct {
+    http_link ring;
+    _Atomic uint32_t len;
+} http_list;
+
+/* The part of a server on one P.  Touched only by that P's M, but for what is marked
+   atomic and the queue. */
+struct http_shard {
+    py_m *mp;
+    http_server *server;        /* borrowed: the server owns its shards */
+    rt_http1_field *scratch;    /* owned array for the parser, limits.max_fields */
+    http_list list[HTTP_NSTATES];           /* each in order of deadline, ACTIVE in none */
+    _Atomic uint32_t nopen;     /* connections in all of them */
+    rt_timer sweep;             /* fires at the earliest deadline; only while there are
+                                   connections, whose references keep the server alive */
+    _Atomic uint64_t requests;
+
+    py_lock lock;               /* guards the queue: accepted connections for this M */
+    http_conn *first, **last;
+    _Atomic uint32_t nqueued;
+    _Atomic int64_t asked_at;   /* when a goroutine was sent to take them, rt_nanotime();
+                                   0: none is on its way */
+};
+
 struct http_server {
     PyObject_HEAD
-    py_m *mp;                   /* where it runs; NULL before start() */
+    uint32_t forks;             /* core->forks at listen() */
+    _Atomic(py_m *) mp;         /* the listeners' M; NULL before listen(), then for good */
     PyObject *handler;          /* owned */
     rt_http1_limits limits;
-    rt_http1_field *scratch;    /* owned array for the parser, limits.max_fields */
-    int64_t head_timeout, idle_timeout, read_timeout, write_timeout;    /* ns */
+    int64_t timeouts[HTTP_NSTATES];         /* ns a connection may be in each state */
+    int64_t read_timeout, write_timeout;    /* ns */
     int64_t max_body;           /* bytes; INT64_MAX: no limit */
     uint32_t max_conns;
+    bool leave_main;            /* a plain thread serves: the spare P stands in for the
+                                   main thread's, which may do something else */
+    /* By the listeners' M: */
     http_listener *listeners[HTTP_MAX_LISTENERS];
-    int nlisteners;
-    struct {
-        http_conn *head, *tail;
-    } list[HTTP_NSTATES];       /* each in order of deadline, ACTIVE in no order */
-    uint32_t nconns;
-    rt_timer sweep;             /* fires at the earliest deadline */
-    bool closing;               /* no new requests */
-    bool aborted;               /* nobody waits for handlers that still run */
-    py_waitq waiters;           /* in wait_closed() */
-    uint64_t accepted, requests;
+    _Atomic int nlisteners;
+    _Atomic(http_shard *) shards[RT_MAX_P + 1];     /* by the P's id */
+    rt_timer recall;            /* look for connections that wait too long to be taken;
+                                   owns a reference to the server while it is started */
+    _Atomic uint64_t accepted;
+    /* By anybody: */
+    _Atomic uint32_t nconns;    /* of all shards, with those not taken yet */
+    _Atomic bool full;          /* accepting ended at max_conns */
+    _Atomic bool closing;       /* no new requests */
+    _Atomic bool aborted;       /* nobody waits for handlers that still run */
+    _Atomic uint32_t aborting;  /* shards that have still to do it */
+    py_lock lock;               /* guards: */
+    py_waitq waiters;           /* in wait_closed() and listen() */
 };
 
 /* Put c at the end of the list of `state`, with that state's time-out. */
 void http_conn_set_state(http_conn *c, int state);
+/* A connection for an accepted socket, in no shard yet; NULL: out of memory, and the
+   socket is closed. */
+http_conn *http_conn_new(http_server *s, int fd, const struct sockaddr *peer);
+/* Begin to serve it on c->shard, by its M.  On failure it is gone. */
+void http_conn_open(http_conn *c);
 /* Deregister, close and free. */
 void http_conn_destroy(http_conn *c);
-/* Take ownership of a connected, non-blocking socket.  0 or -errno; on failure the
-   socket is closed. */
-int http_conn_start(http_server *s, int fd, const struct sockaddr *peer);
+/* The same for one that was never opened; any thread. */
+void http_conn_discard(http_conn *c);
 /* After deadline: c's state has lasted too long. */
 void http_conn_expired(http_conn *c);
 /* Fail whatever c's goroutine does next with it. */
 void http_conn_abort(http_conn *c);
-/* Below max_conns again. */
-void http_server_accept_again(http_server *s);
 
-/* ---- I/O of the goroutine that owns c; these may park and raise ---- */
+/* Is this a forked child, and s the parent's?  Its connections are not for us to touch. */
+static inline bool
+http_server_is_parents(const http_server *s)
+{
+    return s->forks != core->forks && RT_LOAD(s->mp) != NULL;
+}
+/* The shard of mp, made at need, by the listeners' M; NULL: out of memory. */
+http_shard *http_shard_get(http_server *s, py_m *mp);
+void http_shard_free(http_shard *sh);
+/* Give c to a shard and count it, by the listeners' M. */
+void http_shard_place(http_conn *c);
+/* Discard what waits to be taken.  By the listeners' M. */
+void http_shard_forget(http_shard *sh);
+/* Close what is idle. */
+void http_shard_shutdown(http_shard *sh);
+/* Close everything, fail handlers' I/O. */
+void http_shard_abort(http_shard *sh);
+/* A connection of the shard begins, or ends. */
+void http_shard_add(http_conn *c);
+void http_shard_remove(http_conn *c);
+/* Fires where connections have waited too long to be taken. */
+void http_shard_recall(rt_timer *t);
+
+/* One connection less, of which there are `left` now.  Any thread. */
+void http_server_closed_one(http_server *s, uint32_t left);
+
+/* ---- I/O.  Called with c->lock held, which is let go of while they park; they may
+   raise. ---- */
 
 /* Send all of c->out and then `extra`.  -1 with an exception set: the connection is
    useless. */
 int http_send(http_conn *c, const char *extra, size_t nextra);
-/* Read 1 to n bytes of the request body into dst.  0 at its end, -1 with an
-   exception set. */
-Py_ssize_t http_body_read(http_conn *c, char *dst, Py_ssize_t n);
+/* Let who is parked in c's I/O fail, and wait until they are gone; gp: the connection's
+   own goroutine.  -1: the response is not whole. */
+int http_expel(http_conn *c, Goroutine *gp);
+
+/* Bytes of the request body that are still to come, -1 if that is not known. */
+static inline int64_t
+http_body_left(const http_conn *c)
+{
+    return c->body_done ? 0 : c->chunked ? -1 : c->body_left;
+}
+
+#define HTTP_REQUEST_OVER \
+    "the handler of this request has returned: its connection is gone"
+
+/* ---- the same without the lock ---- */
+
+/* Read 1 to n bytes of the body of r into dst.  0 at its end, -1 with an exception
+   set.  *left: bytes that are still to come, -1 if that is not known. */
+Py_ssize_t http_body_read(http_request *r, char *dst, Py_ssize_t n, int64_t *left);
+
+/* ---- the connection's goroutine or callback alone, without parking ---- */
+
 /* Discard what is left of the body without parking.  1 done, 0 more must come,
    -1 broken. */
 int http_body_discard(http_conn *c);
@@ -183,27 +352,34 @@ Py_ssize_t http_fill(http_conn *c, uint32_t want);
 
 struct http_request {
     PyObject_HEAD
-    http_conn *conn;            /* borrowed; NULL once the handler has returned */
+    http_conn *conn;            /* owned reference to its memory; the handler runs while
+                                   conn->req is this */
     http_block *block;          /* owned: holds the head */
     const char *base;           /* of all slices; inside block */
     rt_http1_req head;          /* head.fields is `fields` */
     rt_http1_field *fields;     /* inline_fields or an owned array */
+    bool tracked;               /* by the collector: somebody has kept it */
+    _Atomic bool made;          /* any of the following was ever set */
     rt_http1_field inline_fields[16];
+    /* Owned, made when asked for, and then there until the end: */
     PyObject *method, *path, *raw_path, *raw_query, *query, *host, *headers, *remote_addr,
-        *body, *path_values, *pattern, *form;     /* owned, made when asked for */
+        *form;
+    PyObject *body, *path_values, *pattern;     /* the same, but guarded by conn->lock */
     http_request *next_free;
 };
 
+/* All but headers is guarded by conn->lock. */
 struct http_writer {
     PyObject_HEAD
-    http_conn *conn;            /* borrowed; NULL once the handler has returned */
-    PyObject *headers;          /* owned Headers or NULL: none set */
+    http_conn *conn;            /* owned reference to its memory */
+    PyObject *headers;          /* owned Headers, made when asked for */
     PyObject *first;            /* owned str or bytes: the only write so far */
     char *buf;                  /* owned: body bytes of several small writes */
     uint32_t buf_len, buf_cap;
     int status;                 /* 0: not chosen yet */
     int64_t declared;           /* Content-Length the handler set, or -1 */
     int64_t written;            /* body bytes handed over */
+    bool ended;                 /* the handler has returned */
     bool wrote;                 /* write() or write_header() was called */
     bool head_sent;             /* the head is in c->out or on the wire */
     bool chunked;
@@ -214,14 +390,17 @@ struct http_writer {
 };
 
 http_request *http_request_new(http_conn *c, const rt_http1_req *head);
-/* The handler is done: cut r off from the connection and drop the reference. */
-void http_request_end(http_request *r);
+/* The handler is done: take c->req off the connection and drop the reference.  True if
+   others are parked in c's I/O: http_expel() must follow. */
+bool http_request_end(http_conn *c);
 http_writer *http_writer_new(http_conn *c);
-void http_writer_end(http_writer *w);
 /* Use what the handler returned (borrowed).  -1 with an exception set. */
 int http_writer_returned(http_writer *w, PyObject *value);
-/* Complete the response in c->out (large bodies may be sent).  -1: exception set. */
+/* End the response, completing it in c->out (large bodies may be sent).  -1: exception
+   set. */
 int http_writer_finish(http_writer *w);
+/* End it as it is.  True if its head has been sent. */
+bool http_writer_cut(http_writer *w);
 /* A whole response without a handler, appended to c->out; says Connection: close
    where c->close_after is set.  0, or -1 without an exception (no memory). */
 int http_simple_response(http_conn *c, int status, const char *text);
@@ -234,6 +413,9 @@ PyObject *http_headers_new(void);
    non-zero. */
 typedef int (*http_field_fn)(void *arg, const char *name, Py_ssize_t nname,
                              const char *value, Py_ssize_t nvalue);
+/* Between these two calls the fields stay as they are. */
+void http_headers_acquire(PyObject *headers);
+void http_headers_release(PyObject *headers);
 int http_headers_each(PyObject *headers, http_field_fn fn, void *arg);
 
 /* Python functions of the package, set once by _set_http_hooks(). */
@@ -254,6 +436,33 @@ int http_headers_init(PyObject *module);
 int http_request_init(PyObject *module);
 int http_writer_init(PyObject *module);
 int http_server_init(PyObject *module);
+
+/* The object in a slot that is filled once, on first use (borrowed), or NULL. */
+static inline PyObject *
+http_lazy(PyObject **slot)
+{
+    return __atomic_load_n(slot, __ATOMIC_ACQUIRE);
+}
+/* Fill the slot with value (stolen, may be NULL); of several threads that do so at once
+   the first wins.  A new reference to what is there, or NULL. */
+static inline PyObject *
+http_lazy_set(PyObject **slot, PyObject *value)
+{
+#ifdef Py_GIL_DISABLED
+    PyObject *none = NULL;
+    if (value == NULL
+        || __atomic_compare_exchange_n(slot, &none, value, false, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_ACQUIRE))
+        return Py_XNewRef(value);
+    Py_DECREF(value);
+    return Py_NewRef(none);
+#else
+    if (RT_LIKELY(*slot == NULL))
+        return Py_XNewRef(*slot = value);
+    Py_XDECREF(value);          /* another goroutine was quicker while ours was away */
+    return Py_NewRef(*slot);
+#endif
+}
 
 static inline int64_t
 http_coarse_now(void)

@@ -11,7 +11,8 @@
  *   connection and could destroy the response on its way (RFC 9112 section 9.6).
  *
  * In every state but ACTIVE the poller's callback owns the connection and may
- * destroy it; in ACTIVE the goroutine does, and the callback only notes edges.
+ * destroy it; in ACTIVE the goroutine does, and the callback only notes edges.  All of
+ * that is on the shard's M, and only while there is a request may others come in.
  */
 #include "py_http.h"
 
@@ -20,69 +21,14 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define LINGER_TIMEOUT 2000000000       /* ns */
 #define MAX_DRAIN (256 * 1024)          /* bytes of an unread body */
 #define MAX_LINGER (1024 * 1024)        /* bytes discarded before giving up */
+#define FORKED (-2)                     /* this is a child the handler has forked, which
+                                           must leave the connection alone */
 #define MAX_PIPELINED 32                /* requests served before others get a turn */
 #define FLUSH_AT (64 * 1024)            /* bytes of joined responses */
 
 static void parse_pipelined(http_conn *c);
-
-/* ---- lists and time-outs ---- */
-
-static int64_t
-state_timeout(http_server *s, int state)
-{
-    switch (state) {
-    case HTTP_HEAD:
-        return s->head_timeout;
-    case HTTP_IDLE:
-        return s->idle_timeout;
-    case HTTP_DRAIN:
-        return s->read_timeout;
-    case HTTP_LINGER:
-        return LINGER_TIMEOUT;
-    default:
-        return INT64_MAX;
-    }
-}
-
-static void
-unlink_conn(http_conn *c)
-{
-    http_server *s = c->server;
-    *(c->prev ? &c->prev->next : &s->list[c->state].head) = c->next;
-    *(c->next ? &c->next->prev : &s->list[c->state].tail) = c->prev;
-}
-
-static void
-link_conn(http_conn *c, int state)
-{
-    http_server *s = c->server;
-    c->state = (uint8_t)state;
-    c->next = NULL;
-    c->prev = s->list[state].tail;
-    *(c->prev ? &c->prev->next : &s->list[state].head) = c;
-    s->list[state].tail = c;
-    int64_t timeout = state_timeout(s, state);
-    if (timeout == INT64_MAX)
-        return;
-    c->deadline = http_coarse_now() + timeout;
-    /* Lists are in order of deadline, so only a first entry can be the earliest. */
-    if (!rt_timer_started(&s->sweep)) {
-        s->sweep.when = c->deadline;
-        rt_timers_start(&s->mp->p.timers, &s->sweep);   /* no memory: no time-outs */
-    }
-    else if (c->prev == NULL && c->deadline < s->sweep.when)
-        rt_timers_move(&s->mp->p.timers, &s->sweep, c->deadline);
-}
-
-void
-http_conn_set_state(http_conn *c, int state)
-{
-    unlink_conn(c);
-    link_conn(c, state);
-}
 
 /* ---- birth and death ---- */
 
@@ -105,53 +51,75 @@ keep_peer(http_conn *c, const struct sockaddr *peer)
     }
 }
 
-int
-http_conn_start(http_server *s, int fd, const struct sockaddr *peer)
+http_conn *
+http_conn_new(http_server *s, int fd, const struct sockaddr *peer)
 {
     http_conn *c = PyMem_Calloc(1, sizeof(*c));
-    int err = c ? rt_pd_open(&c->pd, &s->mp->p, fd, conn_ready) : -ENOMEM;
-    if (err < 0) {
-        PyMem_Free(c);
+    if (c == NULL) {
         close(fd);
-        return err;
+        return NULL;
     }
-    c->server = s;
-    Py_INCREF(s);
+    c->refs = 1;
+    c->pd.fd = fd;
+    c->server = (http_server *)Py_NewRef((PyObject *)s);
     c->writable = true;
     keep_peer(c, peer);
-    link_conn(c, HTTP_HEAD);
-    s->nconns++;
-    s->accepted++;
-    core->http.accepted++;
-    return 0;
+    return c;
+}
+
+/* What remains to be done when its descriptor is closed. */
+static void
+conn_gone(http_conn *c)
+{
+    http_server *s = c->server;
+    http_conn_unref(c);
+    py_m *mp = py_tls_m;
+    if (mp != NULL)
+        RT_COUNT(mp->http.closed, 1);
+    http_server_closed_one(s, http_count(&s->nconns, -1));
+    Py_DECREF(s);
+}
+
+void
+http_conn_discard(http_conn *c)
+{
+    close(c->pd.fd);
+    conn_gone(c);
+}
+
+void
+http_conn_open(http_conn *c)
+{
+    if (rt_pd_open(&c->pd, &c->shard->mp->p, c->pd.fd, conn_ready) < 0)
+        http_conn_discard(c);
+    else
+        http_shard_add(c);
 }
 
 void
 http_conn_destroy(http_conn *c)
 {
-    http_server *s = c->server;
-    unlink_conn(c);
+    http_shard_remove(c);
     int fd = c->pd.fd;
     rt_pd_close(&c->pd);
     close(fd);
     http_block_unref(c->in);
     http_out_release(&c->out);
-    PyMem_Free(c);
-    if (RT_UNLIKELY(s->nconns == s->max_conns))
-        http_server_accept_again(s);
-    if (--s->nconns == 0)
-        py_waitq_wake_all(&s->waiters, RT_WAKE_READY);
-    Py_DECREF(s);
+    conn_gone(c);
 }
 
 void
 http_conn_abort(http_conn *c)
 {
+    py_waitq woken = {0};
+    py_acquire(&c->lock);
     c->aborted = true;
     c->readable = c->writable = true;
     shutdown(c->pd.fd, SHUT_RDWR);
-    py_waitq_wake_all(&c->readers, RT_WAKE_READY);
-    py_waitq_wake_all(&c->writers, RT_WAKE_READY);
+    py_waitq_claim_all(&c->readers, RT_WAKE_READY, &woken);
+    py_waitq_claim_all(&c->writers, RT_WAKE_READY, &woken);
+    py_release(&c->lock);
+    py_ready_all(&woken);
 }
 
 /* All input is used up: an idle connection keeps no buffer. */
@@ -239,9 +207,46 @@ error_status(PyObject *exc)
     return (int)status;
 }
 
-/* Call the handler and build the response.  -1: the connection is broken. */
+/* The handler has failed, or its response: build another one if that is still possible.
+   -1: the connection is broken.  *fatal: an exception (owned) that is not the handler's
+   own affair. */
+static RT_COLD int
+failed_response(http_conn *c, http_writer *w, PyObject **fatal)
+{
+    PyObject *exc = py_take_exception();
+    bool head_sent = http_writer_cut(w);
+    py_acquire(&c->lock);
+    bool io_failed = c->io_failed, gone = c->aborted || c->peer_closed;
+    py_release(&c->lock);
+    int status = 500;
+    if (PyErr_GivenExceptionMatches(exc, http_hooks.http_error))
+        status = error_status(exc);
+    else if (io_failed && !gone && PyErr_GivenExceptionMatches(exc, PyExc_TimeoutError))
+        status = 408;
+    else if (PyErr_GivenExceptionMatches(exc, PyExc_SystemExit)
+             || PyErr_GivenExceptionMatches(exc, PyExc_KeyboardInterrupt))
+        *fatal = Py_NewRef(exc);
+    else if (io_failed && PyErr_GivenExceptionMatches(exc, PyExc_ConnectionError))
+        status = gone ? 0 : 400;
+    if (status == 500 && *fatal == NULL)
+        http_log_error(c, head_sent ? "a handler failed after it had begun to respond"
+                                    : "a handler failed", exc);
+    Py_DECREF(exc);
+    int err = head_sent || status == 0 ? -1 : 0;
+    py_acquire(&c->lock);
+    /* What was begun cannot be taken back: the cut tells the client. */
+    if (err < 0 || *fatal != NULL || c->continue_due)
+        c->close_after = true;
+    if (err == 0)
+        err = http_simple_response(c, status, NULL);
+    py_release(&c->lock);
+    return err;
+}
+
+/* Call the handler and build the response.  -1: the connection is broken.  *fatal: see
+   failed_response(). */
 static int
-run_request(http_conn *c)
+run_request(http_conn *c, PyObject **fatal)
 {
     http_request *r = c->req;
     http_writer *w = http_writer_new(c);
@@ -253,6 +258,10 @@ run_request(http_conn *c)
     PyObject *value = PyObject_Vectorcall(c->server->handler, args + 1,
                                           2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     int err = 0;
+    if (RT_UNLIKELY(http_server_is_parents(c->server))) {
+        Py_XDECREF(value);
+        return FORKED;
+    }
     if (RT_LIKELY(value != NULL)) {
         if (value != Py_None)
             err = http_writer_returned(w, value);
@@ -264,55 +273,9 @@ run_request(http_conn *c)
         err = -1;
     if (RT_LIKELY(err == 0))
         err = http_writer_finish(w);
-    PyObject *fatal = NULL;
-    if (RT_UNLIKELY(err < 0)) {
-        PyObject *exc = py_take_exception();
-        int status = 500;
-        if (PyErr_GivenExceptionMatches(exc, http_hooks.http_error))
-            status = error_status(exc);
-        else if (c->io_failed && !c->aborted && !c->peer_closed
-                 && PyErr_GivenExceptionMatches(exc, PyExc_TimeoutError))
-            status = 408;
-        else if (PyErr_GivenExceptionMatches(exc, PyExc_SystemExit)
-                 || PyErr_GivenExceptionMatches(exc, PyExc_KeyboardInterrupt))
-            fatal = Py_NewRef(exc);
-        else if (c->io_failed && PyErr_GivenExceptionMatches(exc, PyExc_ConnectionError))
-            status = c->peer_closed || c->aborted ? 0 : 400;
-        if (status == 500 && fatal == NULL)
-            http_log_error(c, w->head_sent ? "a handler failed after it had begun to respond"
-                                           : "a handler failed", exc);
-        Py_DECREF(exc);
-        /* What was begun cannot be taken back: the cut tells the client. */
-        if (w->head_sent || status == 0 || fatal != NULL || c->continue_due)
-            c->close_after = true;
-        if (w->head_sent || status == 0)
-            err = -1;
-        else
-            err = http_simple_response(c, status, NULL);
-        if (err < 0)
-            PyErr_Clear();
-    }
-    http_writer_end(w);
-    if (fatal != NULL)
-        py_raise(fatal);
-    return err;
-}
-
-/* The handler has returned while a goroutine it started is parked in the connection's
-   I/O: that one must fail before the connection goes on, or away.  -1: the response is
-   not whole. */
-static RT_COLD int
-expel_others(http_conn *c, Goroutine *gp)
-{
-    int err = c->sending ? -1 : 0;
-    bool aborted = c->aborted;
-    c->aborted = c->close_after = true;
-    py_waitq_wake_all(&c->readers, RT_WAKE_READY);
-    py_waitq_wake_all(&c->writers, RT_WAKE_READY);
-    while (c->reading || c->sending)
-        if (py_yield(gp) < 0)
-            PyErr_Clear();
-    c->aborted = aborted;
+    if (RT_UNLIKELY(err < 0))
+        err = failed_response(c, w, fatal);
+    Py_DECREF(w);
     return err;
 }
 
@@ -320,7 +283,7 @@ expel_others(http_conn *c, Goroutine *gp)
 static inline void
 fresh_context(http_conn *c)
 {
-    PyThreadState *ts = c->server->mp->tstate;
+    PyThreadState *ts = c->shard->mp->tstate;
     if (RT_UNLIKELY(ts->context != NULL))
         Py_XDECREF(py_swap_context(ts, NULL));
 }
@@ -333,17 +296,18 @@ conn_main(Goroutine *gp)
     http_conn *c = gp->call.c.arg;
     PyObject *fatal = NULL;
     for (int n = 1;; n++) {
-        int err = run_request(c);
-        if (RT_UNLIKELY(PyErr_Occurred() != NULL))
-            fatal = py_take_exception();
-        http_request *r = c->req;
-        c->req = NULL;
-        c->served++;
-        c->server->requests++;
-        core->http.requests++;
-        http_request_end(r);
-        if (RT_UNLIKELY(c->reading || c->sending) && expel_others(c, gp) < 0)
-            err = -1;
+        int err = run_request(c, &fatal);
+        if (RT_UNLIKELY(err == FORKED))
+            return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+        http_shard *sh = c->shard;
+        RT_COUNT(sh->requests, 1);
+        RT_COUNT(sh->mp->http.requests, 1);
+        if (RT_UNLIKELY(http_request_end(c))) {
+            py_acquire(&c->lock);
+            if (http_expel(c, gp) < 0)
+                err = -1;
+            py_release(&c->lock);
+        }
         if (err < 0)
             goto broken;
         bool done = c->body_done;
@@ -366,7 +330,10 @@ conn_main(Goroutine *gp)
             if (c->req != NULL)
                 continue;
         }
-        if (http_send(c, NULL, 0) < 0) {
+        py_acquire(&c->lock);
+        err = http_send(c, NULL, 0);
+        py_release(&c->lock);
+        if (err < 0) {
             PyErr_Clear();
             goto broken;
         }
@@ -385,7 +352,7 @@ conn_main(Goroutine *gp)
     else if (c->in_pos == c->in_len) {
         drop_input(c);
         http_conn_set_state(c, HTTP_IDLE);
-        if (c->server->closing)
+        if (RT_LOAD(c->server->closing))
             http_conn_destroy(c);
         else if (c->readable)
             conn_ready(&c->pd, 0);
@@ -434,12 +401,14 @@ begin_request(http_conn *c, const rt_http1_req *head, int n)
         PyErr_Clear();
         return -1;
     }
+    py_acquire(&c->lock);       /* an old Request may be compared with it */
     c->req = r;
+    py_release(&c->lock);
     c->io_failed = false;
     c->chunked = head->chunked;
     c->body_done = !head->chunked && head->content_length <= 0;
     c->body_left = head->chunked ? s->max_body : head->content_length;
-    c->close_after = !head->keep_alive || s->closing;
+    c->close_after = !head->keep_alive || RT_LOAD(s->closing);
     c->continue_due = head->expect_continue && !c->body_done;
     if (head->chunked)
         rt_http1_chunked_init(&c->decoder);
@@ -455,7 +424,7 @@ parse_pipelined(http_conn *c)
 {
     http_server *s = c->server;
     const char *why;
-    rt_http1_req head = {.fields = s->scratch};
+    rt_http1_req head = {.fields = c->shard->scratch};
     int n = rt_http1_parse_head(c->in->data + c->in_pos, c->in_len - c->in_pos, 0, &s->limits,
                                 &head);
     if (n > 0 && refusal(s, &head, &why) == 0)
@@ -468,7 +437,7 @@ static bool
 parse_input(http_conn *c)
 {
     http_server *s = c->server;
-    rt_http1_req head = {.fields = s->scratch};
+    rt_http1_req head = {.fields = c->shard->scratch};
     const char *why;
     uint32_t avail = c->in_len - c->in_pos;
     int n = rt_http1_parse_head(c->in->data + c->in_pos, avail, c->in_seen, &s->limits, &head);
@@ -514,21 +483,43 @@ read_head(http_conn *c)
         }
     }
     http_conn_set_state(c, HTTP_ACTIVE);
-    if (py_g_spawn_c(c->server->mp, conn_main, c) < 0) {
+    if (py_g_spawn_c(c->shard->mp, conn_main, c) < 0) {
         PyErr_Clear();
-        http_request *r = c->req;
-        c->req = NULL;
-        http_request_end(r);
+        http_request_end(c);
         http_conn_destroy(c);
     }
 }
 
 /* ---- events ---- */
 
+/* In ACTIVE: note the edge, wake who waits for it. */
+static void
+note_edge(http_conn *c, uint32_t mode)
+{
+    py_waitq woken = {0};
+    py_acquire(&c->lock);
+    if (mode & (RT_POLL_IN | RT_POLL_HUP | RT_POLL_ERR)) {
+        c->readable = true;
+        py_waitq_claim_all(&c->readers, RT_WAKE_READY, &woken);
+    }
+    if (mode & (RT_POLL_OUT | RT_POLL_ERR)) {
+        c->writable = true;
+        py_waitq_claim_all(&c->writers, RT_WAKE_READY, &woken);
+    }
+    if (mode & (RT_POLL_HUP | RT_POLL_ERR))
+        c->peer_closed = true;
+    py_release(&c->lock);
+    py_ready_all(&woken);
+}
+
 static void
 conn_ready(rt_pd *pd, uint32_t mode)
 {
     http_conn *c = http_conn_of(pd);
+    if (c->state == HTTP_ACTIVE) {
+        note_edge(c, mode);
+        return;
+    }
     if (mode & (RT_POLL_IN | RT_POLL_HUP | RT_POLL_ERR))
         c->readable = true;
     if (mode & (RT_POLL_OUT | RT_POLL_ERR))
@@ -536,17 +527,11 @@ conn_ready(rt_pd *pd, uint32_t mode)
     if (mode & (RT_POLL_HUP | RT_POLL_ERR))
         c->peer_closed = true;
     switch (c->state) {
-    case HTTP_ACTIVE:
-        if (c->readable)
-            py_waitq_wake_all(&c->readers, RT_WAKE_READY);
-        if (c->writable)
-            py_waitq_wake_all(&c->writers, RT_WAKE_READY);
-        break;
     case HTTP_DRAIN: {
         int d = http_body_discard(c);
         if (d < 0)
             close_politely(c);
-        else if (d > 0 && c->server->closing && c->in_pos == c->in_len)
+        else if (d > 0 && RT_LOAD(c->server->closing) && c->in_pos == c->in_len)
             http_conn_destroy(c);
         else if (d > 0) {
             http_conn_set_state(c, HTTP_IDLE);

@@ -3,6 +3,9 @@
  * One type serves requests and responses.  For a request an entry is a pair of
  * slices of the head; they become str objects when somebody asks.  Names compare
  * without case and are kept as they were given; values are latin-1, as on the wire.
+ *
+ * Several threads may use one object.  All entries are read and changed under its lock;
+ * str objects are made there, but none is dropped: what goes is collected first.
  */
 #include "py_http.h"
 
@@ -16,6 +19,7 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
+    py_lock lock;               /* guards the entries */
     http_block *block;          /* owned, or NULL: where slices point */
     entry *entries;             /* owned array */
     uint32_t len, cap;
@@ -88,6 +92,7 @@ headers_alloc(void)
 {
     Headers *h = PyObject_New(Headers, core->headers_type);
     if (h != NULL) {
+        memset(&h->lock, 0, sizeof(h->lock));
         h->block = NULL;
         h->entries = NULL;
         h->len = h->cap = 0;
@@ -109,8 +114,7 @@ http_headers_of_request(http_request *r)
         Py_XDECREF(h);
         return NULL;
     }
-    h->block = r->block;
-    h->block->refs++;
+    h->block = http_block_ref(r->block);
     for (uint32_t i = 0; i < r->head.nfields; i++) {
         const rt_http1_field *f = &r->fields[i];
         h->entries[i] = (entry){NULL, NULL, r->base + f->name.off, r->base + f->value.off,
@@ -118,6 +122,18 @@ http_headers_of_request(http_request *r)
     }
     h->len = r->head.nfields;
     return (PyObject *)h;
+}
+
+void
+http_headers_acquire(PyObject *self)
+{
+    py_acquire(&((Headers *)self)->lock);
+}
+
+void
+http_headers_release(PyObject *self)
+{
+    py_release(&((Headers *)self)->lock);
 }
 
 int
@@ -197,33 +213,64 @@ make_entry(entry *e, PyObject *name, PyObject *value)
     return 0;
 }
 
-static void
-remove_name(Headers *h, const char *name, size_t n)
+#define MAX_TAKEN 8
+
+/* Take the entries of that name out, at most MAX_TAKEN; returns how many.  The caller drops
+   them after the lock, and calls again if there were that many. */
+static uint32_t
+take_name(Headers *h, const char *name, size_t n, entry *taken)
 {
-    uint32_t kept = 0;
+    uint32_t kept = 0, ntaken = 0;
     for (uint32_t i = 0; i < h->len; i++) {
-        if (name_is(&h->entries[i], name, n))
-            drop_entry(&h->entries[i]);
+        if (ntaken < MAX_TAKEN && name_is(&h->entries[i], name, n))
+            taken[ntaken++] = h->entries[i];
         else
             h->entries[kept++] = h->entries[i];
     }
     h->len = kept;
+    return ntaken;
+}
+
+/* True if there were any. */
+static bool
+remove_name(Headers *h, const char *name, size_t n)
+{
+    entry taken[MAX_TAKEN];
+    uint32_t ntaken;
+    bool any = false;
+    do {
+        py_acquire(&h->lock);
+        ntaken = take_name(h, name, n, taken);
+        py_release(&h->lock);
+        for (uint32_t i = 0; i < ntaken; i++)
+            drop_entry(&taken[i]);
+        any = any || ntaken != 0;
+    } while (ntaken == MAX_TAKEN);
+    return any;
 }
 
 static int
 add_entry(Headers *h, PyObject *name, PyObject *value, bool replace)
 {
-    entry e;
+    entry e, taken[MAX_TAKEN];
     if (make_entry(&e, name, value) < 0)
         return -1;
-    if (reserve(h, 1) < 0) {
+    uint32_t ntaken = 0;
+    int r;
+    do {
+        py_acquire(&h->lock);
+        r = reserve(h, 1);
+        if (r == 0 && replace)
+            ntaken = take_name(h, e.n, e.nn, taken);
+        if (r == 0 && ntaken < MAX_TAKEN)
+            h->entries[h->len++] = e;       /* with the last ones, so that none is lost */
+        py_release(&h->lock);
+        for (uint32_t i = 0; i < ntaken; i++)
+            drop_entry(&taken[i]);
+    } while (r == 0 && ntaken == MAX_TAKEN);
+    if (r < 0)
         drop_entry(&e);
-        return -1;
-    }
-    if (replace)
-        remove_name(h, e.n, e.nn);
-    h->entries[h->len++] = e;
-    return 0;
+    return r;
 }
 
 static PyObject *
@@ -270,15 +317,25 @@ headers_ass_subscript(Headers *h, PyObject *name, PyObject *value)
     const char *bytes = name_arg(name, &n);
     if (bytes == NULL)
         return -1;
-    if (find(h, bytes, n) == NULL) {
-        PyErr_SetObject(PyExc_KeyError, name);
-        return -1;
-    }
-    remove_name(h, bytes, n);
-    return 0;
+    if (remove_name(h, bytes, n))
+        return 0;
+    PyErr_SetObject(PyExc_KeyError, name);
+    return -1;
 }
 
 /* ---- looking ---- */
+
+/* The first value of that name (a new reference), or NULL. */
+static PyObject *
+first_value(Headers *h, const char *name, size_t n, bool *found)
+{
+    py_acquire(&h->lock);
+    entry *e = find(h, name, n);
+    PyObject *value = e ? entry_value(e) : NULL;
+    py_release(&h->lock);
+    *found = e != NULL;
+    return value;
+}
 
 static PyObject *
 headers_get(Headers *h, PyObject *const *args, Py_ssize_t nargs)
@@ -288,11 +345,12 @@ headers_get(Headers *h, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     size_t n;
+    bool found;
     const char *bytes = name_arg(args[0], &n);
     if (bytes == NULL)
         return NULL;
-    entry *e = find(h, bytes, n);
-    return e ? entry_value(e) : Py_NewRef(nargs == 2 ? args[1] : Py_None);
+    PyObject *value = first_value(h, bytes, n, &found);
+    return found ? value : Py_NewRef(nargs == 2 ? args[1] : Py_None);
 }
 
 static PyObject *
@@ -301,14 +359,21 @@ headers_get_all(Headers *h, PyObject *name)
     size_t n;
     const char *bytes = name_arg(name, &n);
     PyObject *list = bytes ? PyList_New(0) : NULL;
-    for (uint32_t i = 0; list != NULL && i < h->len; i++) {
+    if (list == NULL)
+        return NULL;
+    int r = 0;
+    py_acquire(&h->lock);
+    for (uint32_t i = 0; r == 0 && i < h->len; i++) {
         if (!name_is(&h->entries[i], bytes, n))
             continue;
         PyObject *value = entry_value(&h->entries[i]);
-        if (value == NULL || PyList_Append(list, value) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(value);
+        r = value ? PyList_Append(list, value) : -1;
+        if (value != NULL)
+            Py_DECREF(value);       /* the entry has one, too */
     }
+    py_release(&h->lock);
+    if (r < 0)
+        Py_CLEAR(list);
     return list;
 }
 
@@ -316,14 +381,14 @@ static PyObject *
 headers_subscript(Headers *h, PyObject *name)
 {
     size_t n;
+    bool found;
     const char *bytes = name_arg(name, &n);
     if (bytes == NULL)
         return NULL;
-    entry *e = find(h, bytes, n);
-    if (e != NULL)
-        return entry_value(e);
-    PyErr_SetObject(PyExc_KeyError, name);
-    return NULL;
+    PyObject *value = first_value(h, bytes, n, &found);
+    if (!found)
+        PyErr_SetObject(PyExc_KeyError, name);
+    return value;
 }
 
 static int
@@ -331,43 +396,65 @@ headers_contains(Headers *h, PyObject *name)
 {
     size_t n;
     const char *bytes = name_arg(name, &n);
-    return bytes ? find(h, bytes, n) != NULL : -1;
+    if (bytes == NULL)
+        return -1;
+    py_acquire(&h->lock);
+    bool found = find(h, bytes, n) != NULL;
+    py_release(&h->lock);
+    return found;
 }
 
 static Py_ssize_t
 headers_len(Headers *h)
 {
-    return h->len;
+    py_acquire(&h->lock);
+    Py_ssize_t n = h->len;
+    py_release(&h->lock);
+    return n;
+}
+
+/* A list of what make() makes of each entry, in order.  A collection, where one can come in
+   between, may run anything: the list is whole at all times, and make() looks at its
+   entry before it makes anything but str objects. */
+static PyObject *
+list_of(Headers *h, PyObject *(*make)(entry *))
+{
+    PyObject *list = PyList_New(0);
+    if (list == NULL)
+        return NULL;
+    int r = 0;
+    py_acquire(&h->lock);
+    for (uint32_t i = 0; r == 0 && i < h->len; i++) {
+        PyObject *item = make(&h->entries[i]);
+        r = item ? PyList_Append(list, item) : -1;
+        Py_XDECREF(item);       /* the list has one, too */
+    }
+    py_release(&h->lock);
+    if (r < 0)
+        Py_CLEAR(list);
+    return list;
+}
+
+static PyObject *
+entry_pair(entry *e)
+{
+    PyObject *name = entry_name(e), *value = entry_value(e);
+    PyObject *pair = name && value ? PyTuple_Pack(2, name, value) : NULL;
+    Py_XDECREF(name);
+    Py_XDECREF(value);
+    return pair;
 }
 
 static PyObject *
 headers_items(Headers *h, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *list = PyList_New(h->len);
-    for (uint32_t i = 0; list != NULL && i < h->len; i++) {
-        PyObject *name = entry_name(&h->entries[i]), *value = entry_value(&h->entries[i]);
-        PyObject *pair = name && value ? PyTuple_Pack(2, name, value) : NULL;
-        Py_XDECREF(name);
-        Py_XDECREF(value);
-        if (pair == NULL)
-            Py_CLEAR(list);
-        else
-            PyList_SET_ITEM(list, i, pair);
-    }
-    return list;
+    return list_of(h, entry_pair);
 }
 
 static PyObject *
 headers_iter(Headers *h)
 {
-    PyObject *list = PyList_New(h->len);
-    for (uint32_t i = 0; list != NULL && i < h->len; i++) {
-        PyObject *name = entry_name(&h->entries[i]);
-        if (name == NULL)
-            Py_CLEAR(list);
-        else
-            PyList_SET_ITEM(list, i, name);
-    }
+    PyObject *list = list_of(h, entry_name);
     PyObject *it = list ? PyObject_GetIter(list) : NULL;
     Py_XDECREF(list);
     return it;

@@ -11,24 +11,28 @@
 
 /* ---- buffers ---- */
 
-#define MAX_FREE_BLOCKS 256
-#define MAX_FREE_OUTS 64
-
-static http_block *free_blocks;
-static uint32_t nfree_blocks;
-static char *free_outs[MAX_FREE_OUTS];
-static uint32_t nfree_outs;
+#ifdef Py_GIL_DISABLED
+http_cache *
+http_cache_slow(py_m *mp)
+{
+    if (mp == NULL)
+        return NULL;
+    return mp->http_cache = PyMem_RawCalloc(1, sizeof(http_cache));
+}
+#else
+http_cache http_the_cache;
+#endif
 
 http_block *
 http_block_new(uint32_t cap)
 {
+    http_cache *cache = http_cache_here();
     http_block *b;
     if (cap <= HTTP_BLOCK_SIZE) {
-        if (free_blocks != NULL) {
-            b = free_blocks;
-            free_blocks = b->next;
-            nfree_blocks--;
-            b->refs = 1;
+        if (cache != NULL && (b = cache->blocks) != NULL) {
+            cache->blocks = b->next;
+            cache->nblocks--;
+            RT_STORE(b->refs, 1);
             return b;
         }
         cap = HTTP_BLOCK_SIZE;
@@ -36,7 +40,7 @@ http_block_new(uint32_t cap)
     b = PyMem_Malloc(sizeof(*b) + cap);
     if (b != NULL) {
         b->cap = cap;
-        b->refs = 1;
+        RT_STORE(b->refs, 1);
     }
     return b;
 }
@@ -44,12 +48,13 @@ http_block_new(uint32_t cap)
 void
 http_block_unref(http_block *b)
 {
-    if (b == NULL || --b->refs != 0)
+    if (b == NULL || http_count(&b->refs, -1) != 0)
         return;
-    if (b->cap == HTTP_BLOCK_SIZE && nfree_blocks < MAX_FREE_BLOCKS) {
-        b->next = free_blocks;
-        free_blocks = b;
-        nfree_blocks++;
+    http_cache *cache = http_cache_here();
+    if (b->cap == HTTP_BLOCK_SIZE && cache != NULL && cache->nblocks < HTTP_MAX_FREE_BLOCKS) {
+        b->next = cache->blocks;
+        cache->blocks = b;
+        cache->nblocks++;
     }
     else
         PyMem_Free(b);
@@ -59,7 +64,9 @@ static RT_NOINLINE int
 out_grow(http_out *out, size_t n)
 {
     if (out->data == NULL && n <= HTTP_OUT_SIZE) {
-        out->data = nfree_outs ? free_outs[--nfree_outs] : PyMem_Malloc(HTTP_OUT_SIZE);
+        http_cache *cache = http_cache_here();
+        out->data = cache != NULL && cache->nouts ? cache->outs[--cache->nouts]
+                                                  : PyMem_Malloc(HTTP_OUT_SIZE);
         out->cap = out->data ? HTTP_OUT_SIZE : 0;
         return out->data ? 0 : -1;
     }
@@ -85,8 +92,9 @@ http_out_release(http_out *out)
 {
     if (out->data == NULL)
         return;
-    if (out->cap == HTTP_OUT_SIZE && nfree_outs < MAX_FREE_OUTS)
-        free_outs[nfree_outs++] = out->data;
+    http_cache *cache = http_cache_here();
+    if (out->cap == HTTP_OUT_SIZE && cache != NULL && cache->nouts < HTTP_MAX_FREE_OUTS)
+        cache->outs[cache->nouts++] = out->data;
     else
         PyMem_Free(out->data);
     *out = (http_out){0};
@@ -99,39 +107,78 @@ raise_gone(http_conn *c)
 {
     c->io_failed = true;
     PyErr_SetString(PyExc_ConnectionError,
-                    c->req == NULL ? "the handler of this request has returned: its connection "
-                                     "is gone"
-                    : c->aborted   ? "the server was closed while the request was running"
-                                   : "the client has closed the connection");
+                    c->leaving   ? HTTP_REQUEST_OVER
+                    : c->aborted ? "the server was closed while the request was running"
+                                 : "the client has closed the connection");
     return -1;
 }
 
-/* Park the goroutine until an edge comes.  -1 with an exception set.  Neither c nor
-   what the caller does with it is touched by others meanwhile: they find c->reading or
-   c->sending, and conn_main() waits until both are off. */
+/* Park until an edge may have come.  -1 with an exception set.  Neither c nor what the
+   caller does with it is touched by others meanwhile: they find c->reading or c->sending,
+   and the connection's goroutine waits until both are off. */
 static int
 wait_edge(http_conn *c, py_waitq *q, int64_t timeout, const char *what)
 {
-    if (c->aborted)
+    bool read = q == &c->readers;
+    bool *busy = read ? &c->reading : &c->sending;
+    if (c->aborted || c->leaving)
         return raise_gone(c);
-    Goroutine *gp = py_current(what);
-    if (gp == NULL)
+    if (*busy) {
+        PyErr_Format(PyExc_RuntimeError, "%s: another goroutine does so at the same time", what);
         return -1;
-    bool *busy = q == &c->readers ? &c->reading : &c->sending;
+    }
     *busy = true;
-    rt_g_arm(&gp->g);
-    py_waitq_push(q, &gp->seat->waiter);
-    uint32_t why = py_park(gp, PY_WAIT_IO,
-                           timeout == INT64_MAX ? RT_FOREVER : rt_nanotime() + timeout);
-    py_waitq_remove(&gp->seat->waiter);
+    py_release(&c->lock);
+    uint32_t why = RT_WAKE_INTERRUPT;
+    Goroutine *gp = py_current(what);
+    if (gp != NULL)
+        rt_g_arm(&gp->g);
+    py_acquire(&c->lock);
+    bool now = c->aborted || c->leaving || (read ? c->readable : c->writable);
+    if (gp != NULL && now && py_disarm(gp))
+        why = RT_WAKE_READY;
+    else if (gp != NULL) {
+        if (!now)
+            py_waitq_push(q, &gp->seat->waiter);
+        py_release(&c->lock);
+        why = py_park(gp, PY_WAIT_IO, timeout == INT64_MAX ? RT_FOREVER : rt_nanotime() + timeout);
+        py_acquire(&c->lock);
+        py_waitq_remove(&gp->seat->waiter);
+    }
     *busy = false;
+    /* The connection's goroutine waits for us: it gets no further than the lock, until the
+       caller has left. */
+    if (RT_UNLIKELY(c->leaving))
+        py_waitq_wake_all(&c->readers, RT_WAKE_READY);
     if (why == RT_WAKE_READY)
-        return c->aborted ? raise_gone(c) : 0;
+        return c->aborted || c->leaving ? raise_gone(c) : 0;
     if (why == RT_WAKE_TIMEOUT) {
         c->io_failed = true;
         py_raise_timeout(what);
     }
     return -1;
+}
+
+int
+http_expel(http_conn *c, Goroutine *gp)
+{
+    int err = c->sending ? -1 : 0;
+    c->leaving = c->close_after = true;
+    while (c->reading || c->sending) {
+        py_waitq woken = {0};
+        py_waitq_claim_all(&c->readers, RT_WAKE_READY, &woken);
+        py_waitq_claim_all(&c->writers, RT_WAKE_READY, &woken);
+        rt_g_arm(&gp->g);
+        py_waitq_push(&c->readers, &gp->seat->waiter);
+        py_release(&c->lock);
+        py_ready_all(&woken);
+        if (py_park(gp, PY_WAIT_IO, RT_FOREVER) == RT_WAKE_INTERRUPT)
+            PyErr_Clear();
+        py_acquire(&c->lock);
+        py_waitq_remove(&gp->seat->waiter);
+    }
+    c->leaving = false;
+    return err;
 }
 
 /* ---- sending ---- */
@@ -141,7 +188,7 @@ http_send(http_conn *c, const char *extra, size_t nextra)
 {
     http_out *out = &c->out;
     size_t done = 0;
-    if (RT_UNLIKELY(c->broken)) {
+    if (RT_UNLIKELY(c->broken || http_server_is_parents(c->server))) {
         raise_gone(c);
         goto fail;
     }
@@ -191,6 +238,14 @@ fail:
 
 /* ---- reading ---- */
 
+/* Does no request refer to it any more?  Pairs with http_block_unref(): what it has read
+   there may be overwritten. */
+static inline bool
+alone(const http_block *b)
+{
+    return atomic_load_explicit(&b->refs, memory_order_acquire) == 1;
+}
+
 /* Make in->data[in_len, ...) hold at least `want` free bytes: by moving the unread
    bytes into a new block where a request holds on to the old one or it is full. */
 static int
@@ -198,11 +253,11 @@ make_room(http_conn *c, uint32_t want)
 {
     uint32_t unread = c->in_len - c->in_pos;
     if (c->in != NULL) {
-        if (unread == 0 && c->in->refs == 1)
+        if (unread == 0 && alone(c->in))
             c->in_pos = c->in_len = 0;
         if (c->in->cap - c->in_len >= want)
             return 0;
-        if (c->in->refs == 1 && c->in->cap - unread >= want) {
+        if (alone(c->in) && c->in->cap - unread >= want) {
             memmove(c->in->data, c->in->data + c->in_pos, unread);
             c->in_pos = 0;
             c->in_len = unread;
@@ -266,25 +321,12 @@ body_broken(http_conn *c, const char *why)
     return -1;
 }
 
-static int
-body_malformed(http_conn *c)
-{
-    c->close_after = true;
-    PyObject *exc = PyObject_CallFunction(http_hooks.http_error, "is", 400, c->decoder.error);
-    if (exc != NULL)
-        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
-    Py_XDECREF(exc);
-    return -1;
-}
-
-static int
-too_large(http_conn *c)
-{
-    c->close_after = true;
-    PyErr_Format(http_hooks.body_too_large, "the request body is larger than %lld bytes",
-                 (long long)c->server->max_body);
-    return -1;
-}
+/* Why a body cannot be read, raised only where the lock is not held: these exceptions are
+   Python classes. */
+enum {
+    MALFORMED = -2,
+    TOO_LARGE = -3
+};
 
 /* Wait until the socket may have more, then recv.  As http_fill(), but parks. */
 static Py_ssize_t
@@ -313,7 +355,7 @@ fill_parking(http_conn *c)
 }
 
 /* Take up to n decoded bytes off the input of a chunked body.  > 0, 0: end or needs
-   input (see body_done), -1 with an exception set. */
+   input (see body_done), MALFORMED or TOO_LARGE. */
 static Py_ssize_t
 take_chunked(http_conn *c, char *dst, Py_ssize_t n)
 {
@@ -325,13 +367,17 @@ take_chunked(http_conn *c, char *dst, Py_ssize_t n)
             avail = (uint32_t)n;
         const char *in = c->in->data + c->in_pos;
         int r = rt_http1_chunked_feed(&c->decoder, in, avail, &used, &run);
-        if (r < 0)
-            return body_malformed(c);
+        if (r < 0) {
+            c->close_after = true;
+            return MALFORMED;
+        }
         c->in_pos += used;
         c->body_done = r == 1;
         if (run.len != 0) {
-            if ((c->body_left -= run.len) < 0)
-                return too_large(c);
+            if ((c->body_left -= run.len) < 0) {
+                c->close_after = true;
+                return TOO_LARGE;
+            }
             memcpy(dst, in + run.off, run.len);
             return run.len;
         }
@@ -366,8 +412,9 @@ recv_sized(http_conn *c, char *dst, Py_ssize_t n)
     }
 }
 
-Py_ssize_t
-http_body_read(http_conn *c, char *dst, Py_ssize_t n)
+/* With the lock held; besides -1, MALFORMED or TOO_LARGE. */
+static Py_ssize_t
+body_read_locked(http_conn *c, char *dst, Py_ssize_t n)
 {
     if (c->body_done || n == 0)
         return 0;
@@ -401,6 +448,39 @@ http_body_read(http_conn *c, char *dst, Py_ssize_t n)
     c->body_left -= got;
     c->body_done = c->body_left == 0;
     return got;
+}
+
+static RT_COLD void
+raise_malformed(const char *why)
+{
+    PyObject *exc = PyObject_CallFunction(http_hooks.http_error, "is", 400, why);
+    if (exc != NULL)
+        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+    Py_XDECREF(exc);
+}
+
+Py_ssize_t
+http_body_read(http_request *r, char *dst, Py_ssize_t n, int64_t *left)
+{
+    http_conn *c = r->conn;
+    Py_ssize_t got = -1;
+    const char *why = NULL;
+    py_acquire(&c->lock);
+    if (RT_UNLIKELY(c->req != r))
+        PyErr_SetString(PyExc_RuntimeError, HTTP_REQUEST_OVER);
+    else
+        got = body_read_locked(c, dst, n);
+    if (got >= 0)
+        *left = http_body_left(c);
+    else
+        why = c->decoder.error;
+    py_release(&c->lock);
+    if (RT_UNLIKELY(got == MALFORMED))
+        raise_malformed(why);
+    else if (RT_UNLIKELY(got == TOO_LARGE))
+        PyErr_Format(http_hooks.body_too_large, "the request body is larger than %lld bytes",
+                     (long long)c->server->max_body);
+    return got < 0 ? -1 : got;
 }
 
 int

@@ -9,41 +9,50 @@
 #include <arpa/inet.h>
 #include <net/if.h>
 
-#define MAX_FREE 64
-
-static http_request *free_requests;
-static uint32_t nfree;
-
 static PyObject *
 slice_str(http_request *r, rt_slice s)
 {
     return PyUnicode_DecodeLatin1(r->base + s.off, s.len, NULL);
 }
 
+static http_request *
+alloc_slow(void)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    /* No collection here: finalizers could run, and even park, while the shard's
+       scratch fields are in use. */
+    int gc = PyGC_Disable();
+#endif
+    http_request *r = PyObject_GC_New(http_request, core->request_type);
+#if PY_VERSION_HEX < 0x030C0000
+    if (gc)
+        PyGC_Enable();
+#endif
+    if (r != NULL)
+        memset((char *)r + sizeof(PyObject), 0, sizeof(*r) - sizeof(PyObject));
+    return r;
+}
+
 http_request *
 http_request_new(http_conn *c, const rt_http1_req *head)
 {
-    http_request *r = free_requests;
-    if (RT_LIKELY(r != NULL)) {
-        free_requests = r->next_free;
-        nfree--;
-        Py_INCREF(core->request_type);
+    http_cache *cache = http_cache_here();
+    http_request *r;
+    if (RT_LIKELY(cache != NULL && (r = cache->requests) != NULL)) {
+        cache->requests = r->next_free;
+        cache->nrequests--;
         _Py_NewReference((PyObject *)r);
     }
     else {
-        /* No collection here: finalizers could run, and even park, while the server's
-           scratch fields are in use. */
-        int gc = PyGC_Disable();
-        r = PyObject_GC_New(http_request, core->request_type);
-        if (gc)
-            PyGC_Enable();
+        r = alloc_slow();
         if (r == NULL)
             return NULL;
-        memset((char *)r + sizeof(PyObject), 0, sizeof(*r) - sizeof(PyObject));
     }
     r->head = *head;
     r->fields = r->inline_fields;
-    r->block = NULL;
+    r->conn = c;
+    http_count(&c->refs, 1);
+    r->block = http_block_ref(c->in);
     if (RT_UNLIKELY(head->nfields > RT_ARRAY_LEN(r->inline_fields))) {
         r->fields = PyMem_Malloc(head->nfields * sizeof(rt_http1_field));
         if (r->fields == NULL) {
@@ -55,26 +64,35 @@ http_request_new(http_conn *c, const rt_http1_req *head)
     }
     memcpy(r->fields, head->fields, head->nfields * sizeof(*r->fields));
     r->head.fields = r->fields;
-    r->conn = c;
-    r->block = c->in;
-    r->block->refs++;
     r->base = c->in->data + c->in_pos;
     return r;
 }
 
-void
-http_request_end(http_request *r)
+bool
+http_request_end(http_conn *c)
 {
-    r->conn = NULL;
-    Py_CLEAR(r->body);          /* it refers back to r */
-    if (RT_UNLIKELY(Py_REFCNT(r) != 1) && !PyObject_GC_IsTracked((PyObject *)r))
+    http_request *r = c->req;
+    py_acquire(&c->lock);
+    c->req = NULL;
+    bool busy = c->reading || c->sending;
+    PyObject *body = r->body;       /* it refers back to r */
+    r->body = NULL;
+    py_release(&c->lock);
+    Py_XDECREF(body);
+    if (RT_UNLIKELY(Py_REFCNT(r) != 1)) {
+        r->tracked = true;
         PyObject_GC_Track(r);
+    }
     Py_DECREF(r);
+    return busy;
 }
 
 static int
 request_clear(http_request *r)
 {
+    if (!RT_LOAD(r->made))
+        return 0;
+    RT_STORE(r->made, false);
     Py_CLEAR(r->method);
     Py_CLEAR(r->path);
     Py_CLEAR(r->raw_path);
@@ -106,44 +124,57 @@ static void
 request_dealloc(http_request *r)
 {
     PyTypeObject *type = Py_TYPE(r);
-    if (PyObject_GC_IsTracked((PyObject *)r))
+    if (RT_UNLIKELY(r->tracked)) {
         PyObject_GC_UnTrack(r);
+        r->tracked = false;
+    }
     request_clear(r);
     if (r->fields != r->inline_fields)
         PyMem_Free(r->fields);
     http_block_unref(r->block);
-    r->block = NULL;
-    if (nfree < MAX_FREE) {
-        r->next_free = free_requests;
-        free_requests = r;
-        nfree++;
+    http_conn_unref(r->conn);
+    http_cache *cache = http_cache_here();
+    if (RT_LIKELY(cache != NULL && cache->nrequests < HTTP_MAX_FREE_OBJECTS)) {
+        r->next_free = cache->requests;     /* and it keeps its reference to the type */
+        cache->requests = r;
+        cache->nrequests++;
+        return;
     }
-    else
-        PyObject_GC_Del(r);
+    PyObject_GC_Del(r);
     Py_DECREF(type);
 }
 
 /* ---- attributes ---- */
 
+/* http_lazy_set() for one of r's slots. */
+static inline PyObject *
+keep(http_request *r, PyObject **slot, PyObject *value)
+{
+    RT_STORE(r->made, true);
+    return http_lazy_set(slot, value);
+}
+
 static PyObject *
 get_method(http_request *r, void *Py_UNUSED(closure))
 {
-    if (r->method == NULL) {
-        r->method = slice_str(r, r->head.method);
-        if (r->method != NULL)
-            PyUnicode_InternInPlace(&r->method);
-    }
-    return Py_XNewRef(r->method);
+    PyObject *method = http_lazy(&r->method);
+    if (method != NULL)
+        return Py_NewRef(method);
+    method = slice_str(r, r->head.method);
+    if (method != NULL)
+        PyUnicode_InternInPlace(&method);
+    return keep(r, &r->method, method);
 }
 
 static PyObject *
 get_raw_path(http_request *r, void *Py_UNUSED(closure))
 {
-    if (r->raw_path == NULL) {
-        bool root = r->head.path.len == 0 && r->head.method_id != RT_HM_CONNECT;
-        r->raw_path = root ? PyUnicode_FromString("/") : slice_str(r, r->head.path);
-    }
-    return Py_XNewRef(r->raw_path);
+    PyObject *path = http_lazy(&r->raw_path);
+    if (path != NULL)
+        return Py_NewRef(path);
+    bool root = r->head.path.len == 0 && r->head.method_id != RT_HM_CONNECT;
+    return keep(r, &r->raw_path,
+                         root ? PyUnicode_FromString("/") : slice_str(r, r->head.path));
 }
 
 static int
@@ -181,35 +212,34 @@ unescape(const char *s, uint32_t n)
 static PyObject *
 get_path(http_request *r, void *closure)
 {
-    if (r->path == NULL) {
-        const char *s = r->base + r->head.path.off;
-        if (memchr(s, '%', r->head.path.len) == NULL)
-            r->path = get_raw_path(r, closure);
-        else
-            r->path = unescape(s, r->head.path.len);
-    }
-    return Py_XNewRef(r->path);
+    PyObject *path = http_lazy(&r->path);
+    if (path != NULL)
+        return Py_NewRef(path);
+    const char *s = r->base + r->head.path.off;
+    bool plain = memchr(s, '%', r->head.path.len) == NULL;
+    return keep(r, &r->path, plain ? get_raw_path(r, closure)
+                                         : unescape(s, r->head.path.len));
 }
 
 static PyObject *
 get_raw_query(http_request *r, void *Py_UNUSED(closure))
 {
-    if (r->raw_query == NULL)
-        r->raw_query = slice_str(r, r->head.query);
-    return Py_XNewRef(r->raw_query);
+    PyObject *query = http_lazy(&r->raw_query);
+    return query ? Py_NewRef(query) : keep(r, &r->raw_query, slice_str(r, r->head.query));
 }
 
 static PyObject *
 get_query(http_request *r, void *closure)
 {
-    if (r->query == NULL) {
-        PyObject *raw = get_raw_query(r, closure);
-        if (raw == NULL)
-            return NULL;
-        r->query = PyObject_CallOneArg(http_hooks.parse_query, raw);
-        Py_DECREF(raw);
-    }
-    return Py_XNewRef(r->query);
+    PyObject *query = http_lazy(&r->query);
+    if (query != NULL)
+        return Py_NewRef(query);
+    PyObject *raw = get_raw_query(r, closure);
+    if (raw == NULL)
+        return NULL;
+    query = PyObject_CallOneArg(http_hooks.parse_query, raw);
+    Py_DECREF(raw);
+    return keep(r, &r->query, query);
 }
 
 static PyObject *
@@ -221,17 +251,15 @@ get_target(http_request *r, void *Py_UNUSED(closure))
 static PyObject *
 get_host(http_request *r, void *Py_UNUSED(closure))
 {
-    if (r->host == NULL)
-        r->host = slice_str(r, r->head.host);
-    return Py_XNewRef(r->host);
+    PyObject *host = http_lazy(&r->host);
+    return host ? Py_NewRef(host) : keep(r, &r->host, slice_str(r, r->head.host));
 }
 
 static PyObject *
 get_headers(http_request *r, void *Py_UNUSED(closure))
 {
-    if (r->headers == NULL)
-        r->headers = http_headers_of_request(r);
-    return Py_XNewRef(r->headers);
+    PyObject *headers = http_lazy(&r->headers);
+    return headers ? Py_NewRef(headers) : keep(r, &r->headers, http_headers_of_request(r));
 }
 
 static PyObject *
@@ -247,58 +275,86 @@ get_content_length(http_request *r, void *Py_UNUSED(closure))
     return PyLong_FromLongLong(n < 0 && !r->head.chunked ? 0 : n);
 }
 
-static http_conn *
-live_conn(http_request *r)
+static PyObject *
+addr_str(const http_conn *c)
 {
-    http_conn *c = r ? r->conn : NULL;      /* NULL: a Body the collector has cleared */
-    if (c == NULL)
-        PyErr_SetString(PyExc_RuntimeError, "the handler of this request has returned: its "
-                        "connection is gone");
-    return c;
+    char ip[INET6_ADDRSTRLEN];
+    if (c->peer.family != AF_INET && c->peer.family != AF_INET6)
+        return PyUnicode_FromString("@");       /* as Go for unix sockets */
+    if (inet_ntop(c->peer.family, c->peer.ip, ip, sizeof(ip)) == NULL)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    if (c->peer.family == AF_INET)
+        return PyUnicode_FromFormat("%s:%d", ip, (int)c->peer.port);
+    if (c->peer.scope != 0)
+        return PyUnicode_FromFormat("[%s%%%u]:%d", ip, c->peer.scope, (int)c->peer.port);
+    return PyUnicode_FromFormat("[%s]:%d", ip, (int)c->peer.port);
 }
 
 static PyObject *
 get_remote_addr(http_request *r, void *Py_UNUSED(closure))
 {
-    if (r->remote_addr == NULL) {
-        http_conn *c = live_conn(r);
-        char ip[INET6_ADDRSTRLEN];
-        if (c == NULL)
-            return NULL;
-        if (c->peer.family != AF_INET && c->peer.family != AF_INET6)
-            r->remote_addr = PyUnicode_FromString("@");     /* as Go for unix sockets */
-        else if (inet_ntop(c->peer.family, c->peer.ip, ip, sizeof(ip)) == NULL)
-            return PyErr_SetFromErrno(PyExc_OSError);
-        else if (c->peer.family == AF_INET)
-            r->remote_addr = PyUnicode_FromFormat("%s:%d", ip, (int)c->peer.port);
-        else if (c->peer.scope != 0)
-            r->remote_addr = PyUnicode_FromFormat("[%s%%%u]:%d", ip, c->peer.scope,
-                                                  (int)c->peer.port);
-        else
-            r->remote_addr = PyUnicode_FromFormat("[%s]:%d", ip, (int)c->peer.port);
+    PyObject *addr = http_lazy(&r->remote_addr);
+    return addr ? Py_NewRef(addr) : keep(r, &r->remote_addr, addr_str(r->conn));
+}
+
+/* Of the attributes that can be set again: the object there (a new reference), or NULL. */
+static PyObject *
+load_locked(http_request *r, PyObject **slot)
+{
+    py_acquire(&r->conn->lock);
+    PyObject *value = Py_XNewRef(*slot);
+    py_release(&r->conn->lock);
+    return value;
+}
+
+/* Set it to value (stolen). */
+static void
+store_locked(http_request *r, PyObject **slot, PyObject *value)
+{
+    py_acquire(&r->conn->lock);
+    PyObject *old = *slot;
+    *slot = value;
+    RT_STORE(r->made, true);
+    py_release(&r->conn->lock);
+    Py_XDECREF(old);
+}
+
+/* Fill it with value (stolen) unless it is filled now; a new reference to what is there. */
+static PyObject *
+fill_locked(http_request *r, PyObject **slot, PyObject *value)
+{
+    PyObject *drop = value;
+    py_acquire(&r->conn->lock);
+    if (*slot == NULL) {
+        *slot = value;
+        RT_STORE(r->made, true);
+        drop = NULL;
     }
-    return Py_XNewRef(r->remote_addr);
+    value = Py_XNewRef(*slot);
+    py_release(&r->conn->lock);
+    Py_XDECREF(drop);
+    return value;
 }
 
 static PyObject *
 get_pattern(http_request *r, void *Py_UNUSED(closure))
 {
-    return r->pattern ? Py_NewRef(r->pattern) : PyUnicode_FromString("");
+    PyObject *pattern = load_locked(r, &r->pattern);
+    return pattern ? pattern : PyUnicode_FromString("");
 }
 
 static int
 set_pattern(http_request *r, PyObject *value, void *Py_UNUSED(closure))
 {
-    Py_XSETREF(r->pattern, Py_XNewRef(value));
+    store_locked(r, &r->pattern, Py_XNewRef(value));
     return 0;
 }
 
 static PyObject *
 get_path_values(http_request *r, void *Py_UNUSED(closure))
 {
-    if (r->path_values == NULL)
-        r->path_values = PyDict_New();
-    return Py_XNewRef(r->path_values);
+    PyObject *values = load_locked(r, &r->path_values);
+    return values ? values : fill_locked(r, &r->path_values, PyDict_New());
 }
 
 static int
@@ -308,17 +364,20 @@ set_path_values(http_request *r, PyObject *value, void *Py_UNUSED(closure))
         PyErr_SetString(PyExc_TypeError, "path_values must be a dict");
         return -1;
     }
-    Py_XSETREF(r->path_values, Py_NewRef(value));
+    store_locked(r, &r->path_values, Py_NewRef(value));
     return 0;
 }
 
 static PyObject *
 request_path_value(http_request *r, PyObject *name)
 {
-    PyObject *value = r->path_values ? PyDict_GetItemWithError(r->path_values, name) : NULL;
-    if (value == NULL && PyErr_Occurred())
+    PyObject *values = load_locked(r, &r->path_values), *value = NULL;
+    if (values != NULL && py_dict_get(values, name, &value) < 0) {
+        Py_DECREF(values);
         return NULL;
-    return value ? Py_NewRef(value) : PyUnicode_FromString("");
+    }
+    Py_XDECREF(values);
+    return value ? value : PyUnicode_FromString("");
 }
 
 static PyObject *
@@ -334,24 +393,33 @@ request_repr(http_request *r)
 
 /* ---- the body ---- */
 
-typedef struct {
+typedef struct Body {
     PyObject_HEAD
-    http_request *request;      /* owned */
+    union {
+        http_request *request;  /* owned */
+        struct Body *next_free;
+    };
 } Body;
 
 static PyObject *
 get_body(http_request *r, void *Py_UNUSED(closure))
 {
-    if (r->body == NULL) {
-        Body *b = PyObject_GC_New(Body, core->body_type);
-        if (b == NULL)
-            return NULL;
-        /* A cycle, which http_request_end() cuts. */
-        b->request = (http_request *)Py_NewRef((PyObject *)r);
-        PyObject_GC_Track(b);
-        r->body = (PyObject *)b;
+    PyObject *body = load_locked(r, &r->body);
+    if (body != NULL)
+        return body;
+    http_cache *cache = http_cache_here();
+    Body *b;
+    if (RT_LIKELY(cache != NULL && (b = cache->bodies) != NULL)) {
+        cache->bodies = b->next_free;
+        cache->nbodies--;
+        _Py_NewReference((PyObject *)b);
     }
-    return Py_NewRef(r->body);
+    else if ((b = PyObject_GC_New(Body, core->body_type)) == NULL)
+        return NULL;
+    /* A cycle, which http_request_end() cuts. */
+    b->request = (http_request *)Py_NewRef((PyObject *)r);
+    PyObject_GC_Track(b);
+    return fill_locked(r, &r->body, (PyObject *)b);
 }
 
 static int
@@ -375,32 +443,54 @@ body_dealloc(Body *b)
     PyTypeObject *type = Py_TYPE(b);
     PyObject_GC_UnTrack(b);
     body_clear(b);
+    http_cache *cache = http_cache_here();
+    if (RT_LIKELY(cache != NULL && cache->nbodies < HTTP_MAX_FREE_OBJECTS)) {
+        b->next_free = cache->bodies;       /* and it keeps its reference to the type */
+        cache->bodies = b;
+        cache->nbodies++;
+        return;
+    }
     PyObject_GC_Del(b);
     Py_DECREF(type);
 }
 
+/* What is left of the body, as http_body_read() tells; -1 with an exception set. */
+static int
+body_left(http_request *r, int64_t *left)
+{
+    bool live = false;
+    if (RT_LIKELY(r != NULL)) {         /* NULL: a Body the collector has cleared */
+        http_conn *c = r->conn;
+        py_acquire(&c->lock);
+        live = c->req == r;
+        *left = http_body_left(c);
+        py_release(&c->lock);
+    }
+    if (RT_LIKELY(live))
+        return 0;
+    PyErr_SetString(PyExc_RuntimeError, HTTP_REQUEST_OVER);
+    return -1;
+}
+
 /* Everything that is left. */
 static PyObject *
-read_all(http_conn *c)
+read_all(http_request *r)
 {
-    Py_ssize_t len = 0, cap = 16384;
-    if (!c->chunked && !c->body_done)
-        cap = (Py_ssize_t)c->body_left;
+    int64_t left;
+    if (body_left(r, &left) < 0)
+        return NULL;
     /* What a client announces is not allocated before it comes. */
-    if (cap > 1 << 20)
-        cap = 1 << 20;
-    if (c->body_done)
-        cap = 0;
+    Py_ssize_t len = 0, cap = left < 0 ? 16384 : left > 1 << 20 ? 1 << 20 : (Py_ssize_t)left;
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, cap);
-    while (bytes != NULL && !c->body_done) {
+    while (bytes != NULL && left != 0) {
         if (len == cap) {
             cap *= 2;
-            if (!c->chunked && cap > len + c->body_left)
-                cap = (Py_ssize_t)(len + c->body_left);
+            if (left > 0 && cap > len + left)
+                cap = (Py_ssize_t)(len + left);
             if (_PyBytes_Resize(&bytes, cap) < 0)
                 return NULL;
         }
-        Py_ssize_t n = http_body_read(c, PyBytes_AS_STRING(bytes) + len, cap - len);
+        Py_ssize_t n = http_body_read(r, PyBytes_AS_STRING(bytes) + len, cap - len, &left);
         if (n < 0)
             Py_CLEAR(bytes);
         else
@@ -412,18 +502,19 @@ read_all(http_conn *c)
 }
 
 static PyObject *
-read_some(http_conn *c, Py_ssize_t n)
+read_some(http_request *r, Py_ssize_t n)
 {
-    if (c->body_done)
-        return PyBytes_FromStringAndSize(NULL, 0);
-    if (!c->chunked && n > c->body_left)
-        n = (Py_ssize_t)c->body_left;
+    int64_t left;
+    if (body_left(r, &left) < 0)
+        return NULL;
+    if (left >= 0 && n > left)
+        n = (Py_ssize_t)left;
     if (n > 1 << 18)
         n = 1 << 18;            /* a read may return less than asked for */
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, n);
-    if (bytes == NULL)
-        return NULL;
-    Py_ssize_t got = http_body_read(c, PyBytes_AS_STRING(bytes), n);
+    if (bytes == NULL || n == 0)
+        return bytes;
+    Py_ssize_t got = http_body_read(r, PyBytes_AS_STRING(bytes), n, &left);
     if (got < 0) {
         Py_DECREF(bytes);
         return NULL;
@@ -444,19 +535,13 @@ body_read(Body *b, PyObject *const *args, Py_ssize_t nargs)
     if (nargs == 1 && args[0] != Py_None && (n = PyLong_AsSsize_t(args[0])) == -1
         && PyErr_Occurred())
         return NULL;
-    http_conn *c = live_conn(b->request);
-    if (c == NULL)
-        return NULL;
-    return n < 0 ? read_all(c) : read_some(c, n);
+    return n < 0 ? read_all(b->request) : read_some(b->request, n);
 }
 
 static PyObject *
 body_next(Body *b)
 {
-    http_conn *c = live_conn(b->request);
-    if (c == NULL)
-        return NULL;
-    PyObject *bytes = read_some(c, 65536);
+    PyObject *bytes = read_some(b->request, 65536);
     if (bytes != NULL && PyBytes_GET_SIZE(bytes) == 0)
         Py_CLEAR(bytes);        /* StopIteration */
     return bytes;
@@ -490,8 +575,7 @@ static PyType_Spec body_spec = {
 static PyObject *
 request_json(http_request *r, PyObject *Py_UNUSED(ignored))
 {
-    http_conn *c = live_conn(r);
-    PyObject *bytes = c ? read_all(c) : NULL;
+    PyObject *bytes = read_all(r);
     if (bytes == NULL)
         return NULL;
     PyObject *value = PyObject_CallOneArg(http_hooks.load_json, bytes);
@@ -502,9 +586,10 @@ request_json(http_request *r, PyObject *Py_UNUSED(ignored))
 static PyObject *
 request_form(http_request *r, PyObject *Py_UNUSED(ignored))
 {
-    if (r->form == NULL)
-        r->form = PyObject_CallOneArg(http_hooks.parse_form, (PyObject *)r);
-    return Py_XNewRef(r->form);
+    PyObject *form = http_lazy(&r->form);
+    if (form != NULL)
+        return Py_NewRef(form);
+    return keep(r, &r->form, PyObject_CallOneArg(http_hooks.parse_form, (PyObject *)r));
 }
 
 static PyMethodDef methods[] = {

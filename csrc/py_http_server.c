@@ -1,8 +1,13 @@
-/* py_http_server.c - the server object: listeners, time-outs, shutdown.
+/* py_http_server.c - the server object: listeners, shutdown.
  *
- * Connections wait in one list a state.  A state's time-out is the same for all of
- * its connections, so each list is in order of deadline and one timer, set to the
- * earliest first entry, serves all of them: no timer heap per request.
+ * What concerns listeners and shards as a whole happens on the listeners' M; where another
+ * thread asks for it, a goroutine over there does it, and one on each shard's M does
+ * that shard's part.
+ *
+ * Counting.  nconns goes up before a connection can be seen, and down after it is gone.
+ * Whoever brings it to 0 wakes wait_closed(); whoever finds `full` set after
+ * lowering it has accepting go on.  accept_ready() sets `full`, then looks at nconns once
+ * more; both sides are sequentially consistent, so one of the two sees the other.
  */
 #include "py_http.h"
 
@@ -35,32 +40,13 @@ http_log_error(http_conn *c, const char *message, PyObject *exc)
     Py_XDECREF(r);
 }
 
-/* ---- time-outs ---- */
-
-static void
-sweep_fired(rt_timer *t)
-{
-    http_server *s = RT_CONTAINER_OF(t, http_server, sweep);
-    /* Deadlines come from the coarse clock, which is late: by it none might be over. */
-    int64_t now = rt_nanotime(), next = INT64_MAX;
-    Py_INCREF(s);               /* the last connection may hold the last reference */
-    for (int state = 0; state < HTTP_NSTATES; state++) {
-        if (state == HTTP_ACTIVE)
-            continue;
-        http_conn *c;
-        while ((c = s->list[state].head) != NULL && c->deadline <= now)
-            http_conn_expired(c);
-        if (c != NULL && c->deadline < next)
-            next = c->deadline;
-    }
-    if (next != INT64_MAX && !rt_timer_started(t)) {
-        t->when = next;
-        rt_timers_start(&s->mp->p.timers, t);
-    }
-    Py_DECREF(s);
-}
-
 /* ---- accepting ---- */
+
+static inline py_m *
+home(http_server *s)
+{
+    return RT_LOAD(s->mp);
+}
 
 static void
 pause_accepting(http_listener *l)
@@ -71,14 +57,24 @@ pause_accepting(http_listener *l)
     if (rt_timer_started(&l->retry))
         return;
     l->retry.when = rt_nanotime() + l->backoff;
-    rt_timers_start(&l->server->mp->p.timers, &l->retry);
+    rt_timers_start(&home(l->server)->p.timers, &l->retry);
 }
 
 static void
 rearm_listener(http_listener *l)
 {
-    rt_p *pp = &l->server->mp->p;
+    rt_p *pp = l->pd.pp;
     pp->sched->netpoll->modify(pp->np, l->pd.fd, &l->pd);
+}
+
+/* At max_conns?  Then accepting goes on when a connection ends. */
+static bool
+at_limit(http_server *s)
+{
+    if (RT_LIKELY(RT_LOAD(s->nconns) < s->max_conns))
+        return false;
+    atomic_store(&s->full, true);
+    return atomic_load(&s->nconns) >= s->max_conns;
 }
 
 static void
@@ -87,8 +83,8 @@ accept_ready(rt_pd *pd, uint32_t Py_UNUSED(mode))
     http_listener *l = (http_listener *)pd;
     http_server *s = l->server;
     for (int i = 0; i < ACCEPT_BATCH; i++) {
-        if (s->nconns >= s->max_conns)
-            return;             /* until http_server_accept_again() */
+        if (at_limit(s))
+            return;
         union {
             struct sockaddr sa;
             struct sockaddr_in in4;
@@ -108,15 +104,21 @@ accept_ready(rt_pd *pd, uint32_t Py_UNUSED(mode))
             continue;           /* this connection failed, the next may not */
         }
         l->backoff = 0;
-        http_conn_start(s, fd, &peer.sa);
+        http_conn *c = http_conn_new(s, fd, &peer.sa);
+        if (c == NULL)
+            continue;
+        http_count(&s->nconns, 1);
+        RT_COUNT(s->accepted, 1);
+        RT_COUNT(home(s)->http.accepted, 1);
+        http_shard_place(c);
     }
     rearm_listener(l);          /* there may be more */
 }
 
-void
-http_server_accept_again(http_server *s)
+static void
+accept_again(http_server *s)
 {
-    for (int i = 0; i < s->nlisteners; i++)
+    for (int i = 0; i < RT_LOAD(s->nlisteners); i++)
         rearm_listener(s->listeners[i]);
 }
 
@@ -126,19 +128,74 @@ retry_fired(rt_timer *t)
     rearm_listener(RT_CONTAINER_OF(t, http_listener, retry));
 }
 
+/* Who waits in wait_closed() or listen() looks again. */
+static void
+wake_waiters(http_server *s)
+{
+    py_waitq woken = {0};
+    py_acquire(&s->lock);
+    py_waitq_claim_all(&s->waiters, RT_WAKE_READY, &woken);
+    py_release(&s->lock);
+    py_ready_all(&woken);
+}
+
+/* The caller has a reference to s. */
 static void
 close_listeners(http_server *s)
 {
-    while (s->nlisteners > 0) {
-        http_listener *l = s->listeners[--s->nlisteners];
-        rt_timers_stop(&s->mp->p.timers, &l->retry);
+    rt_timers *timers = &home(s)->p.timers;
+    while (RT_LOAD(s->nlisteners) > 0) {
+        http_listener *l = s->listeners[RT_LOAD(s->nlisteners) - 1];
+        rt_timers_stop(timers, &l->retry);
         int fd = l->pd.fd;
         rt_pd_close(&l->pd);
         close(fd);
         PyMem_Free(l);
+        RT_COUNT(s->nlisteners, -1);
+        Py_DECREF(s);
     }
-    if (s->nconns == 0)
-        py_waitq_wake_all(&s->waiters, RT_WAKE_READY);
+    if (rt_timers_stop(timers, &s->recall))
+        Py_DECREF(s);
+    if (atomic_load(&s->nconns) == 0)
+        wake_waiters(s);
+}
+
+/* ---- asking other Ms ---- */
+
+/* Have entry run on mp; its arg is s or one of its shards, and a reference to s, which it
+   must drop. */
+static int
+ask(http_server *s, py_m *mp, PyObject *(*entry)(Goroutine *), void *arg)
+{
+    Py_INCREF(s);
+    if (py_g_spawn_c(mp, entry, arg) == 0)
+        return 0;
+    Py_DECREF(s);
+    return -1;
+}
+
+static PyObject *
+accept_again_main(Goroutine *gp)
+{
+    http_server *s = gp->call.c.arg;
+    accept_again(s);
+    Py_DECREF(s);
+    Py_RETURN_NONE;
+}
+
+void
+http_server_closed_one(http_server *s, uint32_t left)
+{
+    if (RT_UNLIKELY(atomic_load(&s->full)) && atomic_exchange(&s->full, false)) {
+        if (py_tls_m == home(s))
+            accept_again(s);
+        else if (ask(s, home(s), accept_again_main, s) < 0) {
+            PyErr_Clear();
+            atomic_store(&s->full, true);       /* the next that ends tries again */
+        }
+    }
+    if (left == 0)
+        wake_waiters(s);
 }
 
 /* ---- the object ---- */
@@ -186,17 +243,15 @@ server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     s->handler = Py_NewRef(handler);
     s->limits = (rt_http1_limits){
         .max_target = max_target, .max_head = max_head, .max_fields = max_fields};
-    s->head_timeout = 10 * (int64_t)1000000000;
-    s->idle_timeout = 120 * (int64_t)1000000000;
+    int64_t *timeouts = s->timeouts;
+    timeouts[HTTP_HEAD] = 10 * (int64_t)1000000000;
+    timeouts[HTTP_IDLE] = 120 * (int64_t)1000000000;
+    timeouts[HTTP_ACTIVE] = INT64_MAX;
+    timeouts[HTTP_LINGER] = 2 * (int64_t)1000000000;
     s->read_timeout = s->write_timeout = 60 * (int64_t)1000000000;
     s->max_body = 64 << 20;
     s->max_conns = max_conns;
-    s->sweep.fire = sweep_fired;
-    s->scratch = PyMem_Malloc(max_fields * sizeof(rt_http1_field));
-    if (s->scratch == NULL) {
-        PyErr_NoMemory();
-        goto fail;
-    }
+    s->recall.fire = http_shard_recall;
     if (body == Py_None)
         s->max_body = INT64_MAX;
     else if (body != NULL) {
@@ -207,11 +262,12 @@ server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
             goto fail;
         }
     }
-    if (seconds_ns(head, "read_header_timeout", &s->head_timeout) < 0
-        || seconds_ns(idle, "idle_timeout", &s->idle_timeout) < 0
+    if (seconds_ns(head, "read_header_timeout", &timeouts[HTTP_HEAD]) < 0
+        || seconds_ns(idle, "idle_timeout", &timeouts[HTTP_IDLE]) < 0
         || seconds_ns(rd, "read_timeout", &s->read_timeout) < 0
         || seconds_ns(wr, "write_timeout", &s->write_timeout) < 0)
         goto fail;
+    timeouts[HTTP_DRAIN] = s->read_timeout;
     return (PyObject *)s;
 
 fail:
@@ -239,14 +295,125 @@ server_dealloc(http_server *s)
 {
     PyTypeObject *type = Py_TYPE(s);
     PyObject_GC_UnTrack(s);
-    if (s->mp != NULL) {
-        close_listeners(s);     /* connections hold references: there are none */
-        rt_timers_stop(&s->mp->p.timers, &s->sweep);
-    }
+    /* Listeners, connections and timers hold references: there are none. */
+    for (uint32_t id = 0; id <= RT_SPARE_P; id++)
+        http_shard_free(RT_LOAD(s->shards[id]));
     server_clear(s);
-    PyMem_Free(s->scratch);
     type->tp_free(s);
     Py_DECREF(type);
+}
+
+/* ---- waiting ---- */
+
+static bool
+all_closed(http_server *s)
+{
+    return atomic_load(&s->nconns) == 0 && atomic_load(&s->nlisteners) == 0;
+}
+
+/* Wait until *done, or until everything is closed where done is NULL; under s->lock, of
+   which it lets go to park.  RT_WAKE_*. */
+static uint32_t
+wait_locked(http_server *s, Goroutine *gp, const bool *done, int64_t deadline)
+{
+    uint32_t why = RT_WAKE_READY;
+    while (why == RT_WAKE_READY) {
+        rt_g_arm(&gp->g);
+        bool over = done ? *done : all_closed(s) || RT_LOAD(s->aborted);
+        if (over && py_disarm(gp))
+            break;
+        if (!over)
+            py_waitq_push(&s->waiters, &gp->seat->waiter);
+        py_release(&s->lock);
+        why = py_park(gp, PY_WAIT_IO, deadline);
+        py_acquire(&s->lock);
+        py_waitq_remove(&gp->seat->waiter);
+    }
+    return why;
+}
+
+/* ---- listening ---- */
+
+enum {                          /* why listen() fails, besides -errno */
+    WAS_CLOSED = 1,
+    TOO_MANY
+};
+
+/* On the listeners' M.  0, -errno or one of the above. */
+static int
+open_listener(http_server *s, int fd)
+{
+    /* Pairs with close_from_here(): one of the two sees the other. */
+    if (atomic_load(&s->closing))
+        return WAS_CLOSED;
+    if (RT_LOAD(s->nlisteners) == HTTP_MAX_LISTENERS)
+        return TOO_MANY;
+    http_listener *l = PyMem_Calloc(1, sizeof(*l));
+    if (l == NULL || http_shard_get(s, home(s)) == NULL) {
+        PyMem_Free(l);
+        return -ENOMEM;
+    }
+    l->server = s;
+    l->retry.fire = retry_fired;
+    /* Connections inherit it: small responses leave at once. */
+    int one = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    int err = rt_pd_open(&l->pd, &home(s)->p, fd, accept_ready);
+    if (err < 0) {
+        PyMem_Free(l);
+        return err;
+    }
+    Py_INCREF(s);
+    s->forks = core->forks;
+    s->listeners[RT_LOAD(s->nlisteners)] = l;
+    RT_COUNT(s->nlisteners, 1);
+    return 0;
+}
+
+typedef struct {
+    http_server *server;        /* owned reference */
+    int fd, err;
+    bool done;                  /* guarded by the server's lock */
+} listen_call;
+
+static PyObject *
+listen_main(Goroutine *gp)
+{
+    listen_call *call = gp->call.c.arg;
+    http_server *s = call->server;
+    call->err = open_listener(s, call->fd);
+    py_acquire(&s->lock);
+    call->done = true;          /* from now on it is the caller's alone */
+    py_release(&s->lock);
+    wake_waiters(s);
+    Py_DECREF(s);
+    Py_RETURN_NONE;
+}
+
+/* For a plain thread, which cannot be interrupted: returns when it is done. */
+static int
+listen_elsewhere(http_server *s, int fd)
+{
+    Goroutine *gp = py_current("HTTPServer.listen()");
+    listen_call *call = gp ? PyMem_Calloc(1, sizeof(*call)) : NULL;
+    if (call == NULL) {
+        PyErr_Clear();
+        return -ENOMEM;
+    }
+    call->server = (http_server *)Py_NewRef((PyObject *)s);
+    call->fd = fd;
+    if (py_g_spawn_c(home(s), listen_main, call) < 0) {
+        PyErr_Clear();
+        PyMem_Free(call);
+        Py_DECREF(s);
+        return -ENOMEM;
+    }
+    py_acquire(&s->lock);
+    wait_locked(s, gp, &call->done, RT_FOREVER);
+    py_release(&s->lock);
+    int err = call->err;
+    PyMem_Free(call);
+    return err;
 }
 
 static PyObject *
@@ -255,130 +422,146 @@ server_listen(http_server *s, PyObject *arg)
     long fd = PyLong_AsLong(arg);
     if (fd == -1 && PyErr_Occurred())
         return NULL;
-    py_m *mp = py_this_m();
-    if (mp == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "a plain thread cannot serve by itself: start the "
-                        "server in a goroutine, runtime.go(server.serve)");
+    py_m *mp = py_this_m(), *none = NULL;
+    bool plain = mp == NULL;
+    if (plain && (mp = py_spare()) == NULL)
         return NULL;
-    }
-    if (s->mp != NULL && s->mp != mp) {
+    if (!atomic_compare_exchange_strong(&s->mp, &none, mp) && none != mp) {
         PyErr_SetString(PyExc_RuntimeError, "the server runs on another thread already");
         return NULL;
     }
-    if (s->nlisteners == HTTP_MAX_LISTENERS) {
+    if (mp->p.id == RT_SPARE_P)
+        s->leave_main = true;
+    int err = plain ? listen_elsewhere(s, (int)fd) : open_listener(s, (int)fd);
+    if (err == 0)
+        Py_RETURN_NONE;
+    if (err == WAS_CLOSED)
+        PyErr_SetString(PyExc_RuntimeError, "the server was closed");
+    else if (err == TOO_MANY)
         PyErr_Format(PyExc_ValueError, "a server has at most %d listeners", HTTP_MAX_LISTENERS);
-        return NULL;
-    }
-    http_listener *l = PyMem_Calloc(1, sizeof(*l));
-    if (l == NULL)
-        return PyErr_NoMemory();
-    s->mp = mp;
-    l->server = s;
-    l->retry.fire = retry_fired;
-    /* Connections inherit it: small responses leave at once. */
-    int one = 1;
-    setsockopt((int)fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    int err = rt_pd_open(&l->pd, &mp->p, (int)fd, accept_ready);
-    if (err < 0) {
-        PyMem_Free(l);
+    else
         raise_errno(-err);
-        return NULL;
-    }
-    s->listeners[s->nlisteners++] = l;
+    return NULL;
+}
+
+/* ---- ending ---- */
+
+static PyObject *
+shutdown_shard_main(Goroutine *gp)
+{
+    http_shard *sh = gp->call.c.arg;
+    http_server *s = sh->server;
+    http_shard_shutdown(sh);
+    Py_DECREF(s);
     Py_RETURN_NONE;
 }
 
-/* Connections, timers and the poller belong to the server's M: where another thread
-   asks, a goroutine over there does it.  gp->arg: an owned reference to the server. */
-static int
-hand_over(http_server *s, PyObject *(*entry)(Goroutine *))
-{
-    Py_INCREF(s);
-    if (py_g_spawn_c(s->mp, entry, s) == 0)
-        return 0;
-    Py_DECREF(s);
-    return -1;
-}
-
+/* A shard has done its part of an abort; the last one tells. */
 static void
-begin_shutdown(http_server *s)
+aborted_one(http_server *s)
 {
-    close_listeners(s);
-    http_conn *c, *next;
-    for (c = s->list[HTTP_IDLE].head; c != NULL; c = next) {
-        next = c->next;
-        http_conn_destroy(c);
-    }
-    /* Connected, but nothing was asked yet. */
-    for (c = s->list[HTTP_HEAD].head; c != NULL; c = next) {
-        next = c->next;
-        if (c->in_pos == c->in_len && !c->readable)
-            http_conn_destroy(c);
-    }
+    if (http_count(&s->aborting, -1) != 0)
+        return;
+    RT_STORE(s->aborted, true);
+    wake_waiters(s);
 }
 
 static PyObject *
-begin_shutdown_main(Goroutine *gp)
+abort_shard_main(Goroutine *gp)
+{
+    http_shard *sh = gp->call.c.arg;
+    http_server *s = sh->server;
+    http_shard_abort(sh);
+    aborted_one(s);
+    Py_DECREF(s);
+    Py_RETURN_NONE;
+}
+
+/* On the listeners' M: the end of everything (abort), or of what is idle.  Other Ms do
+   their part later. */
+static void
+close_all(http_server *s, bool abort)
+{
+    close_listeners(s);
+    if (abort)
+        http_count(&s->aborting, 1);
+    for (uint32_t id = 0; id <= RT_SPARE_P; id++) {
+        http_shard *sh = RT_LOAD(s->shards[id]);
+        if (sh == NULL)
+            continue;
+        http_shard_forget(sh);
+        if (abort)
+            http_count(&s->aborting, 1);
+        if (sh->mp != home(s)
+            && ask(s, sh->mp, abort ? abort_shard_main : shutdown_shard_main, sh) == 0)
+            continue;
+        PyErr_Clear();
+        if (sh->mp == home(s))
+            (abort ? http_shard_abort : http_shard_shutdown)(sh);
+        if (abort)
+            aborted_one(s);
+    }
+    if (abort)
+        aborted_one(s);
+}
+
+static PyObject *
+shutdown_main(Goroutine *gp)
 {
     http_server *s = gp->call.c.arg;
-    begin_shutdown(s);
+    close_all(s, false);
     Py_DECREF(s);
     Py_RETURN_NONE;
-}
-
-static PyObject *
-server_begin_shutdown(http_server *s, PyObject *Py_UNUSED(ignored))
-{
-    s->closing = true;
-    if (s->mp != NULL && s->mp != py_this_m()) {
-        if (hand_over(s, begin_shutdown_main) < 0)
-            return NULL;
-    }
-    else if (s->mp != NULL)
-        begin_shutdown(s);
-    Py_RETURN_NONE;
-}
-
-static void
-abort_all(http_server *s)
-{
-    close_listeners(s);
-    for (int state = 0; state < HTTP_NSTATES; state++) {
-        http_conn *c, *next;
-        for (c = s->list[state].head; c != NULL; c = next) {
-            next = c->next;
-            if (state == HTTP_ACTIVE)
-                http_conn_abort(c);
-            else
-                http_conn_destroy(c);
-        }
-    }
-    s->aborted = true;
-    py_waitq_wake_all(&s->waiters, RT_WAKE_READY);
 }
 
 static PyObject *
 abort_main(Goroutine *gp)
 {
     http_server *s = gp->call.c.arg;
-    abort_all(s);
+    close_all(s, true);
     Py_DECREF(s);
+    Py_RETURN_NONE;
+}
+
+/* From any thread.  -1 with an exception set. */
+static int
+close_from_here(http_server *s, bool abort)
+{
+    atomic_store(&s->closing, true);
+    py_m *mp = atomic_load(&s->mp);
+    if (mp == NULL) {
+        if (abort)
+            RT_STORE(s->aborted, true);
+        return 0;
+    }
+    if (http_server_is_parents(s)) {
+        /* Only the copies of the descriptors are ours. */
+        for (int i = 0; i < RT_LOAD(s->nlisteners); i++)
+            close(s->listeners[i]->pd.fd);
+        RT_STORE(s->nlisteners, 0);
+        RT_STORE(s->aborted, true);
+        return 0;
+    }
+    if (mp != py_this_m())
+        return ask(s, mp, abort ? abort_main : shutdown_main, s);
+    close_all(s, abort);
+    return 0;
+}
+
+static PyObject *
+server_begin_shutdown(http_server *s, PyObject *Py_UNUSED(ignored))
+{
+    if (close_from_here(s, false) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
 static PyObject *
 server_abort(http_server *s, PyObject *Py_UNUSED(ignored))
 {
-    s->closing = true;
-    if (s->mp != NULL && s->mp != py_this_m()) {
-        if (hand_over(s, abort_main) < 0)
-            return NULL;
-        Py_RETURN_FALSE;
-    }
-    if (s->mp != NULL)
-        abort_all(s);
-    s->aborted = true;
-    Py_RETURN_TRUE;
+    if (close_from_here(s, true) < 0)
+        return NULL;
+    return PyBool_FromLong(RT_LOAD(s->aborted));
 }
 
 static PyObject *
@@ -390,41 +573,46 @@ server_wait_closed(http_server *s, PyObject *timeout)
     Goroutine *gp = py_current("HTTPServer.wait_closed()");
     if (gp == NULL)
         return NULL;
-    while ((s->nconns != 0 || s->nlisteners != 0) && !s->aborted) {
-        rt_g_arm(&gp->g);
-        py_waitq_push(&s->waiters, &gp->seat->waiter);
-        uint32_t why = py_park(gp, PY_WAIT_IO, deadline);
-        py_waitq_remove(&gp->seat->waiter);
-        if (why == RT_WAKE_TIMEOUT)
-            Py_RETURN_FALSE;
-        if (why != RT_WAKE_READY)
-            return NULL;
-    }
-    return PyBool_FromLong(s->nconns == 0 && s->nlisteners == 0);
+    py_acquire(&s->lock);
+    uint32_t why = wait_locked(s, gp, NULL, deadline);
+    py_release(&s->lock);
+    if (why == RT_WAKE_READY)
+        return PyBool_FromLong(all_closed(s));
+    if (why == RT_WAKE_TIMEOUT)
+        Py_RETURN_FALSE;
+    return NULL;
 }
 
 static PyObject *
 server_stats(http_server *s, PyObject *Py_UNUSED(ignored))
 {
     uint32_t count[HTTP_NSTATES] = {0};
-    for (int state = 0; state < HTTP_NSTATES; state++)
-        for (http_conn *c = s->list[state].head; c != NULL; c = c->next)
-            count[state]++;
-    return Py_BuildValue("{sI sI sI sI sI sK sK}", "connections", s->nconns, "reading",
+    uint64_t requests = 0;
+    for (uint32_t id = 0; id <= RT_SPARE_P; id++) {
+        http_shard *sh = atomic_load_explicit(&s->shards[id], memory_order_acquire);
+        if (sh == NULL)
+            continue;
+        for (int state = 0; state < HTTP_NSTATES; state++)
+            count[state] += RT_LOAD(sh->list[state].len);
+        requests += RT_LOAD(sh->requests);
+    }
+    return Py_BuildValue("{sI sI sI sI sI sK sK}", "connections", RT_LOAD(s->nconns), "reading",
                          count[HTTP_HEAD], "idle", count[HTTP_IDLE], "active",
                          count[HTTP_ACTIVE], "closing", count[HTTP_DRAIN] + count[HTTP_LINGER],
-                         "accepted", (unsigned long long)s->accepted, "requests",
-                         (unsigned long long)s->requests);
+                         "accepted", (unsigned long long)RT_LOAD(s->accepted), "requests",
+                         (unsigned long long)requests);
 }
 
 static PyMethodDef methods[] = {
     {"listen", (PyCFunction)server_listen, METH_O,
-     "listen($self, fd, /)\n--\n\nAccept connections of a non-blocking listening socket, and own it."},
+     "listen($self, fd, /)\n--\n\n"
+     "Accept connections of a non-blocking listening socket, and own it.\n\n"
+     "They belong to the calling thread; if it runs no goroutines, to one of the runtime."},
     {"begin_shutdown", (PyCFunction)server_begin_shutdown, METH_NOARGS,
      "begin_shutdown($self, /)\n--\n\nStop accepting, close idle connections; never blocks."},
     {"abort", (PyCFunction)server_abort, METH_NOARGS,
      "abort($self, /)\n--\n\nClose everything; running handlers fail at their next I/O.\n\n"
-     "False where the server's own thread will do it, and then end wait_closed()."},
+     "False where threads of the server will do it, and then end wait_closed()."},
     {"wait_closed", (PyCFunction)server_wait_closed, METH_O,
      "wait_closed($self, timeout, /)\n--\n\n"
      "True once all is closed, False after timeout seconds, or after abort() while\n"

@@ -5,6 +5,10 @@
  * kept by reference, or a buffer of up to MAX_BUFFER bytes.  A handler that writes
  * more, or flushes, streams: chunked for HTTP/1.1, until close for HTTP/1.0, or
  * plainly if it has declared a Content-Length.
+ *
+ * A method takes the connection's lock and does its whole work under it, so that what
+ * several threads write is not mixed up.  While one of them is parked in a send, the
+ * others get an error.  References are dropped after the lock.
  */
 #include "py_http.h"
 
@@ -12,11 +16,6 @@
 
 #define MAX_BUFFER (64 * 1024)          /* bytes of body held back */
 #define COPY_MAX (16 * 1024)            /* larger bodies are sent from where they are */
-#define MAX_FREE 64
-
-static http_writer *free_writers;
-static uint32_t nfree;
-
 /* ---- pieces of a head ---- */
 
 const char *
@@ -101,29 +100,42 @@ add_number(http_out *out, uint64_t n)
     http_out_add(out, digits + i, sizeof(digits) - (size_t)i);
 }
 
+#define DATE_LEN 37
+
+static void
+make_date(char line[40], time_t when)
+{
+    static const char days[] = "SunMonTueWedThuFriSat";
+    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    struct tm tm;
+    gmtime_r(&when, &tm);
+    snprintf(line, 40, "Date: %.3s, %02d %.3s %04d %02d:%02d:%02d GMT\r\n",
+             days + 3 * tm.tm_wday, tm.tm_mday, months + 3 * tm.tm_mon,
+             (tm.tm_year + 1900) % 10000, tm.tm_hour, tm.tm_min, tm.tm_sec);
+}
+
 /* "Date: ...\r\n", made once a second (RFC 9110 section 6.6.1). */
 static void
 add_date(http_out *out)
 {
-    static time_t made = -1;
-    static char line[40];
+    http_cache *cache = http_cache_here();
     struct timespec now;
 #ifdef CLOCK_REALTIME_COARSE
     clock_gettime(CLOCK_REALTIME_COARSE, &now);
 #else
     clock_gettime(CLOCK_REALTIME, &now);
 #endif
-    if (RT_UNLIKELY(now.tv_sec != made)) {
-        static const char days[] = "SunMonTueWedThuFriSat";
-        static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-        struct tm tm;
-        gmtime_r(&now.tv_sec, &tm);
-        snprintf(line, sizeof(line), "Date: %.3s, %02d %.3s %04d %02d:%02d:%02d GMT\r\n",
-                 days + 3 * tm.tm_wday, tm.tm_mday, months + 3 * tm.tm_mon,
-                 (tm.tm_year + 1900) % 10000, tm.tm_hour, tm.tm_min, tm.tm_sec);
-        made = now.tv_sec;
+    if (RT_UNLIKELY(cache == NULL)) {
+        char line[40];
+        make_date(line, now.tv_sec);
+        http_out_add(out, line, DATE_LEN);
+        return;
     }
-    http_out_add(out, line, 37);
+    if (RT_UNLIKELY(now.tv_sec != cache->date_made)) {
+        make_date(cache->date, now.tv_sec);
+        cache->date_made = now.tv_sec;
+    }
+    http_out_add(out, cache->date, DATE_LEN);
 }
 
 static void
@@ -176,7 +188,6 @@ http_simple_response(http_conn *c, int status, const char *text)
 
 /* What the handler's own header fields say. */
 typedef struct {
-    http_writer *w;
     size_t bytes;               /* room they need */
     int64_t length;             /* Content-Length, -1 none, -2 not a number */
     bool type, date, close, keep_alive;
@@ -250,16 +261,14 @@ no_memory(void)
     return -1;
 }
 
-/* Write the head into c->out.  length: of the whole body, or -1: it will be
-   streamed.  extra: bytes of body the caller will add. */
-static int
-add_head(http_writer *w, int64_t length, size_t extra)
+static inline int
+add_head_locked(http_writer *w, PyObject *headers, int64_t length, size_t extra)
 {
     http_conn *c = w->conn;
     const rt_http1_req *req = &c->req->head;
-    head_facts f = {.w = w, .length = -1};
-    if (w->headers != NULL)
-        http_headers_each(w->headers, collect, &f);
+    head_facts f = {.length = -1};
+    if (headers != NULL)
+        http_headers_each(headers, collect, &f);
     if (f.length == -2) {
         PyErr_SetString(PyExc_ValueError, "Content-Length must be a number of bytes");
         return -1;
@@ -275,7 +284,7 @@ add_head(http_writer *w, int64_t length, size_t extra)
                      (long long)f.length, (long long)length);
         return -1;
     }
-    if (f.close || c->server->closing)
+    if (f.close || RT_LOAD(c->server->closing))
         c->close_after = true;
     if (RT_UNLIKELY(c->continue_due)) {
         /* Too late to ask for the body; it may come or not (RFC 9110 section 10.1.1). */
@@ -305,8 +314,8 @@ add_head(http_writer *w, int64_t length, size_t extra)
         else
             ADD_LITERAL(out, "Content-Type: application/octet-stream\r\n");
     }
-    if (w->headers != NULL)
-        http_headers_each(w->headers, add_field, out);
+    if (headers != NULL)
+        http_headers_each(headers, add_field, out);
     int64_t announced = f.length >= 0 ? f.length : length;
     if (req->method_id == RT_HM_HEAD && f.length < 0 && !w->wrote)
         announced = -1;         /* the length a GET would have is not known */
@@ -326,7 +335,29 @@ add_head(http_writer *w, int64_t length, size_t extra)
     return 0;
 }
 
+/* Write the head into c->out.  length: of the whole body, or -1: it will be
+   streamed.  extra: bytes of body the caller will add. */
+static int
+add_head(http_writer *w, int64_t length, size_t extra)
+{
+    PyObject *headers = http_lazy(&w->headers);
+    if (RT_LIKELY(headers == NULL))
+        return add_head_locked(w, NULL, length, extra);
+    http_headers_acquire(headers);
+    int r = add_head_locked(w, headers, length, extra);
+    http_headers_release(headers);
+    return r;
+}
+
 /* ---- bodies ---- */
+
+/* Body bytes, on their way. */
+typedef struct {
+    PyObject *object;           /* borrowed: the str or bytes they are in */
+    const char *bytes;
+    size_t n;
+    bool text;                  /* was given as a str */
+} piece;
 
 /* The bytes of a str (as UTF-8) or bytes object. */
 static const char *
@@ -337,6 +368,45 @@ object_bytes(PyObject *data, Py_ssize_t *n)
         return PyBytes_AS_STRING(data);
     }
     return PyUnicode_AsUTF8AndSize(data, n);
+}
+
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030E0000
+/* There, two threads that are the first to ask for a str's UTF-8 at the same time see
+   it unfinished. */
+#define UTF8_IS_SAFE(str) PyUnicode_IS_ASCII(str)
+#else
+#define UTF8_IS_SAFE(str) true
+#endif
+
+/* Make a piece of what a handler gives us.  *own: an object made for it (owned), or NULL.
+   -1 with an exception set. */
+static int
+make_piece(piece *p, PyObject *data, PyObject **own)
+{
+    *own = NULL;
+    p->text = PyUnicode_Check(data);
+    if (RT_UNLIKELY(p->text ? !UTF8_IS_SAFE(data) : !PyBytes_Check(data))) {
+        if (p->text)
+            data = PyUnicode_AsUTF8String(data);
+        else if (PyObject_CheckBuffer(data))
+            data = PyBytes_FromObject(data);
+        else {
+            PyErr_Format(PyExc_TypeError, "write() needs str or bytes, not %.200s",
+                         Py_TYPE(data)->tp_name);
+            return -1;
+        }
+        if (data == NULL)
+            return -1;
+        *own = data;
+    }
+    Py_ssize_t n;
+    p->object = data;
+    p->bytes = object_bytes(data, &n);
+    p->n = (size_t)n;
+    if (p->bytes != NULL)
+        return 0;
+    Py_CLEAR(*own);
+    return -1;
 }
 
 /* Hand body bytes to the connection, framed.  The head is written already. */
@@ -374,20 +444,20 @@ stream(http_writer *w, const char *data, size_t n)
     return 0;
 }
 
-/* Begin to stream: the head, then what was held back. */
+/* Begin to stream: the head, then what was held back.  *drop: a reference that the
+   caller shall drop after the lock. */
 static int
-start_stream(http_writer *w)
+start_stream(http_writer *w, PyObject **drop)
 {
     if (add_head(w, -1, 0) < 0)
         return -1;
-    PyObject *first = w->first;
-    w->first = NULL;
-    Py_ssize_t n;
     int r = 0;
-    if (first != NULL) {
-        const char *data = object_bytes(first, &n);
-        r = data ? stream(w, data, (size_t)n) : -1;
-        Py_DECREF(first);
+    if (w->first != NULL) {
+        Py_ssize_t n;
+        *drop = w->first;
+        w->first = NULL;
+        const char *data = object_bytes(*drop, &n);
+        r = stream(w, data, (size_t)n);
     }
     else if (w->buf_len != 0)
         r = stream(w, w->buf, w->buf_len);
@@ -413,32 +483,29 @@ buffer_add(http_writer *w, const char *data, size_t n)
     return 0;
 }
 
-/* Take body bytes.  data is a str or bytes; kept by reference where that serves. */
+/* Take body bytes; a single object is kept by reference.  drop: see start_stream(). */
 static int
-write_object(http_writer *w, PyObject *data)
+write_piece(http_writer *w, const piece *p, PyObject **drop)
 {
-    Py_ssize_t n;
-    const char *bytes = object_bytes(data, &n);
-    if (bytes == NULL)
-        return -1;
+    size_t n = p->n;
     if (!w->wrote || w->written == 0)
-        w->is_text = PyUnicode_Check(data);
+        w->is_text = p->text;
     w->wrote = true;
-    w->written += n;
+    w->written += (int64_t)n;
     if (n == 0)
         return 0;
     if (w->head_sent) {
-        if (stream(w, bytes, (size_t)n) < 0)
+        if (stream(w, p->bytes, n) < 0)
             return -1;
         return w->conn->out.len >= MAX_BUFFER ? http_send(w->conn, NULL, 0) : 0;
     }
     if (w->written > MAX_BUFFER) {
-        if (start_stream(w) < 0)
+        if (start_stream(w, drop) < 0)
             return -1;
-        return stream(w, bytes, (size_t)n);
+        return stream(w, p->bytes, n);
     }
-    if (w->written == n) {
-        w->first = Py_NewRef(data);
+    if (w->written == (int64_t)n) {
+        w->first = Py_NewRef(p->object);
         return 0;
     }
     if (w->first != NULL) {
@@ -446,9 +513,10 @@ write_object(http_writer *w, PyObject *data)
         const char *held = object_bytes(w->first, &m);
         if (buffer_add(w, held, (size_t)m) < 0)
             return -1;
-        Py_CLEAR(w->first);
+        *drop = w->first;
+        w->first = NULL;
     }
-    return buffer_add(w, bytes, (size_t)n);
+    return buffer_add(w, p->bytes, n);
 }
 
 /* ---- what the connection calls ---- */
@@ -456,11 +524,11 @@ write_object(http_writer *w, PyObject *data)
 http_writer *
 http_writer_new(http_conn *c)
 {
-    http_writer *w = free_writers;
-    if (RT_LIKELY(w != NULL)) {
-        free_writers = w->next_free;
-        nfree--;
-        Py_INCREF(core->writer_type);
+    http_cache *cache = http_cache_here();
+    http_writer *w;
+    if (RT_LIKELY(cache != NULL && (w = cache->writers) != NULL)) {
+        cache->writers = w->next_free;
+        cache->nwriters--;
         _Py_NewReference((PyObject *)w);
     }
     else {
@@ -470,6 +538,7 @@ http_writer_new(http_conn *c)
     }
     memset((char *)w + sizeof(PyObject), 0, sizeof(*w) - sizeof(PyObject));
     w->conn = c;
+    http_count(&c->refs, 1);
     w->declared = -1;
     return w;
 }
@@ -481,25 +550,30 @@ writer_dealloc(http_writer *w)
     Py_CLEAR(w->headers);
     Py_CLEAR(w->first);
     PyMem_Free(w->buf);
-    if (nfree < MAX_FREE) {
-        w->next_free = free_writers;
-        free_writers = w;
-        nfree++;
+    http_conn_unref(w->conn);
+    http_cache *cache = http_cache_here();
+    if (RT_LIKELY(cache != NULL && cache->nwriters < HTTP_MAX_FREE_OBJECTS)) {
+        w->next_free = cache->writers;      /* and it keeps its reference to the type */
+        cache->writers = w;
+        cache->nwriters++;
+        return;
     }
-    else
-        PyObject_Free(w);
+    PyObject_Free(w);
     Py_DECREF(type);
 }
 
-void
-http_writer_end(http_writer *w)
+bool
+http_writer_cut(http_writer *w)
 {
-    w->conn = NULL;
-    Py_DECREF(w);
+    py_acquire(&w->conn->lock);
+    w->ended = true;
+    bool head_sent = w->head_sent;
+    py_release(&w->conn->lock);
+    return head_sent;
 }
 
-int
-http_writer_finish(http_writer *w)
+static inline int
+finish_locked(http_writer *w)
 {
     http_conn *c = w->conn;
     if (RT_UNLIKELY(c->sending)) {
@@ -541,35 +615,56 @@ http_writer_finish(http_writer *w)
     return http_send(c, data, (size_t)n);
 }
 
-/* A returned body is whole: whatever its size, it gets a Content-Length. */
-static int
-set_whole(http_writer *w, PyObject *data)
+int
+http_writer_finish(http_writer *w)
 {
-    Py_ssize_t n;
-    if (object_bytes(data, &n) == NULL)
+    py_acquire(&w->conn->lock);
+    w->ended = true;
+    int r = finish_locked(w);
+    py_release(&w->conn->lock);
+    return r;
+}
+
+/* A returned body is whole: whatever its size, it gets a Content-Length.  A status alone
+   may go before: write_header(201), then return {...}.  data: a str or bytes, or NULL: no
+   body; status: 0: as it is. */
+static int
+set_whole(http_writer *w, PyObject *value, PyObject *data, bool is_json, int status)
+{
+    PyObject *own = NULL;
+    piece p = {0};
+    if (data != NULL && make_piece(&p, data, &own) < 0)
         return -1;
-    w->is_text = PyUnicode_Check(data);
-    w->wrote = true;
-    w->written = n;
-    w->first = Py_NewRef(data);
-    return 0;
+    py_acquire(&w->conn->lock);
+    bool refused = w->head_sent || w->written != 0 || (w->status != 0 && status != 0);
+    if (!refused) {
+        if (status != 0)
+            w->status = status;
+        if (data != NULL) {
+            w->is_text = p.text;
+            w->is_json = is_json;
+            w->wrote = true;
+            w->written = (int64_t)p.n;
+            w->first = Py_NewRef(p.object);
+        }
+    }
+    py_release(&w->conn->lock);
+    Py_XDECREF(own);
+    if (!refused)
+        return 0;
+    PyErr_Format(PyExc_TypeError, "a handler must either write or return the response; "
+                 "this one wrote and returned a %.200s", Py_TYPE(value)->tp_name);
+    return -1;
 }
 
 int
 http_writer_returned(http_writer *w, PyObject *value)
 {
-    /* A status alone may go before: write_header(201), then return {...}. */
-    if (w->head_sent || w->written != 0 || (w->status != 0 && PyLong_Check(value))) {
-        PyErr_Format(PyExc_TypeError, "a handler must either write or return the response; "
-                     "this one wrote and returned a %.200s", Py_TYPE(value)->tp_name);
-        return -1;
-    }
     if (PyUnicode_Check(value) || PyBytes_Check(value))
-        return set_whole(w, value);
+        return set_whole(w, value, value, false, 0);
     if (PyDict_Check(value) || PyList_Check(value)) {
         PyObject *text = PyObject_CallOneArg(http_hooks.dump_json, value);
-        int r = text ? set_whole(w, text) : -1;
-        w->is_json = true;
+        int r = text ? set_whole(w, value, text, true, 0) : -1;
         Py_XDECREF(text);
         return r;
     }
@@ -580,12 +675,11 @@ http_writer_returned(http_writer *w, PyObject *value)
                          value);
             return -1;
         }
-        w->status = (int)status;
-        const char *text = http_status_text(w->status);
+        const char *text = http_status_text((int)status);
         if (status < 400 || *text == 0)
-            return 0;
+            return set_whole(w, value, NULL, false, (int)status);
         PyObject *body = PyUnicode_FromFormat("%s\n", text);
-        int r = body ? set_whole(w, body) : -1;
+        int r = body ? set_whole(w, value, body, false, (int)status) : -1;
         Py_XDECREF(body);
         return r;
     }
@@ -596,36 +690,37 @@ http_writer_returned(http_writer *w, PyObject *value)
 
 /* ---- methods ---- */
 
-static int
-check_live(http_writer *w)
+/* Begin an operation: take the connection's lock.  NULL with an exception set where the
+   response takes no more. */
+static inline http_conn *
+enter(http_writer *w)
 {
-    if (RT_LIKELY(w->conn != NULL && !w->conn->sending))
-        return 0;
-    PyErr_SetString(PyExc_RuntimeError,
-                    w->conn ? "two goroutines write to one response at the same time"
-                            : "the handler has returned: the response is complete");
-    return -1;
+    http_conn *c = w->conn;
+    py_acquire(&c->lock);
+    if (RT_LIKELY(!w->ended && !c->sending))
+        return c;
+    const char *why = w->ended ? "the handler has returned: the response is complete"
+                               : "two goroutines write to one response at the same time";
+    py_release(&c->lock);
+    PyErr_SetString(PyExc_RuntimeError, why);
+    return NULL;
 }
 
 static PyObject *
 writer_write(http_writer *w, PyObject *data)
 {
-    if (check_live(w) < 0)
+    piece p;
+    PyObject *own, *drop = NULL;
+    if (make_piece(&p, data, &own) < 0)
         return NULL;
-    int r;
-    if (PyUnicode_Check(data) || PyBytes_Check(data))
-        r = write_object(w, data);
-    else {
-        PyObject *bytes = PyObject_CheckBuffer(data) ? PyBytes_FromObject(data) : NULL;
-        if (bytes == NULL) {
-            if (!PyErr_Occurred())
-                PyErr_Format(PyExc_TypeError, "write() needs str or bytes, not %.200s",
-                             Py_TYPE(data)->tp_name);
-            return NULL;
-        }
-        r = write_object(w, bytes);
-        Py_DECREF(bytes);
+    http_conn *c = enter(w);
+    int r = -1;
+    if (RT_LIKELY(c != NULL)) {
+        r = write_piece(w, &p, &drop);
+        py_release(&c->lock);
     }
+    Py_XDECREF(own);
+    Py_XDECREF(drop);
     if (r < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -634,32 +729,43 @@ writer_write(http_writer *w, PyObject *data)
 static PyObject *
 writer_write_header(http_writer *w, PyObject *arg)
 {
-    if (check_live(w) < 0)
-        return NULL;
     long status = PyLong_AsLong(arg);
     if (status == -1 && PyErr_Occurred())
         return NULL;
-    if (status < 200 || status > 999) {
+    http_conn *c = enter(w);
+    if (c == NULL)
+        return NULL;
+    bool known = status >= 200 && status <= 999, begun = w->status != 0 || w->written != 0;
+    int before = w->status ? w->status : 200;
+    if (known && !begun) {
+        w->status = (int)status;
+        w->wrote = true;
+    }
+    py_release(&c->lock);
+    if (!known)
         PyErr_Format(PyExc_ValueError, "write_header(%ld): a final status is 200 to 999", status);
-        return NULL;
-    }
-    if (w->status != 0 || w->written != 0) {
+    else if (begun)
         PyErr_Format(PyExc_RuntimeError, "write_header(%ld): the response has begun already, "
-                     "with status %d", status, w->status ? w->status : 200);
-        return NULL;
-    }
-    w->status = (int)status;
-    w->wrote = true;
-    Py_RETURN_NONE;
+                     "with status %d", status, before);
+    else
+        Py_RETURN_NONE;
+    return NULL;
 }
 
 static PyObject *
 writer_flush(http_writer *w, PyObject *Py_UNUSED(ignored))
 {
-    if (check_live(w) < 0)
+    http_conn *c = enter(w);
+    if (c == NULL)
         return NULL;
+    PyObject *drop = NULL;
     w->wrote = true;
-    if ((!w->head_sent && start_stream(w) < 0) || http_send(w->conn, NULL, 0) < 0)
+    int r = w->head_sent ? 0 : start_stream(w, &drop);
+    if (r == 0)
+        r = http_send(c, NULL, 0);
+    py_release(&c->lock);
+    Py_XDECREF(drop);
+    if (r < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -667,15 +773,17 @@ writer_flush(http_writer *w, PyObject *Py_UNUSED(ignored))
 static PyObject *
 writer_get_headers(http_writer *w, void *Py_UNUSED(closure))
 {
-    if (w->headers == NULL)
-        w->headers = http_headers_new();
-    return Py_XNewRef(w->headers);
+    PyObject *headers = http_lazy(&w->headers);
+    return headers ? Py_NewRef(headers) : http_lazy_set(&w->headers, http_headers_new());
 }
 
 static PyObject *
 writer_get_status(http_writer *w, void *Py_UNUSED(closure))
 {
-    return PyLong_FromLong(w->status);
+    py_acquire(&w->conn->lock);
+    int status = w->status;
+    py_release(&w->conn->lock);
+    return PyLong_FromLong(status);
 }
 
 static PyMethodDef methods[] = {

@@ -56,14 +56,20 @@ py_stats(void)
         }
         Py_DECREF(p);
     }
+    uint64_t accepted = 0, closed = 0, requests = 0;
+    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
+        closed += RT_LOAD(mp->http.closed);
+        requests += RT_LOAD(mp->http.requests);
+    }
+    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
+        accepted += RT_LOAD(mp->http.accepted);     /* after: none is counted closed only */
     uint64_t created, finished, now = py_num_goroutine(&created, &finished);
     return Py_BuildValue(
         "{sK sK sK sI sI sI sN s{sK sK sK}}", "goroutines", now, "created", created, "finished",
         finished, "global_runq", (unsigned)RT_LOAD(core->sched.global.len), "gomaxprocs",
         (unsigned)RT_LOAD(core->sched.nprocs), "spinning",
         (unsigned)RT_LOAD(core->sched.nspinning), "ps", ps, "http", "connections",
-        core->http.accepted - core->http.closed, "accepted", core->http.accepted, "requests",
-        core->http.requests);
+        accepted - closed, "accepted", accepted, "requests", requests);
 }
 
 /* ---- the snapshot ---- */

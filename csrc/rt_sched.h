@@ -200,14 +200,6 @@ rt_g_arm(rt_g *gp)
     atomic_store_explicit(&gp->wake, RT_WAKE_NONE, memory_order_release);
 }
 
-/* Take back rt_g_arm() where nobody could find gp yet. */
-static inline void
-rt_g_disarm(rt_g *gp)
-{
-    RT_STORE(gp->wake, RT_WAKE_READY);
-    RT_STORE(gp->status, RT_G_RUNNING);
-}
-
 /* Claim gp's current park.  True: the caller won and must call rt_ready(). */
 static inline bool
 rt_g_claim(rt_g *gp, uint8_t why)
@@ -236,6 +228,8 @@ void rt_p_put_preempted(rt_p *pp, rt_g *gp);
 void rt_p_wake(rt_p *pp);
 /* Have somebody look for work, if a P is idle. */
 void rt_sched_wake_one(rt_sched *sched);
+/* Start the M of an open P, unless that was done or is being done. */
+void rt_sched_start(rt_sched *sched, uint32_t id);
 /* pp's M is stuck in a call: the spare P shall run what it cannot.  Any thread.  Ends
    when pp next looks for work. */
 void rt_sched_lend(rt_p *pp);

@@ -196,15 +196,18 @@ class Server:
             raise RuntimeError("the server was closed: make a new one")
         if self._socket is not None and self._socket.fileno() < 0:
             raise RuntimeError("the server is being served already")
-        if threading.current_thread() is not threading.main_thread() and not _on_runtime_thread():
-            runtime.go.named("http.Server.serve")(self.serve).join()
-            return
         self.listen()
         assert self._socket is not None
         self._core.listen(self._socket.fileno())
         self._socket.detach()
-        with self._signals():
-            self._core.wait_closed(None)
+        try:
+            with self._signals():
+                self._core.wait_closed(None)
+        except BaseException:
+            # As Go does: whatever ends serve(), nothing is accepted any more.
+            self._stop()
+            self._core.begin_shutdown()
+            raise
 
     def shutdown(self, timeout: float | None = None) -> bool:
         """Stop accepting, finish requests in flight, close idle connections.
@@ -259,7 +262,8 @@ class Server:
             nonlocal seen
             seen += 1
             if seen > 1:
-                self.close()
+                self._stop()
+                self._core.abort()  # serve() waits until it is done
             else:
                 runtime.go.named("http.Server.shutdown")(self.shutdown, self._shutdown_timeout)
 
@@ -276,10 +280,6 @@ class Server:
             for signum, previous in ours.items():
                 if signal.getsignal(signum) is stop:
                     signal.signal(signum, previous)
-
-
-def _on_runtime_thread() -> bool:
-    return runtime.current().spawned_at is not None
 
 
 @overload
