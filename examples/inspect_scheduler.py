@@ -26,7 +26,6 @@ def watch(mutex):
 
 
 def main():
-    runtime.gomaxprocs(1)  # or another thread may run "late" at once
     numbers, squares, mutex = runtime.Chan(2), runtime.Chan(), runtime.Mutex()
     mutex.lock()
     runtime.go.named("producer")(produce, numbers)
@@ -36,7 +35,6 @@ def main():
     runtime.go.named("ticker")(runtime.sleep, 3600)
     while any(g.state != "waiting" for g in runtime.goroutines()[1:]):
         runtime.gosched()  # until each of the others has come to where it waits
-    runtime.go.named("late")(print, "never begins: main ends first")
 
     print(f"{'goroutine':<12} {'state':<10} {'waits for':<16} {'where'}")
     for g in runtime.goroutines(stacks=True):

@@ -100,7 +100,6 @@ def test_inspect_scheduler_shows_what_each_goroutine_does():
         ["worker-1", "waiting"],
         ["watcher", "waiting"],
         ["ticker", "waiting"],
-        ["late", "runnable"],
     ]
     assert [row[2].partition(",")[0].split("  ")[0] for row in rows[1:5]] == [
         "chan send",
@@ -109,7 +108,7 @@ def test_inspect_scheduler_shows_what_each_goroutine_does():
         "sync.Mutex.Lock",
     ]
     assert dump.startswith("goroutine 1 [running]:\n__main__.main(...)\n")
-    assert dump.count("\n\ngoroutine ") == 6
+    assert dump.count("\n\ngoroutine ") == 5
 
 
 def test_demo_serves_page_and_counters():
