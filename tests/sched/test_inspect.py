@@ -257,8 +257,8 @@ class Spinner:
         return threading.get_ident()
 
 
-def test_goroutines_running_on_another_m() -> None:
-    before = runtime.gomaxprocs(2)
+def test_goroutines_running_on_another_m(in_order: None) -> None:
+    runtime.gomaxprocs(2)
     spinner = Spinner()
     i = info(spinner.g, stacks=True)
     assert (i.state, i.wait_reason, i.wait_duration) == ("running", None, None)
@@ -271,7 +271,6 @@ def test_goroutines_running_on_another_m() -> None:
         assert i.frame is not None and i.frame.f_code is Spinner.spin.__code__
     spinner.release = True
     assert spinner.g.join() == i.thread != threading.get_ident()
-    runtime.gomaxprocs(before)
 
 
 def test_goroutines_locked_to_its_thread(procs: int) -> None:
@@ -798,9 +797,11 @@ def test_goroutines_main_that_has_called_goexit() -> None:
         """
         from runtime import *
 
-        def look():
+        def look(main):
+            while main.state != "waiting":
+                gosched()
             print([(i.id, i.state, i.wait_reason) for i in goroutines()][1:])
-        go(look)
+        go(look, current())
         goexit()
         """
     )
