@@ -7,6 +7,7 @@ runs; what they keep of a frame must be there again when its goroutine comes bac
 import cProfile
 import faulthandler
 import gc
+import importlib.util
 import inspect
 import io
 import json
@@ -1017,6 +1018,10 @@ def coverage(tmp_path: Path, core: str, *options: str, one_file: bool = False) -
     return {Path(name).name: data["missing_lines"] for name, data in found.items()}
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("coverage.tracer") is None,
+    reason="coverage was built without its C tracer, which alone knows of greenlets",
+)
 @pytest.mark.parametrize(
     "options",
     ["", "--branch", "--concurrency=greenlet", "--concurrency=greenlet,thread --branch"],
