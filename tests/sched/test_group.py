@@ -222,7 +222,7 @@ def test_error_of_a_goroutine_while_the_block_waits() -> None:
 
     def body() -> None:
         with Group() as grp:
-            grp.go(log.wait, "other")
+            parked(grp.go(log.wait, "other"))
             grp.go(late)
 
     g = parked(go(body))
