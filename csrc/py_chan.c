@@ -107,9 +107,9 @@ send_slow(Chan *ch, PyObject *value, PyObject *timeout)
     }
     py_release(&ch->lock);
     if (RT_UNLIKELY(r != 0)) {              /* things have changed meanwhile */
-        rt_g_disarm(&gp->g);
         if (served != NULL)
             py_ready(served->g, true);
+        py_stay(gp);
         if (r < 0)
             raise_closed("send on a closed channel");
         return r;
@@ -182,9 +182,9 @@ recv_slow(Chan *ch, PyObject *timeout, PyObject **out)
         py_waitq_push(&ch->recvq, w);
     py_release(&ch->lock);
     if (RT_UNLIKELY(r != 0)) {
-        rt_g_disarm(&gp->g);
         if (served != NULL)
             py_ready(served->g, false);
+        py_stay(gp);
         return r;
     }
     uint32_t why = py_park(gp, ch->reason, deadline);

@@ -154,6 +154,11 @@ void py_stop_world(void (*fn)(void *), void *arg);
    is none) and the offset of the instruction, for PyCode_Addr2Line(). */
 PyObject *py_caller(PyThreadState *ts, int *lasti);
 
+/* Have the thread let go of the GIL at once, not after the usual 5 ms, if it has it and
+   runs Python.  The caller must attach next, for the thread waits until somebody has
+   taken the GIL. */
+void py_demand_gil(PyThreadState *holder);
+
 /* Have Python's handler of signum called soon on the main thread, whose state is given,
    without sending a signal that could interrupt a system call.  Any thread, with or
    without the GIL. */

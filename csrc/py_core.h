@@ -282,6 +282,10 @@ Goroutine *py_find(py_m *mp);
    will find it.  Returns RT_WAKE_*; for RT_WAKE_INTERRUPT the exception is set.
    Runs other goroutines. */
 uint32_t py_park(Goroutine *gp, int reason, int64_t deadline);
+/* gp, the caller, is armed and need not park after all.  If somebody has woken it
+   meanwhile, to raise an exception in it, that is used up: it runs others until it is
+   taken from the queue it was put into. */
+void py_stay(Goroutine *gp);
 /* Wake a goroutine if its park can be claimed.  True if this call woke it. */
 bool py_wake(Goroutine *gp, uint8_t why, bool next);
 /* Let others run.  -1 with an exception set if one is pending for gp. */

@@ -415,9 +415,10 @@ drop_token(py_m *Py_UNUSED(mp))
 
 /* ---- sysmon's callbacks ---- */
 
-/* Give sysmon's thread the right to touch Python.  Returns the ns that took. */
+/* Give sysmon's thread the right to touch Python; mp, which it is about, need not finish
+   its 5 ms with the GIL (NULL: it may).  Returns the ns that took. */
 static int64_t
-attach(void)
+attach(py_m *mp)
 {
     int64_t start = rt_nanotime();
     PyThreadState *ts = atomic_load(&core->sysmon_tstate);
@@ -427,6 +428,8 @@ attach(void)
             rt_throw("sysmon: no memory for a thread state");
         atomic_store(&core->sysmon_tstate, ts);
     }
+    if (mp != NULL && mp->tstate != NULL)
+        py_demand_gil(mp->tstate);
     PyEval_RestoreThread(ts);
     return rt_nanotime() - start;
 }
@@ -516,13 +519,13 @@ host_preempt(rt_p *pp, int64_t ns)
         py_raise_signal(mp->tstate, SIGURG);
         return;
     }
-    int64_t waited = attach();
+    int64_t waited = attach(mp);
     if (core->sched.sysmon.stall_ns != 0 && ns + waited >= core->sched.sysmon.stall_ns
         && waited >= KEEPS_GIL && !pp->mon.reported) {
         /* A call has kept the GIL until now, and is still to be seen. */
         pp->mon.reported = true;
         report_stall(mp, ns + waited, waited);
-        attach();
+        attach(mp);
     }
     if (same_run(mp) && !drop_token(mp))
         arm(mp);
@@ -535,7 +538,7 @@ host_withdraw(rt_p *pp)
     py_m *mp = py_m_of(pp);
     if (!MUST_WITHDRAW || !atomic_load(&mp->preempt.by_event))
         return;
-    attach();
+    attach(mp);
     disarm(mp);
     detach();
 }
@@ -546,7 +549,7 @@ host_stalled(rt_p *pp, int64_t ns)
     py_m *mp = py_m_of(pp);
     if (mp->preempt.reported != 0 && rt_nanotime() - mp->preempt.reported < REPORT_P)
         return false;
-    int64_t waited = attach();
+    int64_t waited = attach(mp);
     report_stall(mp, ns + waited, waited);
     return true;
 }
@@ -802,7 +805,7 @@ host_trace(void)
     if (PRE->trace_detail) {
         py_g_info *gs = NULL;
         size_t n = 0;
-        attach();
+        attach(NULL);
         if (py_snapshot(&gs, &n) < 0)
             PyErr_Clear();
         put_details(&b, gs, n);

@@ -335,6 +335,21 @@ py_park(Goroutine *gp, int reason, int64_t deadline)
     return why;
 }
 
+void
+py_stay(Goroutine *gp)
+{
+    if (RT_LIKELY(py_disarm(gp)))
+        return;
+    if (gp->g.foreign) {
+        Py_BEGIN_ALLOW_THREADS
+        rt_parker_park(gp->seat->parker, RT_FOREVER);
+        Py_END_ALLOW_THREADS
+        RT_STORE(gp->g.status, RT_G_RUNNING);
+    }
+    else
+        schedule(py_tls_m, gp);
+}
+
 bool
 py_wake(Goroutine *gp, uint8_t why, bool next)
 {

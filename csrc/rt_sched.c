@@ -542,7 +542,7 @@ take_local(rt_p *pp)
         pp->turn_pinned = pinned != 0 && (!pp->turn_pinned || fresh == 0);
         pp->turn_left = pp->turn_pinned ? pinned : fresh;
         if (pp->turn_left == 0)
-            return rt_glist_pop(&pp->preempted);
+            return NULL;
     }
     pp->turn_left--;
     if (pp->turn_pinned)
@@ -555,12 +555,17 @@ take_local(rt_p *pp)
     return gp;
 }
 
+static inline bool
+queued(const rt_p *pp)
+{
+    return pp->runnext != NULL || pp->pinned.head != NULL || pp->spill.head != NULL
+           || rt_runq_len(&pp->fresh) != 0 || !rt_inbox_empty(&pp->inbox);
+}
+
 bool
 rt_p_runnable(const rt_p *pp)
 {
-    return pp->runnext != NULL || pp->pinned.head != NULL || pp->preempted.head != NULL
-           || pp->spill.head != NULL
-           || rt_runq_len(&pp->fresh) != 0 || !rt_inbox_empty(&pp->inbox);
+    return queued(pp) || pp->preempted.head != NULL;
 }
 
 /* Racy by design: sysmon only wants to know whether it is worth asking. */
@@ -700,10 +705,13 @@ rt_sched_find(rt_p *pp)
             return gp;
         }
         run_timers(pp);
-        if (take_inbox(pp) || take_global(pp) || take_spill(pp) || rt_p_runnable(pp))
+        if (take_inbox(pp) || take_global(pp) || take_spill(pp) || queued(pp))
             continue;
         poll_now(pp);
-        if (rt_p_runnable(pp) || steal(pp))
+        if (queued(pp))
+            continue;
+        gp = rt_glist_pop(&pp->preempted);
+        if (gp != NULL || steal(pp))
             continue;
         if (RT_UNLIKELY(pp->spinning && !takes_shared(pp)))
             stop_spinning(pp);          /* closed since it was woken to look */

@@ -22,10 +22,11 @@ def left_open() -> tuple[int, int]:
 @pytest.fixture(scope="session")
 def all_threads() -> None:
     """Start all threads of the runtime that the tests make use of: their pollers stay open."""
+    before = runtime.gomaxprocs(1)
     thread = threading.Thread(target=lambda: runtime.go(int).join())
-    thread.start()
+    thread.start()  # on the spare thread
     thread.join()
-    before = runtime.gomaxprocs(max(PROCS))
+    runtime.gomaxprocs(max(PROCS))
     together = threading.Barrier(max(PROCS))  # each keeps a thread busy until the last has come
     goroutines = [runtime.go(together.wait) for _ in range(max(PROCS) - 1)]
     together.wait()
