@@ -5,11 +5,13 @@
  */
 #include <Python.h>
 
-#if PY_VERSION_HEX < 0x030E0000
+#if PY_VERSION_HEX < 0x030E0000 || defined(Py_GIL_DISABLED)
 #define Py_BUILD_CORE 1
 #undef _PyGC_FINALIZED          /* the internal header has its own */
+#if PY_VERSION_HEX < 0x030E0000
 #include "internal/pycore_ceval.h"
 #include "internal/pycore_frame.h"
+#endif
 #include "internal/pycore_interp.h"
 #undef Py_BUILD_CORE
 #endif
@@ -93,7 +95,19 @@ py_stop_world(void (*fn)(void *), void *arg)
     world_call call = {fn, arg};
     PyUnstable_GC_VisitObjects(call_once, &call);
 }
+
+void
+py_world_after_fork(void)
+{
+    /* Who was about to stop the world has the lock and waits, for fork() has stopped it. */
+    memset(&PyInterpreterState_Get()->stoptheworld.mutex, 0, sizeof(PyMutex));
+}
 #else
+void
+py_world_after_fork(void)
+{
+}
+
 void
 py_stop_world(void (*fn)(void *), void *arg)
 {

@@ -149,6 +149,8 @@ py_raise(PyObject *exc)
 /* Call fn(arg) while no other thread runs Python.  It must not run Python, nor allocate or
    release objects. */
 void py_stop_world(void (*fn)(void *), void *arg);
+/* In the child of a fork: the world can be stopped there, too. */
+void py_world_after_fork(void);
 
 /* The Python code that calls into us: its code object (owned, or NULL when there
    is none) and the offset of the instruction, for PyCode_Addr2Line(). */

@@ -452,6 +452,7 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     py_m *mp, *me = py_tls_m;
     Goroutine *gp = me ? me->curg : NULL;
+    py_world_after_fork();
     py_preempt_after_fork();
     pthread_mutex_init(&start_lock, NULL);
     memset(&core->lock, 0, sizeof(core->lock));
