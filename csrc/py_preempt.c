@@ -109,30 +109,15 @@ m_on_preempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
-/* In a trace function or monitoring callback.  CPython counts how deep a thread is in
-   these and calls none meanwhile; the goroutines that run until we are back are not. */
+/* In a trace function or monitoring callback. */
 static void
 yield_in_event(py_m *mp)
 {
-    PyThreadState *ts = mp->tstate;
     if (pinned(mp, true, 1) != NULL) {
         beat(mp);
         return;
     }
-#if PY_VERSION_HEX >= 0x030C0000
-    int what = ts->what_event;
-    ts->what_event = -1;
-#else
-    int what = ts->tracing_what;
-#endif
-    PyThreadState_LeaveTracing(ts);
     py_give_way(mp);
-    PyThreadState_EnterTracing(ts);
-#if PY_VERSION_HEX >= 0x030C0000
-    ts->what_event = what;
-#else
-    ts->tracing_what = what;
-#endif
 }
 
 /* ---- asking by events ---- */

@@ -254,6 +254,7 @@ schedule(py_m *mp, Goroutine *gp)
     Goroutine *next = find(mp);
     if (next != gp) {
         uintptr_t locks = py_suspend_object_locks(mp->tstate);
+        py_tracing tracing = py_leave_tracing(mp->tstate);
         PyGreenlet *here = PyGreenlet_GetCurrent();
         Py_XSETREF(gp->seat->greenlet, here);
         int r = switch_to(mp, next);
@@ -270,6 +271,7 @@ schedule(py_m *mp, Goroutine *gp)
         mp->next = NULL;
         if (RT_UNLIKELY(r < 0))
             set_pending(gp, py_take_exception(), false);
+        py_enter_tracing(mp->tstate, tracing);
         py_resume_object_locks(mp->tstate, locks);
     }
     mp->curg = gp;
