@@ -205,6 +205,8 @@ py_take_pending(Goroutine *gp)
     py_release(&gp->lock);
     if (exc == NULL)
         return 0;
+    if (gp == core->main_g)
+        RT_STORE(core->interrupted, false);
     py_raise(exc);
     return -1;
 }
@@ -233,7 +235,7 @@ static int
 raise_pending(void *Py_UNUSED(arg))
 {
     Goroutine *gp = core->main_g;
-    return core->m0->curg == gp ? py_take_pending(gp) : 0;
+    return RT_LOAD(core->interrupted) && core->m0->curg == gp ? py_take_pending(gp) : 0;
 }
 
 /* The same for a main thread that has not become an M. */
@@ -418,6 +420,7 @@ py_interrupt_main(PyObject *exc)
             Py_DECREF(exc);
         return;
     }
+    RT_STORE(core->interrupted, true);
     set_pending(gp, exc, false);
     if (!wake_waiting(gp, true))
         Py_AddPendingCall(raise_pending, NULL);

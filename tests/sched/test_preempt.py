@@ -175,7 +175,7 @@ def generator_driven_by_c(stop: list[Any]) -> None:
 
 
 def function_called_by_c(stop: list[Any]) -> None:
-    any(map(lambda _: bool(stop), itertools.repeat(None)))
+    any(map(lambda _: bool(stop), itertools.repeat(None)))  # noqa: C417
 
 
 def exceptions(stop: list[Any]) -> None:
@@ -852,9 +852,8 @@ def test_nopreempt_left_open_ends_with_the_goroutine(place: Any) -> None:
 def test_nopreempt_exit_without_enter_raises() -> None:
     with pytest.raises(RuntimeError, match="has not entered"):
         go(nopreempt().__exit__, None, None, None).join()
-    with nopreempt():
-        with pytest.raises(RuntimeError, match="has not entered"):
-            go(nopreempt().__exit__, None, None, None).join()
+    with nopreempt(), pytest.raises(RuntimeError, match="has not entered"):
+        go(nopreempt().__exit__, None, None, None).join()
 
 
 def test_nopreempt_on_a_plain_thread_does_nothing() -> None:
