@@ -149,10 +149,12 @@ def count_turns(preempted: bool, thread: str, turns: int) -> None:
 
     def body() -> None:
         if preempted:
-            gs = [go(work, sys.maxsize), go(work, sys.maxsize), go(watch)]
+            gs = [go(work, 1 << 29), go(work, 1 << 29), go(watch)]
             for g in gs:
                 g.join()
             enough.clear()
+        print("ready", flush=True)
+        sys.stdin.readline()
         go(work, turns).join()
 
     on(thread, body)
@@ -199,16 +201,22 @@ def latencies(seconds: float, hogs: int) -> None:
 def instructions(preempted: bool, thread: str) -> float:
     """Of one turn, from two runs of different length."""
     counts = []
-    for turns in (20_000, 60_000):
+    for turns in (50_000, 250_000):
         with tempfile.TemporaryDirectory() as where:
             argv = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={where}/out"]
             argv += [sys.executable, __file__, "--count", str(int(preempted)), thread, str(turns)]
-            done = subprocess.run(
-                argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-        found = re.search(r"Collected : (\d+)", done.stderr)
-        if done.returncode or not found:
-            sys.exit(f"callgrind failed:\n{done.stderr}")
+            pipe = subprocess.PIPE
+            with subprocess.Popen(
+                argv, env=environment(), stdin=pipe, stdout=pipe, stderr=pipe, text=True
+            ) as program:
+                assert program.stdout is not None
+                program.stdout.readline()
+                zero = ["callgrind_control", "-z", str(program.pid)]
+                subprocess.run(zero, stdout=pipe, stderr=pipe, check=True)
+                _, err = program.communicate("\n")
+        found = re.search(r"Collected : (\d+)", err)
+        if program.returncode or not found:
+            sys.exit(f"callgrind failed:\n{err}")
         counts.append((turns, int(found[1])))
     (n1, i1), (n2, i2) = counts
     return (i2 - i1) / (n2 - n1)

@@ -148,7 +148,8 @@ def main() -> None:
     print(f"compute: {one:.3f} s with one P, {two:.3f} s with two: {one / two:.2f} x faster")
     one, two = median(took["threads1"]), median(took["threads2"])
     print(f"  plain threads: {one:.3f} s with one, {two:.3f} s with two: {one / two:.2f} x faster")
-    for what, text in (("steal", "go() to its start on an idle P"), ("wake", "Event.set() to wake")):
+    texts = {"steal": "go() to its start on an idle P", "wake": "Event.set() to wake"}
+    for what, text in texts.items():
         values = latency[what]
         p99 = quantiles(values, n=100)[98]
         print(f"{text}: median {median(values):.0f} µs, p99 {p99:.0f} µs")

@@ -80,6 +80,41 @@ py_has_merges(PyThreadState *ts)
 #endif
 }
 
+/* CPython counts how deep a thread is in trace functions and monitoring callbacks, and calls
+   none meanwhile.  The goroutines that run while one is parked there are not in it. */
+typedef struct {
+    int depth, what;
+} py_tracing;
+static inline py_tracing
+py_leave_tracing(PyThreadState *ts)
+{
+    py_tracing t = {ts->tracing, 0};
+    if (__builtin_expect(t.depth != 0, 0)) {
+#if PY_VERSION_HEX >= 0x030C0000
+        t.what = ts->what_event;
+        ts->what_event = -1;
+#else
+        t.what = ts->tracing_what;
+#endif
+        while (ts->tracing != 0)
+            PyThreadState_LeaveTracing(ts);
+    }
+    return t;
+}
+static inline void
+py_enter_tracing(PyThreadState *ts, py_tracing t)
+{
+    if (__builtin_expect(t.depth == 0, 1))
+        return;
+    while (ts->tracing < t.depth)
+        PyThreadState_EnterTracing(ts);
+#if PY_VERSION_HEX >= 0x030C0000
+    ts->what_event = t.what;
+#else
+    ts->tracing_what = t.what;
+#endif
+}
+
 /* A goroutine starts with the whole recursion limit, whoever's stack starts it. */
 static inline void
 py_reset_recursion(PyThreadState *ts)

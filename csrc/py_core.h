@@ -163,6 +163,8 @@ typedef struct {
     rt_sched sched;
     py_m *m0;                   /* the main thread's, NULL until it comes here */
     Goroutine *main_g;          /* owned */
+    _Atomic bool interrupted;   /* what is on its way to main_g does not wait for a blocking
+                                   point: a KeyboardInterrupt, say, but not Cancelled */
     unsigned long main_ident;
     uint32_t forks;             /* how many forks lie between this process and the first */
     bool forked_by_thread;      /* by one that was no M: m0 ends with it */

@@ -258,8 +258,9 @@ struct http_server {
     http_listener *listeners[HTTP_MAX_LISTENERS];
     _Atomic int nlisteners;
     _Atomic(http_shard *) shards[RT_MAX_P + 1];     /* by the P's id */
-    rt_timer recall;            /* look for connections that wait too long to be taken;
-                                   owns a reference to the server while it is started */
+    rt_timer recall;            /* look for connections that wait too long to be taken */
+    rt_timer give_up;           /* an abort takes too long; both timers own a reference to
+                                   the server while they are started */
     _Atomic uint64_t accepted;
     /* By anybody: */
     _Atomic uint32_t nconns;    /* of all shards, with those not taken yet */

@@ -20,6 +20,7 @@
 #define ACCEPT_BATCH 64                 /* connections taken before others get a turn */
 #define BACKOFF_MIN 5000000             /* ns; doubles up to */
 #define BACKOFF_MAX 1000000000
+#define ABORT_WAIT 100000000            /* ns that close() waits for an M that is stuck */
 
 http_hooks_t http_hooks;
 
@@ -139,6 +140,17 @@ wake_waiters(http_server *s)
     py_ready_all(&woken);
 }
 
+/* An M is stuck in a handler while the server is aborted: it does its part when it is
+   back. */
+static void
+give_up_fired(rt_timer *t)
+{
+    http_server *s = RT_CONTAINER_OF(t, http_server, give_up);
+    RT_STORE(s->aborted, true);
+    wake_waiters(s);
+    Py_DECREF(s);
+}
+
 /* The caller has a reference to s. */
 static void
 close_listeners(http_server *s)
@@ -252,6 +264,7 @@ server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     s->max_body = 64 << 20;
     s->max_conns = max_conns;
     s->recall.fire = http_shard_recall;
+    s->give_up.fire = give_up_fired;
     if (body == Py_None)
         s->max_body = INT64_MAX;
     else if (body != NULL) {
@@ -501,8 +514,14 @@ close_all(http_server *s, bool abort)
         if (abort)
             aborted_one(s);
     }
-    if (abort)
-        aborted_one(s);
+    if (!abort)
+        return;
+    aborted_one(s);
+    if (!RT_LOAD(s->aborted) && !rt_timer_started(&s->give_up)) {
+        s->give_up.when = rt_nanotime() + ABORT_WAIT;
+        if (rt_timers_start(&home(s)->p.timers, &s->give_up) == 0)
+            Py_INCREF(s);
+    }
 }
 
 static PyObject *

@@ -411,6 +411,7 @@ m_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     py_m *mp;
     py_preempt_stop();
+    rt_sched_set_procs(&core->sched, 1);    /* what handlers still start runs on m0 */
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
         if (mp == py_tls_m || mp->is_main)
             continue;

@@ -51,11 +51,13 @@
 
 /* ---- yielding ---- */
 
-/* Why the goroutine that runs on mp, the caller's, cannot be left; NULL: it can.
-   tracing: how deep in trace functions we are on our own account. */
+/* Why the goroutine that runs on mp, the caller's, is not left; NULL: it is.  asked: by
+   sysmon; tracing: how deep in trace functions we are on our own account. */
 static const char *
-pinned(py_m *mp, int tracing)
+pinned(py_m *mp, bool asked, int tracing)
 {
+    if (asked && PRE->off)
+        return "GOSCHED_PREEMPT=0";         /* sysmon just wants to know where it is */
     if (mp->curg->seat->nopreempt != 0)
         return "nopreempt()";
     if (mp->tstate->tracing > tracing)
@@ -93,7 +95,7 @@ m_on_preempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
         || !(asked || (mp->curg != core->main_g && py_g_has_pending(core->main_g))))
         Py_RETURN_NONE;
     if (py_between_instructions(&PRE->zones, mp->tstate)) {
-        if (pinned(mp, 0) == NULL) {
+        if (pinned(mp, asked, 0) == NULL) {
             py_give_way(mp);
             Py_RETURN_NONE;
         }
@@ -107,30 +109,15 @@ m_on_preempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
-/* In a trace function or monitoring callback.  CPython counts how deep a thread is in
-   these and calls none meanwhile; the goroutines that run until we are back are not. */
+/* In a trace function or monitoring callback. */
 static void
 yield_in_event(py_m *mp)
 {
-    PyThreadState *ts = mp->tstate;
-    if (pinned(mp, 1) != NULL) {
+    if (pinned(mp, true, 1) != NULL) {
         beat(mp);
         return;
     }
-#if PY_VERSION_HEX >= 0x030C0000
-    int what = ts->what_event;
-    ts->what_event = -1;
-#else
-    int what = ts->tracing_what;
-#endif
-    PyThreadState_LeaveTracing(ts);
     py_give_way(mp);
-    PyThreadState_EnterTracing(ts);
-#if PY_VERSION_HEX >= 0x030C0000
-    ts->what_event = what;
-#else
-    ts->tracing_what = what;
-#endif
 }
 
 /* ---- asking by events ---- */
@@ -365,7 +352,7 @@ token_dealloc(Token *token)
         new_token(mp);
     if (!concerned(mp))
         return;
-    if (pinned(mp, 0) == NULL)
+    if (pinned(mp, true, 0) == NULL)
         py_give_way(mp);
     else
         beat(mp);
@@ -511,7 +498,7 @@ static void
 host_preempt(rt_p *pp, int64_t ns)
 {
     py_m *mp = py_m_of(pp);
-    if (PRE->off || atomic_load(&mp->stopping))
+    if (atomic_load(&mp->stopping))
         return;
     RT_STORE(mp->preempt.tick, pp->mon.tick);
     note_cpu_time(mp);

@@ -253,6 +253,8 @@ rt_p_put_preempted(rt_p *pp, rt_g *gp)
     RT_STORE(gp->status, RT_G_RUNNABLE);
     RT_COUNT(pp->count.preemptions, 1);
     rt_glist_push(&pp->preempted, gp);
+    /* The others of its kind may take as long: let the other kind in between. */
+    pp->turn_left = 0;
     rt_p_look_soon(pp);
 }
 

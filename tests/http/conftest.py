@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import runtime
 from runtime import http
 
 SAFETY = 60.0
@@ -370,6 +371,16 @@ def wrk(tool: Callable[..., bytes]) -> Callable[..., int]:
         return int(done[1])
 
     return run
+
+
+@pytest.fixture(params=[1, 2, 4])
+def procs(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Run the test with several numbers of Ps, in this process and in the programs it starts."""
+    before = runtime.gomaxprocs(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GOMAXPROCS", str(request.param))
+        yield request.param
+    runtime.gomaxprocs(before)
 
 
 @pytest.fixture

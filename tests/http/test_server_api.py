@@ -913,6 +913,12 @@ def test_requests_in_cycles_are_collected(serve):
     assert [ref() for ref in refs] == [None] * 5
 
 
+def until_parked(g):
+    """Give way until that goroutine waits for I/O."""
+    while g.wait_reason != "IO wait":
+        runtime.gosched()
+
+
 def test_goroutine_still_writing_when_the_handler_returns_fails(serve):
     """It waits for a client that does not read; the connection must outlive its wait."""
     failed: runtime.Chan = runtime.Chan(1)
@@ -925,9 +931,7 @@ def test_goroutine_still_writing_when_the_handler_returns_fails(serve):
 
     def handler(w, r):
         if r.path == "/":
-            runtime.go(background, w)
-            runtime.gosched()
-            runtime.gosched()
+            until_parked(runtime.go(background, w))
 
     server = serve(handler)
     with server.connect(rcvbuf=4096) as c:
@@ -947,9 +951,7 @@ def test_goroutine_still_reading_when_the_handler_returns_fails(serve):
             failed.send(exc)
 
     def handler(w, r):
-        runtime.go(background, r)
-        runtime.gosched()
-        runtime.gosched()
+        until_parked(runtime.go(background, r))
         return "done"
 
     server = serve(handler)
@@ -965,14 +967,15 @@ def test_two_goroutines_reading_one_body(serve, framing):
     """The second is told; the connection stays in order."""
     second: runtime.Chan = runtime.Chan(1)
 
-    def reader(r):
+    def reader(r, first):
+        until_parked(first)
         try:
             r.body.read()
         except RuntimeError as exc:
             second.send(str(exc))
 
     def handler(w, r):
-        runtime.go(lambda: reader(r))
+        runtime.go(reader, r, runtime.current())
         return r.body.read()
 
     with serve(handler).connect() as c:
@@ -987,7 +990,8 @@ def test_two_goroutines_writing_one_response(serve):
     second: runtime.Chan = runtime.Chan(1)
     data = bytes(range(250)) * 100_000
 
-    def writer(w):
+    def writer(w, first):
+        until_parked(first)
         try:
             w.write(b"wrong")
             w.flush()
@@ -995,7 +999,7 @@ def test_two_goroutines_writing_one_response(serve):
             second.send(str(exc))
 
     def handler(w, r):
-        runtime.go(lambda: writer(w))
+        runtime.go(writer, w, runtime.current())
         w.write(data)
 
     with serve(handler).connect(rcvbuf=4096) as c:
@@ -1021,13 +1025,13 @@ def test_handler_may_use_goroutines_and_channels(serve):
 def test_sleeping_handlers_sleep_at_the_same_time(serve):
     """All are in their sleep before the first may leave it."""
     n = 1000
-    inside = 0
+    inside: list[None] = []
     all_in: runtime.Chan = runtime.Chan()
+    last = runtime.Mutex()
 
     def handler(w, r):
-        nonlocal inside
-        inside += 1
-        if inside == n:
+        inside.append(None)
+        if len(inside) == n and last.try_lock():
             all_in.close()
         while not all_in.closed:
             runtime.sleep(0.01)
@@ -1040,7 +1044,7 @@ def test_sleeping_handlers_sleep_at_the_same_time(serve):
     for c in conns:
         assert c.response().body == b"slept"
         c.close()
-    assert inside == n
+    assert len(inside) == n
 
 
 def test_context_variables_are_each_requests_own(serve):

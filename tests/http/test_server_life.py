@@ -176,13 +176,17 @@ def fetch(addr: str) -> bytes:
 
 
 def test_server_in_a_goroutine_of_the_main_thread():
-    server = http.Server(lambda w, r: str(threading.get_ident()), "127.0.0.1:0")
-    server.listen()
-    g = runtime.go(server.serve)
-    assert in_thread(lambda: fetch(server.addr)) == str(threading.get_ident()).encode()
-    assert server.shutdown(SAFETY) is True
-    g.join(timeout=SAFETY)
-    assert server.stats()["connections"] == 0
+    before = runtime.gomaxprocs(1)  # no other thread shall begin it
+    try:
+        server = http.Server(lambda w, r: str(threading.get_ident()), "127.0.0.1:0")
+        server.listen()
+        g = runtime.go(server.serve)
+        assert in_thread(lambda: fetch(server.addr)) == str(threading.get_ident()).encode()
+        assert server.shutdown(SAFETY) is True
+        g.join(timeout=SAFETY)
+        assert server.stats()["connections"] == 0
+    finally:
+        runtime.gomaxprocs(before)
 
 
 def test_two_servers_in_one_process(serve):
@@ -546,6 +550,8 @@ seen = []
 signal.signal(signal.SIGTERM, lambda *a: seen.append("TERM"))
 server = http.Server(print, "127.0.0.1:0")
 def stop():
+    while signal.getsignal(signal.SIGINT) is before:
+        runtime.gosched()
     os.kill(os.getpid(), signal.SIGTERM)
     while not seen:
         runtime.gosched()

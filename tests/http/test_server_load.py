@@ -42,7 +42,7 @@ def connect_and_ask_twice(app, n: int) -> int:
                     c.send(GET)
                 for c in conns[i : i + 100]:
                     assert c.response().body == b"Hello, World"
-        assert app.stats()["idle"] == n
+        app.until(idle=n)
         return app.descriptors()
     finally:
         for c in conns:
@@ -52,6 +52,7 @@ def connect_and_ask_twice(app, n: int) -> int:
 
 def test_ten_thousand_connections_leave_nothing(app, wait_until):
     n = 10_000
+    connect_and_ask_twice(app, 100)  # starts all threads, each with a poller
     empty = app.descriptors()
     assert connect_and_ask_twice(app, n) >= n
     wait_until("descriptors are closed", lambda: app.descriptors() <= empty)
@@ -72,8 +73,7 @@ def test_idle_connections_are_small(app):
     conns = [app.connect() for _ in range(n)]
     for c in conns:
         assert c.send(GET).response().status == 200
-    stats = app.stats()
-    assert (stats["idle"], stats["goroutines"]) == (n, 2)
+    app.until(idle=n, goroutines=2)
     assert (app.rss() - before) / n < 2000
     for c in conns:
         c.close()

@@ -239,3 +239,39 @@ def test_deadlock_is_found_with_any_number_of_ps(n: str) -> None:
     )
     assert (done.returncode, done.stdout) == (0, "deadlock\n")
     assert done.stderr.startswith("fatal error: all goroutines are asleep - deadlock!")
+
+
+@pytest.mark.parametrize("options", [[], ["-X", "dev"]], ids=["plain", "dev"])
+def test_exit_while_several_ms_compute_park_and_sleep(options: list[str]) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            *options,
+            "-c",
+            textwrap.dedent(
+                """
+                import threading
+                from runtime import *
+
+                together = threading.Barrier(4)
+
+                def spin():
+                    together.wait()
+                    while True:
+                        pass
+
+                for _ in range(1000):
+                    go(Chan().recv)
+                    go(sleep, 1000)
+                spinners = [go(spin) for _ in range(3)]
+                together.wait()
+                print("end")
+                """
+            ),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "GOMAXPROCS": "4"},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")

@@ -6,6 +6,7 @@ Prints its address, then serves until it gets a signal.
 import gc
 import json
 import sys
+import threading
 
 import runtime
 from runtime import http
@@ -61,6 +62,11 @@ def hold(w, r):
 def release(w, r):
     gates.pop(r.path_value("gate")).close()
     return 204
+
+
+@mux.handle("/thread")
+def thread(w, r):
+    return str(threading.get_ident())
 
 
 @mux.handle("/stuck")
