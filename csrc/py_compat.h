@@ -181,6 +181,17 @@ py_raise(PyObject *exc)
 #endif
 }
 
+/* Is the interpreter being taken down?  Finalizers may still call us. */
+static inline bool
+py_is_finalizing(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_IsFinalizing();
+#else
+    return _Py_IsFinalizing();
+#endif
+}
+
 /* Call fn(arg) while no other thread runs Python.  It must not run Python, nor allocate or
    release objects. */
 void py_stop_world(void (*fn)(void *), void *arg);

@@ -279,7 +279,7 @@ def test_results_of_preempted_computations_are_right(place: Any) -> None:
     def mixed(seed: int) -> int:
         x = seed
         for i, c in enumerate(itertools.cycle("gosched")):
-            if i == 3000:
+            if i == 60_000:
                 return x
             try:
                 x = (x * 31 + ord(c) + fib(i % 7)) % 1000003
