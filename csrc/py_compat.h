@@ -206,6 +206,8 @@ PyObject *py_caller(PyThreadState *ts, int *lasti);
    runs Python.  The caller must attach next, for the thread waits until somebody has
    taken the GIL. */
 void py_demand_gil(PyThreadState *holder);
+/* Does another thread have the GIL now?  False where that is not known. */
+bool py_gil_is_elsewhere(const PyThreadState *ts);
 
 /* Have Python's handler of signum called soon on the main thread, whose state is given,
    without sending a signal that could interrupt a system call.  Any thread, with or
