@@ -162,7 +162,8 @@ def main() -> None:
     options = arguments()
     prepare()
     measured = {micros: measure_all(micros, options) for micros in options.micros}
-    header = ["handler", "req/s", "cores", "core µs/req", "p99 µs", f"vs GOMAXPROCS={options.procs[0]}"]
+    header = ["handler", "req/s", "cores", "core µs/req", "p99 µs"]
+    header.append(f"vs GOMAXPROCS={options.procs[0]}")
     print(f"\nHandlers that compute; {options.connections} connections, median of ", end="")
     print(f"{options.rounds} rounds of {options.seconds} s.\n{report.machine()}\n")
     print(report.markdown(header, [row for m, s in measured.items() for row in rows(m, s)]))

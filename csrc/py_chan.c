@@ -23,6 +23,7 @@ typedef struct {
     PyObject **buf;             /* owned ring of owned values, `capacity` long */
     Py_ssize_t capacity, len, head;
     bool closed;
+    uint8_t reason;             /* PY_WAIT_*: what its receivers wait for */
     PyObject *weakrefs;
 } Chan;
 
@@ -106,9 +107,9 @@ send_slow(Chan *ch, PyObject *value, PyObject *timeout)
     }
     py_release(&ch->lock);
     if (RT_UNLIKELY(r != 0)) {              /* things have changed meanwhile */
-        rt_g_disarm(&gp->g);
         if (served != NULL)
             py_ready(served->g, true);
+        py_stay(gp);
         if (r < 0)
             raise_closed("send on a closed channel");
         return r;
@@ -181,12 +182,12 @@ recv_slow(Chan *ch, PyObject *timeout, PyObject **out)
         py_waitq_push(&ch->recvq, w);
     py_release(&ch->lock);
     if (RT_UNLIKELY(r != 0)) {
-        rt_g_disarm(&gp->g);
         if (served != NULL)
             py_ready(served->g, false);
+        py_stay(gp);
         return r;
     }
-    uint32_t why = py_park(gp, PY_WAIT_CHAN_RECV, deadline);
+    uint32_t why = py_park(gp, ch->reason, deadline);
     if (RT_LIKELY(why == RT_WAKE_READY)) {
         *out = w->value;
         w->value = NULL;
@@ -297,6 +298,21 @@ chan_close(Chan *ch, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* For the runtime's own channels: what its receivers wait for, for people. */
+static PyObject *
+chan_wait_as(Chan *ch, PyObject *reason)
+{
+    for (int i = 0; i < PY_WAIT_REASONS; i++) {
+        if (PyUnicode_Check(reason)
+            && PyUnicode_CompareWithASCIIString(reason, py_wait_reason(i)) == 0) {
+            ch->reason = (uint8_t)i;
+            Py_RETURN_NONE;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "no wait reason: %R", reason);
+    return NULL;
+}
+
 static PyObject *
 chan_next(Chan *ch)
 {
@@ -362,6 +378,7 @@ chan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         }
     }
     ch->capacity = capacity;
+    ch->reason = PY_WAIT_CHAN_RECV;
     return (PyObject *)ch;
 }
 
@@ -426,6 +443,7 @@ static PyMethodDef chan_methods[] = {
      "Close the channel: receivers drain it and then stop, senders get ChanClosed.\n\n"
      "Raises ChanClosed if it is closed already.\n\n"
      "Go: close(ch)."},
+    {"_wait_as", (PyCFunction)chan_wait_as, METH_O, NULL},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, "Chan[T], for type checkers."},
     {0},
 };

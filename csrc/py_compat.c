@@ -5,10 +5,13 @@
  */
 #include <Python.h>
 
-#if PY_VERSION_HEX < 0x030D0000
+#if PY_VERSION_HEX < 0x030E0000 || defined(Py_GIL_DISABLED)
 #define Py_BUILD_CORE 1
 #undef _PyGC_FINALIZED          /* the internal header has its own */
+#if PY_VERSION_HEX < 0x030E0000
+#include "internal/pycore_ceval.h"
 #include "internal/pycore_frame.h"
+#endif
 #include "internal/pycore_interp.h"
 #undef Py_BUILD_CORE
 #endif
@@ -92,7 +95,19 @@ py_stop_world(void (*fn)(void *), void *arg)
     world_call call = {fn, arg};
     PyUnstable_GC_VisitObjects(call_once, &call);
 }
+
+void
+py_world_after_fork(void)
+{
+    /* Who was about to stop the world has the lock and waits, for fork() has stopped it. */
+    memset(&PyInterpreterState_Get()->stoptheworld.mutex, 0, sizeof(PyMutex));
+}
 #else
+void
+py_world_after_fork(void)
+{
+}
+
 void
 py_stop_world(void (*fn)(void *), void *arg)
 {
@@ -110,5 +125,20 @@ py_raise_signal(PyThreadState *main_ts, int signum)
     _Py_atomic_store_relaxed(&main_ts->interp->ceval.eval_breaker, 1);
 #else
     (void)main_ts;
+#endif
+}
+
+void
+py_demand_gil(PyThreadState *holder)
+{
+    /* What a thread does that has waited for the GIL for sys.getswitchinterval(). */
+#if PY_VERSION_HEX < 0x030D0000
+    struct _ceval_state *ceval = &holder->interp->ceval;
+    _Py_atomic_store_relaxed(&ceval->gil_drop_request, 1);
+    _Py_atomic_store_relaxed(&ceval->eval_breaker, 1);
+#elif PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED)
+    _Py_atomic_or_uintptr(&holder->eval_breaker, _PY_GIL_DROP_REQUEST_BIT);
+#else
+    (void)holder;
 #endif
 }

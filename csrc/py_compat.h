@@ -80,6 +80,41 @@ py_has_merges(PyThreadState *ts)
 #endif
 }
 
+/* CPython counts how deep a thread is in trace functions and monitoring callbacks, and calls
+   none meanwhile.  The goroutines that run while one is parked there are not in it. */
+typedef struct {
+    int depth, what;
+} py_tracing;
+static inline py_tracing
+py_leave_tracing(PyThreadState *ts)
+{
+    py_tracing t = {ts->tracing, 0};
+    if (__builtin_expect(t.depth != 0, 0)) {
+#if PY_VERSION_HEX >= 0x030C0000
+        t.what = ts->what_event;
+        ts->what_event = -1;
+#else
+        t.what = ts->tracing_what;
+#endif
+        while (ts->tracing != 0)
+            PyThreadState_LeaveTracing(ts);
+    }
+    return t;
+}
+static inline void
+py_enter_tracing(PyThreadState *ts, py_tracing t)
+{
+    if (__builtin_expect(t.depth == 0, 1))
+        return;
+    while (ts->tracing < t.depth)
+        PyThreadState_EnterTracing(ts);
+#if PY_VERSION_HEX >= 0x030C0000
+    ts->what_event = t.what;
+#else
+    ts->tracing_what = t.what;
+#endif
+}
+
 /* A goroutine starts with the whole recursion limit, whoever's stack starts it. */
 static inline void
 py_reset_recursion(PyThreadState *ts)
@@ -149,10 +184,17 @@ py_raise(PyObject *exc)
 /* Call fn(arg) while no other thread runs Python.  It must not run Python, nor allocate or
    release objects. */
 void py_stop_world(void (*fn)(void *), void *arg);
+/* In the child of a fork: the world can be stopped there, too. */
+void py_world_after_fork(void);
 
 /* The Python code that calls into us: its code object (owned, or NULL when there
    is none) and the offset of the instruction, for PyCode_Addr2Line(). */
 PyObject *py_caller(PyThreadState *ts, int *lasti);
+
+/* Have the thread let go of the GIL at once, not after the usual 5 ms, if it has it and
+   runs Python.  The caller must attach next, for the thread waits until somebody has
+   taken the GIL. */
+void py_demand_gil(PyThreadState *holder);
 
 /* Have Python's handler of signum called soon on the main thread, whose state is given,
    without sending a signal that could interrupt a system call.  Any thread, with or

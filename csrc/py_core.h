@@ -38,7 +38,8 @@ struct py_waiter {
 
 enum {                          /* rt_g.reason; the texts are in py_g.c */
     PY_WAIT_NONE, PY_WAIT_SLEEP, PY_WAIT_CHAN_SEND, PY_WAIT_CHAN_RECV, PY_WAIT_MUTEX,
-    PY_WAIT_GROUP, PY_WAIT_JOIN, PY_WAIT_IO, PY_WAIT_GOEXIT, PY_WAIT_REASONS
+    PY_WAIT_GROUP, PY_WAIT_JOIN, PY_WAIT_IO, PY_WAIT_GOEXIT, PY_WAIT_SYSCALL,
+    PY_WAIT_FUTURE, PY_WAIT_REASONS
 };
 
 /* What a goroutine needs while it runs and parks.  It is taken from the worker that
@@ -162,7 +163,11 @@ typedef struct {
     rt_sched sched;
     py_m *m0;                   /* the main thread's, NULL until it comes here */
     Goroutine *main_g;          /* owned */
+    _Atomic bool interrupted;   /* what is on its way to main_g does not wait for a blocking
+                                   point: a KeyboardInterrupt, say, but not Cancelled */
     unsigned long main_ident;
+    uint32_t forks;             /* how many forks lie between this process and the first */
+    bool forked_by_thread;      /* by one that was no M: m0 ends with it */
     py_seat *foreign;           /* seats of the threads that are not Ms; guarded by lock */
     py_lock lock;
     _Atomic(PyThreadState *) sysmon_tstate; /* owned; NULL until sysmon needs one */
@@ -279,6 +284,10 @@ Goroutine *py_find(py_m *mp);
    will find it.  Returns RT_WAKE_*; for RT_WAKE_INTERRUPT the exception is set.
    Runs other goroutines. */
 uint32_t py_park(Goroutine *gp, int reason, int64_t deadline);
+/* gp, the caller, is armed and need not park after all.  If somebody has woken it
+   meanwhile, to raise an exception in it, that is used up: it runs others until it is
+   taken from the queue it was put into. */
+void py_stay(Goroutine *gp);
 /* Wake a goroutine if its park can be claimed.  True if this call woke it. */
 bool py_wake(Goroutine *gp, uint8_t why, bool next);
 /* Let others run.  -1 with an exception set if one is pending for gp. */

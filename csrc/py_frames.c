@@ -103,12 +103,27 @@ code_in_zone(const py_zones *z, PyCodeObject *code)
     return in;
 }
 
-/* Something that is acquired and released: by its type alone, so that no Python runs. */
+/* Has o an attribute of this name?  Runs no Python: what its type does not have is looked
+   for in the object itself (threading.Condition keeps its lock's methods there). */
+static bool
+has(PyObject *o, PyObject *name)
+{
+    PyTypeObject *type = Py_TYPE(o);
+    if (_PyType_Lookup(type, name) != NULL)
+        return true;
+    if (type->tp_getattro != PyObject_GenericGetAttr)
+        return false;
+    PyObject *value = PyObject_GenericGetAttr(o, name);
+    Py_XDECREF(value);
+    PyErr_Clear();
+    return value != NULL;
+}
+
+/* Something that is acquired and released. */
 static bool
 is_lock(const py_zones *z, PyObject *o)
 {
-    return _PyType_Lookup(Py_TYPE(o), z->acquire) != NULL
-           && _PyType_Lookup(Py_TYPE(o), z->release) != NULL;
+    return has(o, z->acquire) && has(o, z->release);
 }
 
 /* ---- the table of exception handlers (Objects/exception_handling_notes.txt) ---- */

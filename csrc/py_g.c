@@ -22,6 +22,8 @@ static const char *const wait_reasons[PY_WAIT_REASONS] = {
     [PY_WAIT_JOIN] = "join",
     [PY_WAIT_IO] = "IO wait",
     [PY_WAIT_GOEXIT] = "goexit",
+    [PY_WAIT_SYSCALL] = "syscall",      /* a call on a thread of the pool */
+    [PY_WAIT_FUTURE] = "future",
 };
 
 const char *
@@ -32,9 +34,11 @@ py_wait_reason(int reason)
 
 /* ---- life ---- */
 
-/* Kept by each M for the next burst: returning the memory of a large one to the system
-   and faulting it in again would cost more than running the goroutines. */
+/* Kept by the main M for the next burst: returning the memory of a large one to the system
+   and faulting it in again would cost more than running the goroutines.  Other Ms keep
+   fewer: what they have run was mostly spawned, and allocated, elsewhere. */
 #define MAX_FREE_G 131072
+#define MAX_FREE_G_OTHER 8192
 
 #define ID_BATCH 16             /* ids an M takes at a time */
 
@@ -147,7 +151,8 @@ static void
 g_free(Goroutine *gp)
 {
     py_m *mp = py_tls_m;
-    bool reuse = mp != NULL && mp->nfree_g < MAX_FREE_G && !gp->g.foreign;
+    bool reuse = mp != NULL && !gp->g.foreign
+                 && mp->nfree_g < (mp->is_main ? MAX_FREE_G : MAX_FREE_G_OTHER);
     if (RT_UNLIKELY(gp->cold)) {
         if (PyObject_GC_IsTracked((PyObject *)gp))
             PyObject_GC_UnTrack(gp);

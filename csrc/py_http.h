@@ -244,6 +244,7 @@ struct http_shard {
 
 struct http_server {
     PyObject_HEAD
+    uint32_t forks;             /* core->forks at listen() */
     _Atomic(py_m *) mp;         /* the listeners' M; NULL before listen(), then for good */
     PyObject *handler;          /* owned */
     rt_http1_limits limits;
@@ -287,6 +288,12 @@ void http_conn_expired(http_conn *c);
 /* Fail whatever c's goroutine does next with it. */
 void http_conn_abort(http_conn *c);
 
+/* Is this a forked child, and s the parent's?  Its connections are not for us to touch. */
+static inline bool
+http_server_is_parents(const http_server *s)
+{
+    return s->forks != core->forks && RT_LOAD(s->mp) != NULL;
+}
 /* The shard of mp, made at need, by the listeners' M; NULL: out of memory. */
 http_shard *http_shard_get(http_server *s, py_m *mp);
 void http_shard_free(http_shard *sh);

@@ -23,6 +23,8 @@
 
 #define MAX_DRAIN (256 * 1024)          /* bytes of an unread body */
 #define MAX_LINGER (1024 * 1024)        /* bytes discarded before giving up */
+#define FORKED (-2)                     /* this is a child the handler has forked, which
+                                           must leave the connection alone */
 #define MAX_PIPELINED 32                /* requests served before others get a turn */
 #define FLUSH_AT (64 * 1024)            /* bytes of joined responses */
 
@@ -256,6 +258,10 @@ run_request(http_conn *c, PyObject **fatal)
     PyObject *value = PyObject_Vectorcall(c->server->handler, args + 1,
                                           2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     int err = 0;
+    if (RT_UNLIKELY(http_server_is_parents(c->server))) {
+        Py_XDECREF(value);
+        return FORKED;
+    }
     if (RT_LIKELY(value != NULL)) {
         if (value != Py_None)
             err = http_writer_returned(w, value);
@@ -291,6 +297,8 @@ conn_main(Goroutine *gp)
     PyObject *fatal = NULL;
     for (int n = 1;; n++) {
         int err = run_request(c, &fatal);
+        if (RT_UNLIKELY(err == FORKED))
+            return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
         http_shard *sh = c->shard;
         RT_COUNT(sh->requests, 1);
         RT_COUNT(sh->mp->http.requests, 1);

@@ -188,7 +188,7 @@ http_send(http_conn *c, const char *extra, size_t nextra)
 {
     http_out *out = &c->out;
     size_t done = 0;
-    if (RT_UNLIKELY(c->broken)) {
+    if (RT_UNLIKELY(c->broken || http_server_is_parents(c->server))) {
         raise_gone(c);
         goto fail;
     }

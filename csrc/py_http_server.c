@@ -377,6 +377,7 @@ open_listener(http_server *s, int fd)
         return err;
     }
     Py_INCREF(s);
+    s->forks = core->forks;
     s->listeners[RT_LOAD(s->nlisteners)] = l;
     RT_COUNT(s->nlisteners, 1);
     return 0;
@@ -550,6 +551,14 @@ close_from_here(http_server *s, bool abort)
     if (mp == NULL) {
         if (abort)
             RT_STORE(s->aborted, true);
+        return 0;
+    }
+    if (http_server_is_parents(s)) {
+        /* Only the copies of the descriptors are ours. */
+        for (int i = 0; i < RT_LOAD(s->nlisteners); i++)
+            close(s->listeners[i]->pd.fd);
+        RT_STORE(s->nlisteners, 0);
+        RT_STORE(s->aborted, true);
         return 0;
     }
     if (mp != py_this_m())

@@ -71,7 +71,7 @@ others_quiet(const py_m *me, uint64_t *ticks)
     py_m *mp;
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
         *ticks += RT_LOAD(mp->p.count.ticks);
-        if (mp != me)
+        if (mp != me && !RT_LOAD(mp->stopping))
             quiet = quiet && atomic_load(&mp->p.sleeping) != RT_AWAKE
                     && !rt_p_has_work(&mp->p) && !py_has_merges(mp->tstate);
     }

@@ -17,6 +17,7 @@
  */
 #include "py_inspect.h"
 
+#include <signal.h>
 #include <stdlib.h>
 
 /* ---- counters ---- */
@@ -576,7 +577,22 @@ m_on_deadlock(PyObject *Py_UNUSED(module), PyObject *report)
     Py_RETURN_NONE;
 }
 
+/* Has nobody in the process said what is to be done when the signal comes?  The module
+   signal only knows of its own handlers. */
+static PyObject *
+m_signal_is_default(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    int signum = (int)PyLong_AsLong(arg);
+    struct sigaction now;
+    if (signum == -1 && PyErr_Occurred())
+        return NULL;
+    if (sigaction(signum, NULL, &now) < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyBool_FromLong(!(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL);
+}
+
 static PyMethodDef functions[] = {
+    {"_signal_is_default", m_signal_is_default, METH_O, NULL},
     {"_on_deadlock", m_on_deadlock, METH_O, NULL},
     {"_goroutines", m_goroutines, METH_VARARGS, NULL},
     {"_frame", m_frame, METH_O, NULL},

@@ -102,12 +102,33 @@ start_m0(void)
     return 0;
 }
 
+static void
+thread_ended(PyObject *Py_UNUSED(capsule))
+{
+    if (py_tls_m != NULL && py_tls_m == core->m0)
+        py_m_end_child(Py_NewRef(Py_None));
+}
+
+/* In a child that a foreign thread has forked that thread is the main one.  There is no
+   main program for it to return to: the process ends with it, whatever other threads we
+   have started there. */
+static int
+end_with_thread(void)
+{
+    PyObject *dict = PyThreadState_GetDict();
+    PyObject *capsule = dict ? PyCapsule_New(core, NULL, thread_ended) : NULL;
+    int r = capsule ? PyDict_SetItemString(dict, FOREIGN_KEY, capsule) : -1;
+    Py_XDECREF(capsule);
+    return r;
+}
+
 py_m *
 py_this_m(void)
 {
     if (RT_LIKELY(py_tls_m != NULL))
         return py_tls_m;
-    if (core->m0 == NULL && PyThread_get_thread_ident() == core->main_ident && start_m0() < 0)
+    if (core->m0 == NULL && PyThread_get_thread_ident() == core->main_ident
+        && (start_m0() < 0 || (core->forked_by_thread && end_with_thread() < 0)))
         PyErr_Clear();
     return py_tls_m;
 }
@@ -390,6 +411,7 @@ m_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     py_m *mp;
     py_preempt_stop();
+    rt_sched_set_procs(&core->sched, 1);    /* what handlers still start runs on m0 */
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
         if (mp == py_tls_m || mp->is_main)
             continue;
@@ -430,6 +452,7 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     py_m *mp, *me = py_tls_m;
     Goroutine *gp = me ? me->curg : NULL;
+    py_world_after_fork();
     py_preempt_after_fork();
     pthread_mutex_init(&start_lock, NULL);
     memset(&core->lock, 0, sizeof(core->lock));
@@ -438,11 +461,13 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     forget_seats(core->foreign, NULL);
     py_netfd_after_fork();
     core->main_ident = PyThread_get_thread_ident();
+    core->forks++;
     core->m0 = me;
     RT_STORE(core->created, 0);
     int err = rt_sched_after_fork(&core->sched, me ? &me->p : NULL);
     if (me == NULL) {
         core->main_g = NULL;
+        core->forked_by_thread = true;
         PyObject *dict = PyThreadState_GetDict();
         if (dict != NULL && PyDict_GetItemString(dict, FOREIGN_KEY) != NULL
             && PyDict_DelItemString(dict, FOREIGN_KEY) < 0)

@@ -290,7 +290,7 @@ netfd_wait_edge(py_pd *pd, netfd_direction *d, const char *what)
         py_waitq_push(&d->io, &gp->seat->waiter);
     py_release(&pd->lock);
     if (RT_UNLIKELY(!wait)) {
-        rt_g_disarm(&gp->g);
+        py_stay(gp);
         return err < 0 ? raise_errno(-err) : 0;
     }
     uint32_t why = py_park(gp, PY_WAIT_IO, deadline);
@@ -321,7 +321,7 @@ wait_turn(py_pd *pd, netfd_direction *d, const char *what)
         py_waitq_push(&d->turn, &gp->seat->waiter);
     py_release(&pd->lock);
     if (RT_UNLIKELY(!wait)) {
-        rt_g_disarm(&gp->g);
+        py_stay(gp);
         return 0;
     }
     uint32_t why = py_park(gp, PY_WAIT_IO, deadline);

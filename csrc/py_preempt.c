@@ -51,11 +51,13 @@
 
 /* ---- yielding ---- */
 
-/* Why the goroutine that runs on mp, the caller's, cannot be left; NULL: it can.
-   tracing: how deep in trace functions we are on our own account. */
+/* Why the goroutine that runs on mp, the caller's, is not left; NULL: it is.  asked: by
+   sysmon; tracing: how deep in trace functions we are on our own account. */
 static const char *
-pinned(py_m *mp, int tracing)
+pinned(py_m *mp, bool asked, int tracing)
 {
+    if (asked && PRE->off)
+        return "GOSCHED_PREEMPT=0";         /* sysmon just wants to know where it is */
     if (mp->curg->seat->nopreempt != 0)
         return "nopreempt()";
     if (mp->tstate->tracing > tracing)
@@ -93,7 +95,7 @@ m_on_preempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
         || !(asked || (mp->curg != core->main_g && py_g_has_pending(core->main_g))))
         Py_RETURN_NONE;
     if (py_between_instructions(&PRE->zones, mp->tstate)) {
-        if (pinned(mp, 0) == NULL) {
+        if (pinned(mp, asked, 0) == NULL) {
             py_give_way(mp);
             Py_RETURN_NONE;
         }
@@ -107,30 +109,15 @@ m_on_preempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
-/* In a trace function or monitoring callback.  CPython counts how deep a thread is in
-   these and calls none meanwhile; the goroutines that run until we are back are not. */
+/* In a trace function or monitoring callback. */
 static void
 yield_in_event(py_m *mp)
 {
-    PyThreadState *ts = mp->tstate;
-    if (pinned(mp, 1) != NULL) {
+    if (pinned(mp, true, 1) != NULL) {
         beat(mp);
         return;
     }
-#if PY_VERSION_HEX >= 0x030C0000
-    int what = ts->what_event;
-    ts->what_event = -1;
-#else
-    int what = ts->tracing_what;
-#endif
-    PyThreadState_LeaveTracing(ts);
     py_give_way(mp);
-    PyThreadState_EnterTracing(ts);
-#if PY_VERSION_HEX >= 0x030C0000
-    ts->what_event = what;
-#else
-    ts->tracing_what = what;
-#endif
 }
 
 /* ---- asking by events ---- */
@@ -365,7 +352,7 @@ token_dealloc(Token *token)
         new_token(mp);
     if (!concerned(mp))
         return;
-    if (pinned(mp, 0) == NULL)
+    if (pinned(mp, true, 0) == NULL)
         py_give_way(mp);
     else
         beat(mp);
@@ -415,9 +402,10 @@ drop_token(py_m *Py_UNUSED(mp))
 
 /* ---- sysmon's callbacks ---- */
 
-/* Give sysmon's thread the right to touch Python.  Returns the ns that took. */
+/* Give sysmon's thread the right to touch Python; mp, which it is about, need not finish
+   its 5 ms with the GIL (NULL: it may).  Returns the ns that took. */
 static int64_t
-attach(void)
+attach(py_m *mp)
 {
     int64_t start = rt_nanotime();
     PyThreadState *ts = atomic_load(&core->sysmon_tstate);
@@ -427,6 +415,8 @@ attach(void)
             rt_throw("sysmon: no memory for a thread state");
         atomic_store(&core->sysmon_tstate, ts);
     }
+    if (mp != NULL && mp->tstate != NULL)
+        py_demand_gil(mp->tstate);
     PyEval_RestoreThread(ts);
     return rt_nanotime() - start;
 }
@@ -436,6 +426,63 @@ detach(void)
 {
     PyEval_SaveThread();
 }
+
+#ifdef Py_GIL_DISABLED
+
+static int64_t
+cpu_time(py_m *mp)
+{
+    clockid_t clock;
+    struct timespec ts;
+    if (pthread_getcpuclockid((pthread_t)mp->tstate->thread_id, &clock) != 0
+        || clock_gettime(clock, &ts) != 0)
+        return 0;
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+/* The first ask of a tick: remember what is compared when it comes to a report. */
+static void
+note_cpu_time(py_m *mp)
+{
+    if (mp->tstate == NULL || mp->preempt.cpu_tick == mp->p.mon.tick)
+        return;
+    mp->preempt.cpu_tick = mp->p.mon.tick;
+    mp->preempt.cpu = cpu_time(mp);
+}
+
+/* Does the thread run, so that stopping it for a look at its stack would keep all others
+   waiting, too?  (Where there is a GIL it does not run while we have it.) */
+static bool
+runs(py_m *mp)
+{
+    return __atomic_load_n(&mp->tstate->state, __ATOMIC_RELAXED) != 0;
+}
+
+/* ... or would it run if it had a processor? */
+static bool
+starves(py_m *mp, int64_t ns)
+{
+    return cpu_time(mp) - mp->preempt.cpu < ns / 2;
+}
+
+#else
+
+static void
+note_cpu_time(py_m *Py_UNUSED(mp))
+{
+}
+static bool
+runs(py_m *Py_UNUSED(mp))
+{
+    return false;
+}
+static bool
+starves(py_m *Py_UNUSED(mp), int64_t Py_UNUSED(ns))
+{
+    return false;
+}
+
+#endif
 
 static void report_stall(py_m *mp, int64_t ns, int64_t waited);
 
@@ -451,20 +498,21 @@ static void
 host_preempt(rt_p *pp, int64_t ns)
 {
     py_m *mp = py_m_of(pp);
-    if (PRE->off || atomic_load(&mp->stopping))
+    if (atomic_load(&mp->stopping))
         return;
     RT_STORE(mp->preempt.tick, pp->mon.tick);
+    note_cpu_time(mp);
     if (mp->is_main && !atomic_exchange(&mp->preempt.by_signal, true)) {
         py_raise_signal(mp->tstate, SIGURG);
         return;
     }
-    int64_t waited = attach();
+    int64_t waited = attach(mp);
     if (core->sched.sysmon.stall_ns != 0 && ns + waited >= core->sched.sysmon.stall_ns
         && waited >= KEEPS_GIL && !pp->mon.reported) {
         /* A call has kept the GIL until now, and is still to be seen. */
         pp->mon.reported = true;
         report_stall(mp, ns + waited, waited);
-        attach();
+        attach(mp);
     }
     if (same_run(mp) && !drop_token(mp))
         arm(mp);
@@ -477,7 +525,7 @@ host_withdraw(rt_p *pp)
     py_m *mp = py_m_of(pp);
     if (!MUST_WITHDRAW || !atomic_load(&mp->preempt.by_event))
         return;
-    attach();
+    attach(mp);
     disarm(mp);
     detach();
 }
@@ -488,7 +536,7 @@ host_stalled(rt_p *pp, int64_t ns)
     py_m *mp = py_m_of(pp);
     if (mp->preempt.reported != 0 && rt_nanotime() - mp->preempt.reported < REPORT_P)
         return false;
-    int64_t waited = attach();
+    int64_t waited = attach(mp);
     report_stall(mp, ns + waited, waited);
     return true;
 }
@@ -559,18 +607,6 @@ take_snapshot(void *arg)
     py_stack_take(&s->stack, s->mp->tstate);
 }
 
-/* Can the stack of a thread not be had, because it would have to be stopped and does not
-   stop?  Where there is a GIL it does not run while we have it. */
-static bool
-cannot_stop(py_m *mp)
-{
-#ifdef Py_GIL_DISABLED
-    return mp->tstate == NULL || __atomic_load_n(&mp->tstate->state, __ATOMIC_RELAXED) != 0;
-#else
-    return mp->tstate == NULL;
-#endif
-}
-
 /* The text about mp, which others have waited for ns for; NULL: nothing to say. */
 static PyObject *
 stall_text(py_m *mp, int64_t ns, int64_t waited)
@@ -584,10 +620,14 @@ stall_text(py_m *mp, int64_t ns, int64_t waited)
     s->gp = NULL;
     s->stack.n = 0;
     const char *what = waited >= KEEPS_GIL ? "keeps the GIL" : "blocks";
-    if (cannot_stop(mp))
-        what = "runs";
-    else
+    if (mp->tstate == NULL)
+        return NULL;
+    if (!runs(mp))
         py_stop_world(take_snapshot, s);
+    else if (starves(mp, ns))
+        return NULL;
+    else
+        what = "runs";
     PyObject *text = NULL, *frames = NULL, *g = Py_None;
     if (s->gp != NULL) {
         /* Not in a call: it is Python code that waits for the GIL, which others have. */
@@ -752,7 +792,7 @@ host_trace(void)
     if (PRE->trace_detail) {
         py_g_info *gs = NULL;
         size_t n = 0;
-        attach();
+        attach(NULL);
         if (py_snapshot(&gs, &n) < 0)
             PyErr_Clear();
         put_details(&b, gs, n);

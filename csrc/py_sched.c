@@ -205,6 +205,8 @@ py_take_pending(Goroutine *gp)
     py_release(&gp->lock);
     if (exc == NULL)
         return 0;
+    if (gp == core->main_g)
+        RT_STORE(core->interrupted, false);
     py_raise(exc);
     return -1;
 }
@@ -233,7 +235,7 @@ static int
 raise_pending(void *Py_UNUSED(arg))
 {
     Goroutine *gp = core->main_g;
-    return core->m0->curg == gp ? py_take_pending(gp) : 0;
+    return RT_LOAD(core->interrupted) && core->m0->curg == gp ? py_take_pending(gp) : 0;
 }
 
 /* The same for a main thread that has not become an M. */
@@ -254,6 +256,7 @@ schedule(py_m *mp, Goroutine *gp)
     Goroutine *next = find(mp);
     if (next != gp) {
         uintptr_t locks = py_suspend_object_locks(mp->tstate);
+        py_tracing tracing = py_leave_tracing(mp->tstate);
         PyGreenlet *here = PyGreenlet_GetCurrent();
         Py_XSETREF(gp->seat->greenlet, here);
         int r = switch_to(mp, next);
@@ -270,6 +273,7 @@ schedule(py_m *mp, Goroutine *gp)
         mp->next = NULL;
         if (RT_UNLIKELY(r < 0))
             set_pending(gp, py_take_exception(), false);
+        py_enter_tracing(mp->tstate, tracing);
         py_resume_object_locks(mp->tstate, locks);
     }
     mp->curg = gp;
@@ -333,6 +337,21 @@ py_park(Goroutine *gp, int reason, int64_t deadline)
             Py_AddPendingCall(raise_pending, NULL);     /* it has got a value, too */
     }
     return why;
+}
+
+void
+py_stay(Goroutine *gp)
+{
+    if (RT_LIKELY(py_disarm(gp)))
+        return;
+    if (gp->g.foreign) {
+        Py_BEGIN_ALLOW_THREADS
+        rt_parker_park(gp->seat->parker, RT_FOREVER);
+        Py_END_ALLOW_THREADS
+        RT_STORE(gp->g.status, RT_G_RUNNING);
+    }
+    else
+        schedule(py_tls_m, gp);
 }
 
 bool
@@ -401,6 +420,7 @@ py_interrupt_main(PyObject *exc)
             Py_DECREF(exc);
         return;
     }
+    RT_STORE(core->interrupted, true);
     set_pending(gp, exc, false);
     if (!wake_waiting(gp, true))
         Py_AddPendingCall(raise_pending, NULL);

@@ -47,7 +47,7 @@ mutex_acquire(Mutex *m, PyObject *timeout)
         py_waitq_push(&m->waiters, &gp->seat->waiter);
     py_release(&m->lock);
     if (RT_UNLIKELY(got)) {
-        rt_g_disarm(&gp->g);
+        py_stay(gp);
         return 0;
     }
     uint32_t why = py_park(gp, PY_WAIT_MUTEX, deadline);
@@ -266,7 +266,7 @@ waitgroup_wait(WaitGroup *wg, PyObject *const *args, Py_ssize_t nargs, PyObject 
         py_waitq_push(&wg->waiters, &gp->seat->waiter);
     py_release(&wg->lock);
     if (zero) {
-        rt_g_disarm(&gp->g);
+        py_stay(gp);
         Py_RETURN_NONE;
     }
     uint32_t why = py_park(gp, PY_WAIT_GROUP, deadline);

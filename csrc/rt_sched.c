@@ -253,6 +253,8 @@ rt_p_put_preempted(rt_p *pp, rt_g *gp)
     RT_STORE(gp->status, RT_G_RUNNABLE);
     RT_COUNT(pp->count.preemptions, 1);
     rt_glist_push(&pp->preempted, gp);
+    /* The others of its kind may take as long: let the other kind in between. */
+    pp->turn_left = 0;
     rt_p_look_soon(pp);
 }
 
@@ -355,6 +357,14 @@ rt_sched_after_fork(rt_sched *sched, rt_p *pp)
 {
     pthread_mutex_init(&sched->lock, NULL);
     rt_globq_init(&sched->global);
+    for (uint32_t i = 0; i < RT_LOAD(sched->nallp); i++) {
+        rt_p *other = RT_LOAD(sched->allp[i]);
+        if (other == pp)
+            continue;
+        sched->netpoll->close(other->np);
+        other->np = NULL;
+        RT_STORE(other->sleeping, RT_AWAKE);
+    }
     memset((void *)sched->allp, 0, sizeof(sched->allp));
     memset((void *)sched->by_id, 0, sizeof(sched->by_id));
     memset((void *)sched->idle, 0, sizeof(sched->idle));
@@ -534,7 +544,7 @@ take_local(rt_p *pp)
         pp->turn_pinned = pinned != 0 && (!pp->turn_pinned || fresh == 0);
         pp->turn_left = pp->turn_pinned ? pinned : fresh;
         if (pp->turn_left == 0)
-            return rt_glist_pop(&pp->preempted);
+            return NULL;
     }
     pp->turn_left--;
     if (pp->turn_pinned)
@@ -547,12 +557,17 @@ take_local(rt_p *pp)
     return gp;
 }
 
+static inline bool
+queued(const rt_p *pp)
+{
+    return pp->runnext != NULL || pp->pinned.head != NULL || pp->spill.head != NULL
+           || rt_runq_len(&pp->fresh) != 0 || !rt_inbox_empty(&pp->inbox);
+}
+
 bool
 rt_p_runnable(const rt_p *pp)
 {
-    return pp->runnext != NULL || pp->pinned.head != NULL || pp->preempted.head != NULL
-           || pp->spill.head != NULL
-           || rt_runq_len(&pp->fresh) != 0 || !rt_inbox_empty(&pp->inbox);
+    return queued(pp) || pp->preempted.head != NULL;
 }
 
 /* Racy by design: sysmon only wants to know whether it is worth asking. */
@@ -692,10 +707,13 @@ rt_sched_find(rt_p *pp)
             return gp;
         }
         run_timers(pp);
-        if (take_inbox(pp) || take_global(pp) || take_spill(pp) || rt_p_runnable(pp))
+        if (take_inbox(pp) || take_global(pp) || take_spill(pp) || queued(pp))
             continue;
         poll_now(pp);
-        if (rt_p_runnable(pp) || steal(pp))
+        if (queued(pp))
+            continue;
+        gp = rt_glist_pop(&pp->preempted);
+        if (gp != NULL || steal(pp))
             continue;
         if (RT_UNLIKELY(pp->spinning && !takes_shared(pp)))
             stop_spinning(pp);          /* closed since it was woken to look */
@@ -732,7 +750,8 @@ rt_pd_close_nop(rt_pd *pd)
     rt_p *pp = pd->pp;
     if (pp == NULL)
         return;
-    pp->sched->netpoll->remove(pp->np, pd->fd);
+    if (pp->np != NULL)         /* NULL: of a P that has stayed in the parent of a fork */
+        pp->sched->netpoll->remove(pp->np, pd->fd);
     atomic_fetch_sub_explicit(&pp->npd, 1, memory_order_relaxed);
     pd->pp = NULL;
 }

@@ -200,14 +200,6 @@ rt_g_arm(rt_g *gp)
     atomic_store_explicit(&gp->wake, RT_WAKE_NONE, memory_order_release);
 }
 
-/* Take back rt_g_arm() where nobody could find gp yet. */
-static inline void
-rt_g_disarm(rt_g *gp)
-{
-    RT_STORE(gp->wake, RT_WAKE_READY);
-    RT_STORE(gp->status, RT_G_RUNNING);
-}
-
 /* Claim gp's current park.  True: the caller won and must call rt_ready(). */
 static inline bool
 rt_g_claim(rt_g *gp, uint8_t why)

@@ -148,5 +148,8 @@ class Conn(NetFD):
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{self.local_addr} fd={self.fileno()}"
+        try:
+            state = f"{self.local_addr} fd={self.fileno()}"
+        except ClosedError:  # perhaps just now
+            state = "closed"
         return f"<Conn {self.remote_addr.network} {state} -> {self.remote_addr}>"

@@ -65,8 +65,10 @@ class Listener:
                     raise
             try:
                 self._closing.recv(pause)
-            except (TimeoutError, ChanClosed):
+            except TimeoutError:
                 pause = min(2 * pause, _LONGEST_PAUSE)
+            except ChanClosed:
+                raise ClosedError("accept: use of closed network connection") from None
 
     def set_deadline(self, seconds: float | None) -> None:
         """Let accept() fail with TimeoutError from so many seconds from now on; None: never.
@@ -83,15 +85,17 @@ class Listener:
 
         Go: net.Listener.Close.
         """
-        if self._fd.closed:
-            return
-        if self._unlink is not None:
-            try:
+        try:
+            self._closing.close()
+        except ChanClosed:
+            return  # only the first one may remove the file: it may be another listener's by now
+        try:
+            if self._unlink is not None:
                 os.unlink(self._unlink)
-            except FileNotFoundError:
-                pass
-        self._fd.close()
-        self._closing.close()
+        except FileNotFoundError:
+            pass
+        finally:
+            self._fd.close()
 
     @property
     def closed(self) -> bool:

@@ -42,6 +42,7 @@ from runtime._core import (
     unlock_os_thread,
 )
 from runtime._errors import excepthook
+from runtime._group import Group
 from runtime._inspect import GoroutineInfo, StackFrame, dump_on_signal, goroutines, stack
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ __all__ = [
     "DeadlockError",
     "Goroutine",
     "GoroutineInfo",
+    "Group",
     "Mutex",
     "StackFrame",
     "WaitGroup",

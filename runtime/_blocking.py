@@ -56,6 +56,7 @@ class _Call:
         self.fn, self.args, self.kwargs = fn, args, kwargs
         self.context = contextvars.copy_context()
         self.done: Chan[None] = Chan()
+        self.done._wait_as("syscall")
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -307,6 +308,7 @@ def wait_future(future: _Future[_T], timeout: float | None = None) -> _T:
             )
     _check_timeout(timeout)
     done: Chan[None] = Chan(1)
+    done._wait_as("future")
     _when_done(future, lambda _: done.try_send(None))
     _wait(done, timeout, "runtime.wait_future()")
     return future.result()

@@ -57,6 +57,15 @@ def nothing() -> None:
     """Called by the core to have the interpreter look at what it has put off."""
 
 
+def _join_threads() -> None:
+    """As threading._shutdown(), for a main thread that threading may not know."""
+    for call in reversed(getattr(threading, "_threading_atexits", [])):
+        call()
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+
+
 def end_child(exc: BaseException | None) -> None:
     """End a forked child whose main goroutine has returned, or raised exc.
 
@@ -74,7 +83,7 @@ def end_child(exc: BaseException | None) -> None:
     elif exc is not None:
         sys.excepthook(type(exc), exc, exc.__traceback__)
         status = 128 + signal.SIGINT if isinstance(exc, KeyboardInterrupt) else 1
-    for last in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
+    for last in (_join_threads, atexit._run_exitfuncs):
         try:
             last()
         except BaseException:

@@ -117,7 +117,8 @@ def _entry(fn: Any) -> StackFrame:
     if isinstance(fn, types.BuiltinFunctionType):
         owner = fn.__self__
         if owner is None or isinstance(owner, types.ModuleType):
-            return StackFrame("<built-in>", 0, f"{fn.__module__}.{fn.__qualname__}")
+            module = "runtime" if owner is _core else fn.__module__
+            return StackFrame("<built-in>", 0, f"{module}.{fn.__qualname__}")
         owner = owner if isinstance(owner, type) else type(owner)
         return StackFrame("<built-in>", 0, f"{owner.__module__}.{owner.__qualname__}.{fn.__name__}")
     owner = type(fn)
@@ -225,7 +226,7 @@ def install() -> None:
     mode = os.environ.get("GOSCHED_SIGQUIT") or "exit"
     if mode not in ("exit", "dump", "off"):
         write(None, f"runtime: GOSCHED_SIGQUIT={mode!r} is none of exit, dump, off: ignored\n")
-    if mode != "off" and signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL:
+    if mode != "off" and _core._signal_is_default(signal.SIGQUIT):
         dump_on_signal(signal.SIGQUIT, exit=mode != "dump")
 
 

@@ -83,6 +83,34 @@ def test_sieve_prints_twenty_primes():
     assert done.returncode == 0
 
 
+def test_inspect_scheduler_shows_what_each_goroutine_does():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "inspect_scheduler.py"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    table, _, dump = done.stdout.partition("\nThe same as a dump:\n\n")
+    rows = [line.split(maxsplit=2) for line in table.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [
+        ["main", "running"],
+        ["producer", "waiting"],
+        ["worker-0", "waiting"],
+        ["worker-1", "waiting"],
+        ["watcher", "waiting"],
+        ["ticker", "waiting"],
+    ]
+    assert [row[2].partition(",")[0].split("  ")[0] for row in rows[1:5]] == [
+        "chan send",
+        "chan send",
+        "chan send",
+        "sync.Mutex.Lock",
+    ]
+    assert dump.startswith("goroutine 1 [running]:\n__main__.main(...)\n")
+    assert dump.count("\n\ngoroutine ") == 5
+
+
 def test_demo_serves_page_and_counters():
     address = free_address()
     with server("demo.py", "--addr", address, address=address) as process:

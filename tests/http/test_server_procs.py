@@ -288,7 +288,7 @@ def test_close_fails_handlers_on_all_ps(procs, serve):
             assert errors.recv(timeout=SAFETY) == (
                 "the server was closed while the request was running"
             )
-        for _, writer, *others in spread.by_thread.values():
+        for _, _, *others in spread.by_thread.values():
             for c in others:
                 assert c.ended()
     server.until(connections=0)

@@ -184,3 +184,22 @@ def test_cancel_of_a_plain_thread_is_refused() -> None:
     t.join()
     with pytest.raises(RuntimeError, match="plain thread"):
         found[0].cancel()
+
+
+def test_cancel_of_the_running_main_goroutine_waits_for_its_next_blocking_point() -> None:
+    main, ch = current(), Chan()
+    steps = []
+
+    def run() -> None:
+        ch.send(1)
+        main.cancel()
+
+    g = go(run)
+    with pytest.raises(Cancelled):
+        ch.recv()
+        while not g.done():
+            pass
+        for _ in range(1000):
+            steps.append(1)
+        sleep(0)
+    assert len(steps) == 1000

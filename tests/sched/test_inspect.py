@@ -1,0 +1,1251 @@
+"""Looking at goroutines: goroutines(), stack(), and dumps on signals."""
+
+import contextlib
+import functools
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runtime
+from runtime import (
+    Chan,
+    Goroutine,
+    GoroutineInfo,
+    Mutex,
+    StackFrame,
+    WaitGroup,
+    _blocking,
+    _inspect,
+    current,
+    go,
+    goroutines,
+    gosched,
+    http,
+    lock_os_thread,
+    net,
+    sleep,
+    stack,
+)
+
+ROOT = Path(runtime.__file__).resolve().parents[1]
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+HERE = Path(__file__).name
+
+
+def parked(g: Goroutine[Any]) -> Goroutine[Any]:
+    """Let others run until g waits."""
+    while g.state != "waiting":
+        assert g.state != "dead"
+        gosched()
+    return g
+
+
+def info(g: Goroutine[Any], stacks: bool = False) -> GoroutineInfo:
+    (found,) = (i for i in goroutines(stacks=stacks) if i.goroutine is g)
+    return found
+
+
+def functions(g: Goroutine[Any]) -> list[str]:
+    """The functions on g's stack, without modules, innermost first."""
+    frames = info(g, stacks=True).stack
+    assert frames is not None
+    return [f.function.removeprefix(__name__ + ".") for f in frames]
+
+
+@pytest.fixture(params=[1, 3])
+def procs(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = runtime.gomaxprocs(request.param)
+    yield request.param
+    runtime.gomaxprocs(before)
+
+
+@pytest.fixture
+def in_order(one_p: None) -> Iterator[None]:
+    """What main has started begins when main waits or yields, and not before."""
+    with runtime.nopreempt():
+        yield
+
+
+# --- states -------------------------------------------------------------------------------------
+
+
+def test_goroutines_main_runs_and_is_the_caller() -> None:
+    main = goroutines()[0]
+    assert main.goroutine is current()
+    assert (main.id, main.name, main.state) == (1, "main", "running")
+    assert (main.wait_reason, main.wait_duration, main.spawned_at) == (None, None, None)
+    assert (main.p, main.thread, main.locked) == (0, threading.get_ident(), False)
+    assert main.stack is None
+
+
+def unlocked() -> Mutex:
+    mu = Mutex()
+    mu.lock()
+    return mu
+
+
+def waiting_group() -> WaitGroup:
+    wg = WaitGroup()
+    wg.add()
+    return wg
+
+
+class Closing:
+    """What the operation waits for, and how to end it."""
+
+    def __init__(self, wait: Callable[[], object], end: Callable[[], object]) -> None:
+        self.wait, self.end = wait, end
+
+
+def make_wait(kind: str) -> Closing:
+    ch: Chan[Any] = Chan()
+    if kind == "recv":
+        return Closing(ch.recv_ok, ch.close)
+    if kind == "iteration":
+        return Closing(lambda: list(ch), ch.close)
+    if kind == "send":
+        return Closing(lambda: ch.send(1), ch.recv)
+    if kind == "mutex":
+        mu = unlocked()
+        return Closing(mu.lock, mu.unlock)
+    if kind == "group":
+        wg = waiting_group()
+        return Closing(wg.wait, wg.done)
+    if kind == "join":
+        other = go(ch.recv_ok)
+        return Closing(other.join, ch.close)
+    if kind == "blocking":
+        event = threading.Event()
+        return Closing(lambda: runtime.blocking(event.wait), event.set)
+    if kind == "future":
+        future: Future[None] = Future()
+        return Closing(lambda: runtime.wait_future(future), lambda: future.set_result(None))
+    if kind == "accept":
+        listener = net.listen("tcp", "127.0.0.1:0")
+
+        def accept() -> None:
+            with listener:
+                listener.accept().close()
+
+        return Closing(accept, lambda: socket.create_connection(listener.addr).close())
+    raise AssertionError(kind)
+
+
+REASONS = {
+    "recv": "chan receive",
+    "iteration": "chan receive",
+    "send": "chan send",
+    "mutex": "sync.Mutex.Lock",
+    "group": "sync.WaitGroup.Wait",
+    "join": "join",
+    "blocking": "syscall",
+    "future": "future",
+    "accept": "IO wait",
+}
+
+
+@pytest.mark.parametrize("kind", REASONS)
+def test_goroutines_waiting_has_the_reason(procs: int, kind: str) -> None:
+    what = make_wait(kind)
+    g = parked(go.named("waiter")(what.wait))
+    i = info(g)
+    assert (i.id, i.name, i.state, i.wait_reason) == (g.id, "waiter", "waiting", REASONS[kind])
+    assert i.wait_duration is not None and i.wait_duration >= 0
+    assert i.p is not None
+    assert i.thread is not None
+    what.end()
+    g.join(timeout=30)
+    assert g not in [i.goroutine for i in goroutines()]
+
+
+def test_goroutines_http_handler_that_waits_for_the_body() -> None:
+    def handler(w: http.ResponseWriter, r: http.Request) -> str:
+        handlers.send(current())
+        return r.body.read().decode()
+
+    handlers: Chan[Goroutine[Any]] = Chan()
+    server = http.Server(handler, addr="127.0.0.1:0")
+    server.listen()
+    serving = go(server.serve)
+    with net.dial("tcp", str(server.addr), timeout=30) as client:
+        client.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
+        i = info(parked(handlers.recv()), stacks=True)
+        assert i.wait_reason == "IO wait"
+        assert [f.function for f in i.stack or ()] == [f"{__name__}.{handler.__qualname__}"]
+        client.write(b"ok")
+        assert b"200 OK" in client.read(4096)
+    server.close()
+    serving.join(timeout=30)
+
+
+def test_goroutines_sleeping_has_the_reason() -> None:
+    g = parked(go(sleep, 3600))
+    assert info(g).wait_reason == "sleep"
+    g.cancel()
+
+
+def test_goroutines_fresh_is_runnable_and_on_no_thread(in_order: None) -> None:
+    def body() -> None: ...
+
+    line = body.__code__.co_firstlineno + 3
+    g = go(body)
+    i = info(g, stacks=True)
+    assert (i.state, i.wait_reason, i.wait_duration) == ("runnable", None, None)
+    assert (i.p, i.thread, i.locked) == (0, None, False)
+    assert i.spawned_at == (__file__, line, sys._getframe().f_code.co_qualname)
+    assert i.frame is None
+    g.join()
+
+
+def test_goroutines_yielded_is_runnable_joining_waits(in_order: None) -> None:
+    main = current()
+    g = go(info, main)
+    gosched()
+    assert (g.join().state, g.join().wait_reason) == ("runnable", None)
+    i = go(info, main).join()
+    assert (i.state, i.wait_reason) == ("waiting", "join")
+
+
+def test_goroutines_many_fresh_are_all_found(in_order: None) -> None:
+    """More than fit into the ring of the P."""
+    gs = {go(int) for _ in range(1000)}
+    found = {i.goroutine for i in goroutines() if i.state == "runnable"}
+    assert gs <= found
+    for g in gs:
+        g.join()
+
+
+def test_goroutines_ready_is_runnable(in_order: None) -> None:
+    ch: Chan[int] = Chan()
+    gs = [parked(go(ch.recv)) for _ in range(3)]
+    for n in range(3):
+        ch.send(n)
+    assert [info(g).state for g in gs] == ["runnable"] * 3
+    assert [g.join() for g in gs] == [0, 1, 2]
+
+
+class Spinner:
+    """A goroutine that runs on another M than the main one's until it is released."""
+
+    def __init__(self) -> None:
+        self.release = False
+        self.running = False
+        self.g = go(self.spin, 2)
+        while not self.running:  # this M is busy, so another one takes it
+            pass
+
+    def spin(self, depth: int) -> int:
+        if depth:
+            return self.spin(depth - 1)
+        self.running = True
+        while not self.release:
+            pass
+        return threading.get_ident()
+
+
+def test_goroutines_running_on_another_m(in_order: None) -> None:
+    runtime.gomaxprocs(2)
+    spinner = Spinner()
+    i = info(spinner.g, stacks=True)
+    assert (i.state, i.wait_reason, i.wait_duration) == ("running", None, None)
+    assert i.p not in (None, 0)
+    assert [f.function for f in i.stack or ()] == [f"{__name__}.Spinner.spin"] * 3
+    assert f"goroutine {i.id} [running]:\n{__name__}.Spinner.spin(...)\n" in stack(all=True)
+    if FREE_THREADED:
+        assert i.frame is None
+    else:
+        assert i.frame is not None and i.frame.f_code is Spinner.spin.__code__
+    spinner.release = True
+    assert spinner.g.join() == i.thread != threading.get_ident()
+
+
+def test_goroutines_locked_to_its_thread(procs: int) -> None:
+    ch: Chan[None] = Chan()
+
+    def body() -> None:
+        lock_os_thread()
+        ch.recv()
+
+    g = parked(go(body))
+    assert info(g).locked
+    assert f"goroutine {g.id} [chan receive, locked to thread]:\n" in stack(all=True)
+    ch.send(None)
+    g.join()
+    lock_os_thread()
+    assert goroutines()[0].locked
+    assert stack().startswith("goroutine 1 [running, locked to thread]:\n")
+    runtime.unlock_os_thread()
+
+
+def test_goroutines_of_the_spare_p(in_order: None) -> None:
+    ch: Chan[None] = Chan()
+    spawned: list[Goroutine[None]] = []
+    thread = threading.Thread(target=lambda: spawned.append(go(ch.recv)))
+    thread.start()
+    thread.join()
+    g = parked(spawned[0])
+    assert info(g).p == 256
+    ch.send(None)
+    g.join()
+
+
+def test_goroutines_come_in_the_order_of_their_ids_the_caller_first(in_order: None) -> None:
+    gs = [go(int) for _ in range(50)]
+    ids = [i.id for i in go(goroutines).join()]
+    assert ids[0] > max(g.id for g in gs)
+    assert ids[1:] == sorted(ids[1:])
+
+
+def test_goroutines_number_is_num_goroutine(procs: int) -> None:
+    ch: Chan[None] = Chan()
+    gs = [parked(go(ch.recv_ok)) for _ in range(20)]
+    assert len(goroutines()) == runtime.num_goroutine()
+    ch.close()
+    for g in gs:
+        g.join()
+
+
+def test_goroutines_ten_thousand_parked(procs: int) -> None:
+    ch: Chan[None] = Chan()
+
+    def inner() -> None:
+        ch.recv_ok()
+
+    def outer() -> None:
+        inner()
+
+    gs = [go(outer) for _ in range(10_000)]
+    for g in gs:
+        parked(g)
+    infos = {i.goroutine: i for i in goroutines(stacks=True)}
+    assert len({i.id for i in infos.values()}) == len(infos)
+    for g in gs:
+        i = infos[g]
+        assert (i.state, i.wait_reason) == ("waiting", "chan receive")
+        assert [f.function.rpartition(".")[2] for f in i.stack or ()] == ["inner", "outer"]
+    text = stack(all=True)
+    assert len(re.findall(r"^goroutine \d+ \[chan receive", text, re.M)) == 10_000
+    ch.close()
+    for g in gs:
+        g.join()
+
+
+# --- handles ------------------------------------------------------------------------------------
+
+
+def test_goroutines_give_a_handle_that_was_dropped() -> None:
+    ch: Chan[int] = Chan()
+    go.named("lost")(lambda: ch.recv() + 1)
+    gosched()
+    (g,) = (i.goroutine for i in goroutines() if i.name == "lost")
+    ch.send(41)
+    assert g.join() == 42
+
+
+def test_goroutines_do_not_keep_what_they_have_shown() -> None:
+    class Local: ...
+
+    ch: Chan[None] = Chan()
+
+    def body() -> None:
+        local = Local()
+        refs.append(weakref.ref(local))
+        ch.recv()
+
+    refs: list[weakref.ref[Any]] = []
+    g = parked(go(body))
+    refs.append(weakref.ref(g))
+    before = sys.getrefcount(body.__code__)
+    for _ in range(10):
+        goroutines(stacks=True)
+        stack(all=True)
+    after = sys.getrefcount(body.__code__)
+    assert after == before
+    ch.send(None)
+    g.join()
+    del g
+    assert [ref() for ref in refs] == [None, None]
+
+
+# --- durations ----------------------------------------------------------------------------------
+
+
+def test_wait_duration_grows_and_who_waited_first_has_waited_longer() -> None:
+    ch: Chan[None] = Chan()
+
+    def duration(g: Goroutine[None]) -> float:
+        seconds = info(g).wait_duration
+        assert seconds is not None
+        return seconds
+
+    first = parked(go(ch.recv))
+    begin = duration(first)
+    sleep(0.002)  # the clock goes by milliseconds
+    assert duration(first) > begin
+    second = parked(go(ch.recv))
+    infos = {i.goroutine: i.wait_duration for i in goroutines()}
+    assert infos[first] > infos[second] >= 0
+    ch.send(None)
+    ch.send(None)
+    first.join()
+    second.join()
+
+
+def header(**changes: Any) -> str:
+    i = info(current())._replace(**changes)
+    return _inspect._text(i).partition("\n")[0]
+
+
+def test_stack_shows_minutes_from_one_on() -> None:
+    waits = {"state": "waiting", "wait_reason": "IO wait"}
+    assert header(**waits, wait_duration=59.9) == "goroutine 1 [IO wait]:"
+    assert header(**waits, wait_duration=60.0) == "goroutine 1 [IO wait, 1 minutes]:"
+    assert header(**waits, wait_duration=3599.0) == "goroutine 1 [IO wait, 59 minutes]:"
+    assert (
+        header(**waits, wait_duration=86400.0, locked=True)
+        == "goroutine 1 [IO wait, 1440 minutes, locked to thread]:"
+    )
+
+
+# --- stacks -------------------------------------------------------------------------------------
+
+
+def test_stack_of_the_caller() -> None:
+    def inner() -> str:
+        return stack()
+
+    text = inner()
+    lines = text.splitlines()
+    assert lines[0] == "goroutine 1 [running]:"
+    where = test_stack_of_the_caller
+    assert lines[1] == f"{__name__}.{where.__qualname__}.<locals>.inner(...)"
+    assert lines[2] == f"\t{__file__}:{inner.__code__.co_firstlineno + 1}"
+    assert lines[3] == f"{__name__}.{where.__qualname__}(...)"
+    assert lines[4] == f"\t{__file__}:{where.__code__.co_firstlineno + 4}"
+    assert text.endswith("\n")
+
+
+def own_stack() -> str:
+    return stack()
+
+
+def test_stack_of_a_goroutine_ends_with_who_created_it() -> None:
+    line = test_stack_of_a_goroutine_ends_with_who_created_it.__code__.co_firstlineno + 2
+    g = go(own_stack)
+    text = g.join()
+    assert text.startswith(f"goroutine {g.id} [running]:\n{__name__}.own_stack(...)\n")
+    assert text.endswith(f"created by {sys._getframe().f_code.co_qualname}\n\t{__file__}:{line}\n")
+
+
+def test_stack_shows_given_names_only() -> None:
+    assert "goroutine 1 [running]" in stack()
+    assert re.match(r"goroutine \d+ \[running\]:", go(stack).join())
+    assert re.match(r"goroutine \d+ 'indexer' \[running\]:", go.named("indexer")(stack).join())
+    g = go(stack)
+    assert g.name == f"goroutine-{g.id}"
+    assert re.match(r"goroutine \d+ \[running\]:", g.join())
+
+
+def test_stack_all_begins_with_the_caller(procs: int) -> None:
+    ch: Chan[None] = Chan()
+    gs = [parked(go(ch.recv_ok)) for _ in range(5)]
+    g = go(lambda: stack(all=True))
+    parts = g.join().split("\n\n")
+    assert parts[0].startswith(f"goroutine {g.id} [running]:\n")
+    ids = [int(re.match(r"goroutine (\d+)", part)[1]) for part in parts]  # type: ignore[index]
+    assert ids[1:] == sorted(ids[1:])
+    assert {1, *(g.id for g in gs)} <= set(ids)
+    ch.close()
+
+
+def recursive(depth: int, then: Callable[[], object]) -> object:
+    return recursive(depth - 1, then) if depth else then()
+
+
+def test_stack_of_a_recursion(procs: int) -> None:
+    ch: Chan[None] = Chan()
+    g = parked(go(recursive, 30, ch.recv))
+    assert functions(g) == ["recursive"] * 31
+    ch.send(None)
+    g.join()
+    assert functions(current())[:2] == ["info", "functions"]
+
+
+def test_stack_elides_the_middle_of_a_deep_recursion() -> None:
+    ch: Chan[None] = Chan()
+    g = parked(go(recursive, 300, ch.recv))
+    assert functions(g) == ["recursive"] * 301
+    (text,) = (t for t in stack(all=True).split("\n\n") if t.startswith(f"goroutine {g.id} "))
+    assert text.count("recursive(...)") == 100
+    assert text.splitlines()[101] == "...201 frames elided..."
+    ch.send(None)
+    g.join()
+
+
+def test_stack_of_generators_and_c_functions_in_between(procs: int) -> None:
+    ch: Chan[int] = Chan()
+
+    def numbers() -> Iterator[int]:
+        yield ch.recv()
+
+    def doubled() -> Iterator[int]:
+        for n in numbers():
+            yield n * 2
+
+    class Key:
+        def __call__(self, n: int) -> int:
+            return sum(doubled())
+
+    g = parked(go(lambda: sorted([1], key=Key())))
+    names = [name.rpartition(".")[2] for name in functions(g)]
+    assert names == ["numbers", "doubled", "__call__", "<lambda>"]
+    # And again, after it has run.
+    ch.send(1)
+    g.join()
+    g = parked(go(lambda: sorted([1, 2], key=lambda n: n + ch.recv())))
+    for n in range(2):
+        names = [name.rpartition(".")[2] for name in functions(parked(g))]
+        assert names == ["<lambda>", "<lambda>"]
+        ch.send(n)
+        gosched()
+    assert g.join() == [1, 2]
+
+
+def test_stack_of_what_has_no_python_frames_is_its_function(in_order: None) -> None:
+    class Called:
+        def __call__(self) -> None: ...
+
+        def method(self) -> None: ...
+
+        @classmethod
+        def of_class(cls) -> None: ...
+
+    ch: Chan[None] = Chan()
+    cases: dict[Any, str] = {
+        ch.recv: "runtime.Chan.recv",
+        functools.partial(ch.send, None): "runtime.Chan.send",
+        time_sleep: f"{__name__}.time_sleep",
+        Called(): Called.__qualname__ + ".__call__",
+        Called().method: Called.__qualname__ + ".method",
+        Called.of_class: Called.__qualname__ + ".of_class",
+        Called: "builtins.type.__call__",
+        os.getpid: "posix.getpid",
+        dict.fromkeys: "builtins.dict.fromkeys",
+    }
+    for fn, name in cases.items():
+        g = go(fn)
+        (frame,) = info(g, stacks=True).stack or ()
+        assert frame.function.endswith(name)
+        assert (frame.line > 0) == frame.file.endswith(HERE)
+        assert f"{frame.function}(...)\n\t{frame.file}" in stack(all=True)
+        g.cancel()
+    g = parked(go(sleep, 3600))
+    assert functions(g) == ["runtime.sleep"]
+    assert "runtime.sleep(...)\n\t<built-in>\n" in stack(all=True)
+    g.cancel()
+
+
+def time_sleep() -> None: ...
+
+
+def test_stack_of_code_without_a_module() -> None:
+    ch: Chan[None] = Chan()
+    scope: dict[str, Any] = {"ch": ch}
+    exec("def f(): ch.recv()", scope)
+    del scope["__builtins__"]
+    g = parked(go(scope["f"]))
+    assert functions(g) == ["f"]
+    scope["__name__"] = 42
+    assert functions(g) == ["f"]
+    scope["__name__"] = "module"
+    assert functions(g) == ["module.f"]
+    ch.send(None)
+    g.join()
+
+
+def observed(look: Callable[[], Any]) -> Any:
+    """What a plain thread sees while this goroutine waits for it, and all others, too."""
+    seen: Chan[Any] = Chan()
+    main = current()
+
+    def thread() -> None:
+        while main.state != "waiting":
+            pass
+        try:
+            seen.send(look())
+        except BaseException as e:
+            seen.send(e)
+
+    t = threading.Thread(target=thread)
+    t.start()
+    result = seen.recv()
+    t.join()
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def test_stack_of_one_that_parked_last() -> None:
+    """It was not switched away from: the scheduler sleeps on its stack."""
+    g = parked(go(sleep, 3600))
+    names = observed(lambda: functions(main))[:2]
+    assert names == ["observed", sys._getframe().f_code.co_qualname]
+    # Now the last one to park is another goroutine, while main has been switched away from.
+    ch: Chan[None] = Chan()
+
+    def body() -> None:
+        gosched()
+        ch.recv()
+
+    g2 = go(body)
+    both = observed(lambda: (functions(main)[:2], functions(g2)))
+    assert both == (names, [f"{sys._getframe().f_code.co_qualname}.<locals>.body"])
+    ch.send(None)
+    g2.join()
+    g.cancel()
+
+
+main = current()
+
+
+def test_stack_of_plain_threads_that_wait() -> None:
+    ch: Chan[None] = Chan()
+    thread = threading.Thread(target=recursive, args=(2, ch.recv))
+
+    def found() -> list[GoroutineInfo]:
+        return [i for i in goroutines(stacks=True) if i.thread == thread.ident]
+
+    thread.start()
+    while not (infos := found()):
+        gosched()
+    (i,) = infos
+    assert (i.state, i.wait_reason, i.p) == ("waiting", "chan receive", None)
+    assert i.name == f"thread-{thread.ident}"
+    assert [f.function for f in i.stack or ()][:3] == [f"{__name__}.recursive"] * 3
+    assert f"goroutine {i.id} 'thread-{thread.ident}' [chan receive]:\n" in stack(all=True)
+    ch.send(None)
+    thread.join()
+    assert not found()
+
+
+def test_stack_of_a_plain_thread_that_calls() -> None:
+    def look() -> tuple[list[GoroutineInfo], str, str]:
+        return goroutines(), stack(), stack(all=True)
+
+    results: list[tuple[list[GoroutineInfo], str, str]] = []
+    thread = threading.Thread(target=lambda: results.append(look()))
+    thread.start()
+    thread.join()
+    ((infos, own, every),) = results
+    assert thread.ident not in [i.thread for i in infos]
+    assert re.match(rf"goroutine \d+ 'thread-{thread.ident}' \[running\]:\n.*look", own)
+    assert every.startswith(own + "\ngoroutine 1 [running]:\n")
+
+
+def test_stack_leaves_out_idle_threads_of_the_pool() -> None:
+    assert runtime.blocking(lambda: 42) == 42
+    while not _blocking.idle_threads():
+        gosched()
+    assert observed(lambda: [i.name for i in goroutines() if i.p is None]) == []
+
+
+def test_stack_in_a_signal_handler_while_nothing_runs() -> None:
+    ch: Chan[tuple[str, str, list[GoroutineInfo]]] = Chan(1)
+
+    def handler(signum: int, frame: object) -> None:
+        ch.try_send((stack(), stack(all=True), goroutines()))
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        idle, every, infos = ch.recv()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    if infos[0].state == "waiting":  # the handler came when main had parked
+        assert idle.startswith("goroutine 0 [idle]:\n")
+    assert "goroutine 1 [" in every
+
+
+# --- frames -------------------------------------------------------------------------------------
+
+
+def test_frame_of_the_caller() -> None:
+    assert goroutines()[0].frame is sys._getframe()
+    assert go(lambda: goroutines()[0].frame.f_code.co_name).join() == "<lambda>"  # type: ignore[union-attr]
+
+
+def test_frame_of_a_parked_goroutine(procs: int) -> None:
+    ch: Chan[int] = Chan()
+
+    def body(secret: int) -> int:
+        return ch.recv()
+
+    g = parked(go(recursive, 3, lambda: body(42)))
+    i = info(g)
+    frame = i.frame
+    assert (frame is None) == FREE_THREADED
+    names = []
+    while frame is not None:
+        names.append(frame.f_code.co_name)
+        assert frame.f_code is not body.__code__ or frame.f_locals["secret"] == 42
+        frame = frame.f_back
+    assert names == ["body", "<lambda>", *["recursive"] * 4] or FREE_THREADED
+    ch.send(1)
+    g.join()
+    assert i.frame is None
+
+
+def test_frames_can_be_held_while_the_goroutine_goes_on() -> None:
+    ch: Chan[int] = Chan()
+
+    def numbers() -> Iterator[int]:
+        while True:
+            yield sorted([1], key=lambda _: ch.recv())[0]
+            gosched()
+
+    def body() -> int:
+        total = 0
+        for n in numbers():
+            total += n
+            if total > 100:
+                return total
+        return 0
+
+    def walk(frame: Any) -> int:
+        n = 0
+        while frame is not None:
+            n += frame.f_lineno > 0
+            frame = frame.f_back
+        return n
+
+    g = go(body)
+    held = []
+    while not g.done():
+        held += [i.frame for i in goroutines() if i.goroutine is g]
+        assert all(walk(frame) < 100 for frame in held)
+        ch.try_send(1)
+        gosched()
+    assert g.join() > 100
+    assert all(walk(frame) < 100 for frame in held)
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+def script(source: str, *options: str) -> list[str]:
+    return [sys.executable, *options, "-c", textwrap.dedent(source)]
+
+
+def environ(**variables: str) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"PYTHONPATH": path} | variables
+
+
+def run(source: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; the time limit is only a safety net."""
+    return subprocess.run(
+        script(source), capture_output=True, text=True, timeout=120, env=environ(**variables)
+    )
+
+
+def test_goroutines_of_a_forked_child() -> None:
+    done = run(
+        """
+        import os
+        from runtime import *
+
+        ch = Chan()
+        for _ in range(10):
+            go(ch.recv)
+        gosched()
+        go(int)
+        def child():
+            pid = os.fork()
+            if pid == 0:
+                assert len(goroutines()) == num_goroutine() == 1
+                g = go(ch.recv)
+                gosched()
+                assert [i.goroutine for i in goroutines()] == [current(), g]
+                assert stack(all=True).count("goroutine ") == 2
+                os._exit(42)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
+        child()
+        go(child).join()
+        print(len(goroutines()) == num_goroutine())
+        """
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n")
+    assert "Error" not in done.stderr
+
+
+def test_goroutines_main_that_has_called_goexit() -> None:
+    done = run(
+        """
+        from runtime import *
+
+        def look(main):
+            while main.state != "waiting":
+                gosched()
+            print([(i.id, i.state, i.wait_reason) for i in goroutines()][1:])
+        go(look, current())
+        goexit()
+        """
+    )
+    assert done.stdout == "[(1, 'waiting', 'goexit')]\n"
+
+
+CHURN = """
+import faulthandler, random, sys, threading
+faulthandler.enable()
+import runtime
+from runtime import *
+
+gomaxprocs(PROCS)
+runtime.excepthook = lambda g, e: None
+stop = False
+ch, buf, mu = Chan(), Chan(8), Mutex()
+
+def recurse(n):
+    return recurse(n - 1) if n else ch.recv()
+
+def numbers(n):
+    for i in range(n):
+        gosched()
+        yield ch.recv()
+
+def key(x):
+    gosched()
+    return x
+
+def body(k):
+    if k == 0: recurse(random.randrange(30))
+    elif k == 1: list(numbers(3))
+    elif k == 2: sorted(range(5), key=key)
+    elif k == 3: sleep(random.random() * 0.002)
+    elif k == 4:
+        with mu: gosched()
+    elif k == 5: raise ValueError
+    elif k == 6: go(body, 0).join()
+    elif k == 7: buf.send(1); buf.recv()
+    else: [].append([n for n in range(200)])
+
+def churn():
+    while not stop:
+        gs = [go(body, random.randrange(9)) for _ in range(20)]
+        for g in gs:
+            while not g.done():
+                ch.try_send(1)
+                gosched()
+            g.exception()
+
+def walk(frame):
+    while frame is not None:
+        frame.f_lineno
+        frame = frame.f_back
+
+def look(rounds):
+    held = []
+    for n in range(rounds):
+        infos = goroutines(stacks=n % 2 == 0)
+        assert len({i.id for i in infos}) == len(infos)
+        assert all(i.state in ("running", "runnable", "waiting") for i in infos)
+        if n % 4 == 0:
+            assert stack(all=True).count("goroutine ") > 1
+        held = [i.frame for i in random.sample(infos, 5)] + held[:20]
+        for frame in held:
+            walk(frame)
+        gosched()
+
+churners = [go(churn) for _ in range(8)]
+threads = [threading.Thread(target=look, args=(30,)) for _ in range(2)]
+for t in threads:
+    t.start()
+lookers = [go(look, 30), go(look, 30)]
+look(60)
+for g in lookers:
+    g.join()
+while any(t.is_alive() for t in threads):
+    sleep(0.001)
+stop = True
+for g in churners:
+    g.join()
+print("end", len(goroutines()))
+"""
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_goroutines_and_stacks_while_everything_changes(n: int) -> None:
+    done = run(CHURN.replace("PROCS", str(n)))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end 1\n", "")
+
+
+# --- dumps on signals ---------------------------------------------------------------------------
+
+
+class Program:
+    """A running script, whose standard output is read line by line."""
+
+    def __init__(self, source: str, **variables: str) -> None:
+        self.process = subprocess.Popen(
+            script(source),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environ(**variables),
+        )
+        assert self.process.stdout is not None
+        self.stdout = self.process.stdout
+
+    def wait_asleep(self) -> None:
+        """Until its main thread sleeps in the kernel."""
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        while stat.read_text().rpartition(")")[2].split()[0] != "S":
+            pass
+
+    def expect(self, line: str) -> None:
+        assert self.stdout.readline() == line + "\n"
+
+    def read_dump(self) -> str:
+        """The next dump on standard error, up to the line "end of dump"."""
+        assert self.process.stderr is not None
+        lines = []
+        while (line := self.process.stderr.readline()) and line != "end of dump\n":
+            lines.append(line)
+        return "".join(lines)
+
+    def send(self, signum: int) -> None:
+        self.process.send_signal(signum)
+
+    def end(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=120)
+        return self.process.returncode, out, err
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@contextlib.contextmanager
+def program(source: str, **variables: str) -> Iterator[Program]:
+    p = Program(source, **variables)
+    try:
+        yield p
+    finally:
+        p.kill()
+
+
+IDLE = """
+import resource, signal, sys
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+from runtime import *
+
+def waiter():
+    Chan().recv()
+
+ch = Chan(1)
+go.named("other")(waiter)
+signal.signal(signal.SIGUSR1, lambda *a: ch.try_send("usr1"))
+gosched()
+gomaxprocs(PROCS)
+print("ready", flush=True)
+print(ch.recv(), flush=True)
+"""
+
+BUSY = """
+import signal, sys
+from runtime import *
+
+def compute():
+    while not stop:
+        pass
+
+def on_usr1(*args):
+    global stop
+    stop = True
+
+stop = False
+signal.signal(signal.SIGUSR1, on_usr1)
+gomaxprocs(PROCS)
+g = go(compute)
+print("ready", flush=True)
+g.join()
+print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize("n", ["1", "3"])
+def test_sigquit_while_all_wait_prints_stacks_and_exits_with_2(n: str) -> None:
+    with program(IDLE.replace("PROCS", n)) as p:
+        p.expect("ready")
+        p.wait_asleep()
+        p.send(signal.SIGQUIT)
+        status, out, err = p.end()
+    assert (status, out) == (2, "")
+    assert err.startswith("SIGQUIT: quit\n\ngoroutine 1 [chan receive]:\n__main__.<module>(...)\n")
+    assert re.search(r"\n\ngoroutine \d+ 'other' \[chan receive\]:\n__main__.waiter\(...\)\n", err)
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("n", ["1", "3"])
+def test_sigquit_while_a_goroutine_computes(n: str) -> None:
+    with program(BUSY.replace("PROCS", n)) as p:
+        p.expect("ready")
+        p.send(signal.SIGQUIT)
+        status, out, err = p.end()
+    assert (status, out) == (2, "")
+    assert err.startswith("SIGQUIT: quit\n\ngoroutine ")
+    assert "__main__.<module>(...)\n" in err
+
+
+@pytest.mark.parametrize("source", [IDLE, BUSY], ids=["idle", "busy"])
+@pytest.mark.parametrize("n", ["1", "3"])
+def test_sigquit_dump_mode_goes_on(n: str, source: str) -> None:
+    source = source.replace("PROCS", n)
+    with program(source, GOSCHED_SIGQUIT="dump") as p:
+        p.expect("ready")
+        for _ in range(3):
+            p.send(signal.SIGQUIT)
+            line = p.process.stderr.readline()  # type: ignore[union-attr]
+            while line != "SIGQUIT: quit\n":
+                line = p.process.stderr.readline()  # type: ignore[union-attr]
+        p.send(signal.SIGUSR1)
+        status, out, err = p.end()
+    assert status == 0
+    assert out in ("usr1\n", "done\n")
+    assert "Traceback" not in err
+
+
+def test_sigquit_off_is_left_to_the_system() -> None:
+    with program(IDLE.replace("PROCS", "1"), GOSCHED_SIGQUIT="off") as p:
+        p.expect("ready")
+        p.send(signal.SIGQUIT)
+        assert p.end() == (-signal.SIGQUIT, "", "")
+
+
+def test_sigquit_other_mode_is_told_and_ignored() -> None:
+    done = run("import runtime; print('ok')", GOSCHED_SIGQUIT="core")
+    assert (done.returncode, done.stdout) == (0, "ok\n")
+    assert done.stderr == "runtime: GOSCHED_SIGQUIT='core' is none of exit, dump, off: ignored\n"
+
+
+def test_sigquit_handler_of_the_program_stays() -> None:
+    done = run(
+        """
+        import signal, threading
+
+        def handler(*args): ...
+        for before in handler, signal.SIG_IGN:
+            signal.signal(signal.SIGQUIT, before)
+            import runtime
+            assert signal.getsignal(signal.SIGQUIT) is before
+            runtime._inspect.install()
+            assert signal.getsignal(signal.SIGQUIT) is before
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_sigquit_registered_with_faulthandler_stays() -> None:
+    done = run(
+        """
+        import faulthandler, signal
+        faulthandler.register(signal.SIGQUIT)
+        import runtime
+        signal.raise_signal(signal.SIGQUIT)
+        print("goes on")
+        """
+    )
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
+    assert "Current thread" in done.stderr
+
+
+def test_sigquit_is_left_alone_when_another_thread_imports() -> None:
+    done = run(
+        """
+        import signal, threading
+
+        t = threading.Thread(target=lambda: __import__("runtime"))
+        t.start()
+        t.join()
+        assert signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@contextlib.contextmanager
+def restored(signum: int) -> Iterator[None]:
+    before = signal.getsignal(signum)
+    try:
+        yield
+    finally:
+        signal.signal(signum, before)
+
+
+def test_dump_on_signal_writes_to_a_descriptor() -> None:
+    r, w = os.pipe()
+    with restored(signal.SIGUSR2), os.fdopen(r) as out:
+        runtime.dump_on_signal(signal.SIGUSR2, file=w)
+        signal.raise_signal(signal.SIGUSR2)
+        os.close(w)
+        text = out.read()
+    assert text.startswith("SIGUSR2: user defined signal 2\n\ngoroutine 1 [running]:\n")
+    assert f"{__name__}.{sys._getframe().f_code.co_qualname}(...)\n" in text
+
+
+def test_dump_on_signal_writes_to_files(tmp_path: Path) -> None:
+    with restored(signal.SIGUSR2):
+        with open(tmp_path / "dump", "w") as f:
+            runtime.dump_on_signal(signal.SIGUSR2, file=f)
+            signal.raise_signal(signal.SIGUSR2)
+        assert (tmp_path / "dump").read_text().startswith("SIGUSR2: ")
+        memory = io.StringIO()
+        runtime.dump_on_signal(signal.SIGUSR2, file=memory)
+        signal.raise_signal(signal.SIGUSR2)
+        assert memory.getvalue().startswith("SIGUSR2: ")
+
+
+def test_dump_on_signal_of_a_real_time_signal(tmp_path: Path) -> None:
+    signum = signal.SIGRTMIN + 3
+    memory = io.StringIO()
+    with restored(signum):
+        runtime.dump_on_signal(signum, file=memory)
+        signal.raise_signal(signum)
+    assert memory.getvalue().startswith(f"signal {signum}: real-time signal 3\n\n")
+
+
+def test_dump_on_signal_falls_back_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        def write(self, text: str) -> None:
+            raise OSError("disk full")
+
+    with restored(signal.SIGUSR2):
+        runtime.dump_on_signal(signal.SIGUSR2, file=Broken())
+        signal.raise_signal(signal.SIGUSR2)
+    assert "SIGUSR2: " in capfd.readouterr().err
+
+
+def test_dump_on_signal_gives_up_a_reader_that_does_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_inspect, "WRITE_PATIENCE", 0.01)
+    r, w = os.pipe()
+    os.set_blocking(w, False)
+    _inspect.write(w, "x" * 10_000_000)
+    assert os.read(r, 10) == b"x" * 10
+    os.close(r)
+    _inspect.write(w, "x")  # a broken pipe raises nothing
+    os.close(w)
+    _inspect.write(w, "x")  # nor does a closed one
+
+
+def test_dump_on_signal_wrong_file_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="file must be a file, not object"):
+        runtime.dump_on_signal(signal.SIGUSR2, file=object())  # type: ignore[arg-type]
+
+
+def test_dump_on_signal_in_a_thread_is_a_value_error() -> None:
+    errors: list[BaseException] = []
+
+    def thread() -> None:
+        try:
+            runtime.dump_on_signal(signal.SIGUSR2)
+        except ValueError as e:
+            errors.append(e)
+
+    t = threading.Thread(target=thread)
+    t.start()
+    t.join()
+    assert "main thread" in str(errors[0])
+
+
+def test_dump_on_signal_does_not_hide_a_deadlock() -> None:
+    done = run(
+        """
+        import signal
+        import runtime
+
+        runtime.dump_on_signal(signal.SIGUSR1)
+        runtime.Chan().recv()
+        """
+    )
+    assert done.returncode == 1
+    assert "DeadlockError" in done.stderr
+
+
+def test_dump_while_stderr_is_being_written() -> None:
+    """No "reentrant call" of the buffer the signal interrupts, nor a deadlock."""
+    source = """
+        import os, signal, sys, threading
+        from runtime import *
+
+        gomaxprocs(2)
+        stop = False
+        def writer():
+            while not stop:
+                sys.stderr.write("x" * 1000 + "\\n")
+                gosched()
+        gs = [go(writer) for _ in range(4)]
+        print("ready", flush=True)
+        threading.Thread(target=sys.stdin.read).start()
+        def watch():
+            global stop
+            while any(t.is_alive() for t in threading.enumerate()[1:] if t.daemon is False):
+                gosched()
+            stop = True
+        go(watch).join()
+        for g in gs:
+            g.join()
+        print("done")
+    """
+    with program(source, GOSCHED_SIGQUIT="dump") as p:
+        p.expect("ready")
+        assert p.process.stderr is not None
+        for _ in range(20):
+            p.send(signal.SIGQUIT)
+            while p.process.stderr.readline() != "SIGQUIT: quit\n":
+                pass
+        status, out, err = p.end()
+    assert (status, out) == (0, "done\n")
+    assert "reentrant" not in err
+    assert "Traceback" not in err
+
+
+def test_deadlock_report_without_stderr() -> None:
+    done = run(
+        """
+        import os, sys
+        from runtime import *
+
+        os.close(2)
+        try:
+            Chan().recv()
+        except DeadlockError:
+            print("deadlock")
+        sys.stderr = sys.__stderr__ = None
+        try:
+            Chan().recv()
+        except DeadlockError:
+            print("deadlock")
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "deadlock\ndeadlock\n", "")
+
+
+def test_stack_frame_is_a_tuple() -> None:
+    assert StackFrame("f.py", 3, "m.f") == ("f.py", 3, "m.f")

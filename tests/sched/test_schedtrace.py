@@ -1,0 +1,173 @@
+"""GOSCHED_TRACE: a line about the scheduler every so many milliseconds, as in Go."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import runtime
+
+ROOT = Path(runtime.__file__).resolve().parents[1]
+
+SUMMARY = re.compile(
+    r"SCHED \d+ms: gomaxprocs=\d+ idleprocs=\d+ threads=\d+ spinningthreads=\d+ idlethreads=\d+ "
+    r"runqueue=\d+ \[\d+( \d+)*\]"
+)
+P_LINE = re.compile(
+    r"  P\d+: status=[01] schedtick=\d+ m=\d+ runqsize=\d+ timerslen=\d+ descriptors=\d+ "
+    r"polls=\d+ preemptions=\d+"
+)
+M_LINE = re.compile(
+    r"  M\d+: p=\d+ curg=(nil|\d+) spinning=(true|false) blocked=(true|false) idleworkers=\d+"
+)
+G_LINE = re.compile(r"  G\d+: status=(1|2|4)\(([^)]*)\) m=(nil|\d+) lockedm=(nil|\d+)")
+
+# Runs until it has been traced as often as somebody wants to read.
+PROGRAM = """
+import os, sys
+from runtime import *
+
+go(Chan().recv)
+go(sleep, 1000)
+blocking(os.read, 0, 1)
+print("end")
+"""
+
+
+def start(source: str, **env: str) -> "subprocess.Popen[str]":
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(source)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "GOMAXPROCS": "1"} | env,
+    )
+
+
+def trace(source: str, setting: str, wanted: int, **env: str) -> list[str]:
+    """The lines on standard error until `wanted` summaries have come; then the program ends."""
+    with start(source, GOSCHED_TRACE=setting, **env) as child:
+        try:
+            assert child.stderr is not None
+            lines: list[str] = []
+            while sum(line.startswith("SCHED ") for line in lines) < wanted:
+                line = child.stderr.readline()
+                assert line, "the program has ended"
+                lines.append(line.rstrip("\n"))
+            out, _ = child.communicate("x", timeout=120)
+        finally:
+            child.kill()
+    assert (child.returncode, out) == (0, "end\n")
+    return lines
+
+
+def test_summary_comes_again_and_again() -> None:
+    lines = trace(PROGRAM, "schedtrace=20", 5)
+    assert all(map(SUMMARY.fullmatch, lines))
+    times = [int(re.findall(r"\d+", line)[0]) for line in lines]
+    assert times == sorted(times)
+    assert lines[-1].split(": ")[1].startswith("gomaxprocs=1 idleprocs=1 ")
+
+
+def test_summary_counts_goroutines_that_wait_for_their_turn() -> None:
+    lines = trace(
+        """
+        from runtime import *
+        import os
+        def hog():
+            while not over:
+                pass
+        over = []
+        for _ in range(5):
+            go(hog)
+        blocking(os.read, 0, 1)
+        over.append(1)
+        print("end")
+        """,
+        "schedtrace=10",
+        10,
+    )
+    assert any(line.endswith("[4]") for line in lines)
+
+
+def test_detail_adds_ps_ms_and_gs() -> None:
+    lines = trace(PROGRAM, "scheddetail=1,schedtrace=20", 4)
+    kinds = "".join(line.strip()[0] for line in lines)
+    assert re.fullmatch(r"(SP+M+G+)+S", kinds)
+    patterns = {"S": SUMMARY, "P": P_LINE, "M": M_LINE, "G": G_LINE}
+    for kind, line in zip(kinds, lines, strict=True):
+        assert patterns[kind].fullmatch(line), line
+    reasons = {match[2] for line in lines if (match := G_LINE.fullmatch(line))}
+    assert {"chan receive", "sleep"} <= reasons
+
+
+def test_detail_says_who_runs() -> None:
+    lines = trace(
+        """
+        from runtime import *
+        import os
+        def hog():
+            while not over:
+                pass
+        over = []
+        g = go(hog)
+        print(g.id, flush=True)
+        blocking(os.read, 0, 1)
+        over.append(1)
+        g.join()
+        os.write(1, b"end\\n")
+        os._exit(0)
+        """.replace("print(g.id, flush=True)", ""),
+        "schedtrace=10,scheddetail=1",
+        10,
+    )
+    running = {match[0].split(":")[0][3:] for line in lines
+               if (match := G_LINE.fullmatch(line)) and match[1] == "2"}  # fmt: skip
+    current = {match[1] for line in lines if (match := M_LINE.fullmatch(line))} - {"nil"}
+    assert current
+    assert current == running
+
+
+@pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="there is no GIL"
+)
+def test_summary_needs_no_gil() -> None:
+    lines = trace(
+        """
+        import ctypes, os
+        from runtime import *
+        go(int).join()
+        ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(1), 1)
+        print("end")
+        """,
+        "schedtrace=10",
+        5,
+        GOSCHED_STALL_MS="0",
+    )
+    assert all(map(SUMMARY.fullmatch, lines))
+
+
+@pytest.mark.parametrize(
+    "value", ["yes", "schedtrace", "schedtrace=", "schedtrace=-5", "scheddetail=2",
+              "schedtrace=10,unknown=1", "schedtrace=1000000000000000"],
+)  # fmt: skip
+def test_setting_that_is_wrong_is_reported_and_ignored(value: str) -> None:
+    with start("import runtime; runtime.go(int).join()", GOSCHED_TRACE=value) as child:
+        out, err = child.communicate(timeout=120)
+    assert (child.returncode, out) == (0, "")
+    assert err == (
+        f"gosched: GOSCHED_TRACE={value} ignored: expected e.g. schedtrace=1000,scheddetail=1 "
+        "(ms; 0 or 1)\n"
+    )
+
+
+def test_setting_of_zero_traces_nothing() -> None:
+    with start("import runtime; runtime.sleep(0.05)", GOSCHED_TRACE="schedtrace=0") as child:
+        out, err = child.communicate(timeout=120)
+    assert (child.returncode, out, err) == (0, "", "")
