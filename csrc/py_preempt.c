@@ -402,12 +402,16 @@ drop_token(py_m *Py_UNUSED(mp))
 
 /* ---- sysmon's callbacks ---- */
 
+#define OTHERS INT64_MIN
+
 /* Give sysmon's thread the right to touch Python; mp, which it is about, need not finish
-   its 5 ms with the GIL (NULL: it may).  Returns the ns that took. */
+   its 5 ms with the GIL (NULL: it may).  Returns the ns that took, or OTHERS where that was
+   long and not mp had the GIL. */
 static int64_t
 attach(py_m *mp)
 {
     int64_t start = rt_nanotime();
+    bool others = mp != NULL && mp->tstate != NULL && py_gil_is_elsewhere(mp->tstate);
     PyThreadState *ts = atomic_load(&core->sysmon_tstate);
     if (ts == NULL) {
         ts = PyThreadState_New(PyInterpreterState_Main());
@@ -418,7 +422,8 @@ attach(py_m *mp)
     if (mp != NULL && mp->tstate != NULL)
         py_demand_gil(mp->tstate);
     PyEval_RestoreThread(ts);
-    return rt_nanotime() - start;
+    int64_t waited = rt_nanotime() - start;
+    return others && waited >= KEEPS_GIL ? OTHERS : waited;
 }
 
 static void
@@ -507,8 +512,8 @@ host_preempt(rt_p *pp, int64_t ns)
         return;
     }
     int64_t waited = attach(mp);
-    if (core->sched.sysmon.stall_ns != 0 && ns + waited >= core->sched.sysmon.stall_ns
-        && waited >= KEEPS_GIL && !pp->mon.reported) {
+    if (core->sched.sysmon.stall_ns != 0 && waited >= KEEPS_GIL
+        && ns + waited >= core->sched.sysmon.stall_ns && !pp->mon.reported) {
         /* A call has kept the GIL until now, and is still to be seen. */
         pp->mon.reported = true;
         report_stall(mp, ns + waited, waited);
@@ -537,6 +542,10 @@ host_stalled(rt_p *pp, int64_t ns)
     if (mp->preempt.reported != 0 && rt_nanotime() - mp->preempt.reported < REPORT_P)
         return false;
     int64_t waited = attach(mp);
+    if (waited == OTHERS) {
+        detach();
+        return false;           /* it may just be waiting for the GIL, too */
+    }
     report_stall(mp, ns + waited, waited);
     return true;
 }
