@@ -347,6 +347,8 @@ static int
 body_broken(http_conn *c, const char *why)
 {
     c->close_after = c->io_failed = true;
+    if (c->aborted)             /* then it is us who have shut the socket down */
+        return raise_gone(c);
     PyErr_SetString(PyExc_ConnectionError, why);
     return -1;
 }
