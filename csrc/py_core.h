@@ -218,6 +218,8 @@ int py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void *arg);
 void py_g_run(py_m *mp, Goroutine *gp, py_seat *seat);
 /* End gp: result (stolen) or the exception set. */
 void py_g_finish(Goroutine *gp, PyObject *result);
+/* At exit: failures that nobody has asked for, where finalizers would come too late. */
+void py_g_report_failures(void);
 const char *py_wait_reason(int reason);
 /* Its name, or what would be its name; new reference. */
 PyObject *py_g_name(Goroutine *gp);

@@ -10,6 +10,7 @@
  */
 #include "py_core.h"
 
+#include <stdlib.h>
 #include <structmember.h>
 
 static const char *const wait_reasons[PY_WAIT_REASONS] = {
@@ -140,6 +141,51 @@ report_failure(Goroutine *gp)
     if (saved != NULL)
         py_raise(saved);
 }
+
+#ifdef Py_GIL_DISABLED
+typedef struct {
+    Goroutine **found;          /* owned, each */
+    size_t n, cap;
+} failures;
+
+static int
+visit_failure(PyObject *op, void *arg)
+{
+    failures *f = arg;
+    Goroutine *gp = (Goroutine *)op;
+    if (!Py_IS_TYPE(op, core->goroutine_type) || !gp->failed || gp->asked)
+        return 1;
+    if (f->n == f->cap) {
+        size_t cap = 2 * f->cap + 64;
+        Goroutine **found = realloc(f->found, cap * sizeof(*found));
+        if (found == NULL)
+            return 0;
+        f->found = found;
+        f->cap = cap;
+    }
+    f->found[f->n++] = (Goroutine *)Py_NewRef(op);
+    return 1;
+}
+
+/* These builds clear modules before what a program's globals refer to is finalized: then
+   there is nothing any more to report it with. */
+void
+py_g_report_failures(void)
+{
+    failures f = {0};
+    PyUnstable_GC_VisitObjects(visit_failure, &f);
+    for (size_t i = 0; i < f.n; i++) {
+        report_failure(f.found[i]);
+        Py_DECREF(f.found[i]);
+    }
+    free(f.found);
+}
+#else
+void
+py_g_report_failures(void)
+{
+}
+#endif
 
 static void
 g_finalize(PyObject *self)

@@ -434,6 +434,7 @@ m_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
         nanosleep(&one, NULL);
         Py_END_ALLOW_THREADS
     }
+    py_g_report_failures();
     Py_RETURN_NONE;
 }
 

@@ -367,6 +367,7 @@ def test_atexit_handlers_registered_before_and_after_the_import(
     done = run(
         f"{head}{USE}{another_m}\ng = go(Chan().recv)\ngosched()\nprint('end')\n",
         *options,
+        GOMAXPROCS="1",
     )
     assert done.returncode == 0
     said = ["received", "joined", "timeout", "deadlock"]
@@ -399,7 +400,8 @@ def test_atexit_handlers_and_goroutines_run_in_turn() -> None:
 
         go(body)
         atexit.register(handler, 3)
-        """
+        """,
+        GOMAXPROCS="1",
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "".join(f"handler {n}\ngoroutine {n}\n" for n in (3, 2, 1))

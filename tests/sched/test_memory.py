@@ -219,7 +219,7 @@ def threads(x: object) -> None:
         ch.send(x)
         go(lambda a: a, x).join()
         with pytest.raises(TimeoutError):
-            ch.send(x, timeout=0)
+            Chan[object]().send(x, timeout=0)
 
     ts = [threading.Thread(target=thread) for _ in range(3)]
     for t in ts:
