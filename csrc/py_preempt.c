@@ -226,9 +226,11 @@ take_tool(void)
             return -1;
         bool still = PyUnicode_Check(ours) && PyUnicode_CompareWithASCIIString(ours, "gosched") == 0;
         Py_DECREF(ours);
-        if (still)
+        if (still && PRE->tool_ready)
             return 0;
-        PRE->tool = -1;
+        if (!still)
+            PRE->tool = -1;
+        PRE->tool_ready = false;
     }
     static const int ids[] = {4, 3};
     for (size_t i = 0; i < RT_ARRAY_LEN(ids) && PRE->tool < 0; i++) {
@@ -262,8 +264,10 @@ take_tool(void)
     Py_XSETREF(PRE->args_on, Py_BuildValue("(ii)", PRE->tool, events));
     Py_XSETREF(PRE->args_off, Py_BuildValue("(ii)", PRE->tool, 0));
     if (constants && callback && PRE->set_events && PRE->disable && PRE->args_on
-        && PRE->args_off)
+        && PRE->args_off) {
+        PRE->tool_ready = true;
         result = 0;
+    }
 done:
     Py_XDECREF(constants);
     Py_XDECREF(callback);
@@ -403,16 +407,17 @@ drop_token(py_m *Py_UNUSED(mp))
 /* ---- sysmon's callbacks ---- */
 
 /* Give sysmon's thread the right to touch Python; mp, which it is about, need not finish
-   its 5 ms with the GIL (NULL: it may).  Returns the ns that took. */
+   its 5 ms with the GIL (NULL: it may).  Returns the ns that took;
+   -1: there is no memory for it. */
 static int64_t
 attach(py_m *mp)
 {
     int64_t start = rt_nanotime();
     PyThreadState *ts = atomic_load(&core->sysmon_tstate);
     if (ts == NULL) {
-        ts = PyThreadState_New(PyInterpreterState_Main());
+        ts = py_thread_state_new();
         if (ts == NULL)
-            rt_throw("sysmon: no memory for a thread state");
+            return -1;
         atomic_store(&core->sysmon_tstate, ts);
     }
     if (mp != NULL && mp->tstate != NULL)
@@ -507,6 +512,8 @@ host_preempt(rt_p *pp, int64_t ns)
         return;
     }
     int64_t waited = attach(mp);
+    if (waited < 0)
+        return;
     if (core->sched.sysmon.stall_ns != 0 && ns + waited >= core->sched.sysmon.stall_ns
         && waited >= KEEPS_GIL && !pp->mon.reported) {
         /* A call has kept the GIL until now, and is still to be seen. */
@@ -537,6 +544,8 @@ host_stalled(rt_p *pp, int64_t ns)
     if (mp->preempt.reported != 0 && rt_nanotime() - mp->preempt.reported < REPORT_P)
         return false;
     int64_t waited = attach(mp);
+    if (waited < 0)
+        return false;
     report_stall(mp, ns + waited, waited);
     return true;
 }
@@ -934,7 +943,7 @@ py_preempt_kick(void)
     else if (PRE->leaving)
         atomic_store(&sm->state, RT_SYSMON_AWAKE);      /* do not come here again */
     else
-        rt_sysmon_start(sm);    /* where this fails, goroutines are not preempted */
+        rt_sysmon_start(sm);    /* where this fails, the next one who comes here tries again */
 }
 
 void
