@@ -13,6 +13,7 @@
 #include "internal/pycore_frame.h"
 #endif
 #include "internal/pycore_interp.h"
+#include "internal/pycore_runtime.h"
 #undef Py_BUILD_CORE
 #endif
 
@@ -140,5 +141,26 @@ py_demand_gil(PyThreadState *holder)
     _Py_atomic_or_uintptr(&holder->eval_breaker, _PY_GIL_DROP_REQUEST_BIT);
 #else
     (void)holder;
+#endif
+}
+
+bool
+py_gil_is_elsewhere(const PyThreadState *ts)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    struct _gil_runtime_state *gil = &_PyRuntime.ceval.gil;
+    const void *holder = (const void *)_Py_atomic_load_relaxed(&gil->last_holder);
+    return _Py_atomic_load_relaxed(&gil->locked) && holder != ts;
+#elif PY_VERSION_HEX < 0x030D0000
+    struct _gil_runtime_state *gil = ts->interp->ceval.gil;
+    const void *holder = (const void *)_Py_atomic_load_relaxed(&gil->last_holder);
+    return _Py_atomic_load_relaxed(&gil->locked) && holder != ts;
+#elif PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED)
+    struct _gil_runtime_state *gil = ts->interp->ceval.gil;
+    const void *holder = _Py_atomic_load_ptr_relaxed(&gil->last_holder);
+    return _Py_atomic_load_int_relaxed(&gil->locked) && holder != ts;
+#else
+    (void)ts;
+    return false;
 #endif
 }

@@ -210,6 +210,17 @@ py_raise(PyObject *exc)
 #endif
 }
 
+/* Is the interpreter being taken down?  Finalizers may still call us. */
+static inline bool
+py_is_finalizing(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_IsFinalizing();
+#else
+    return _Py_IsFinalizing();
+#endif
+}
+
 /* Call fn(arg) while no other thread runs Python.  It must not run Python, nor allocate or
    release objects. */
 void py_stop_world(void (*fn)(void *), void *arg);
@@ -224,6 +235,8 @@ PyObject *py_caller(PyThreadState *ts, int *lasti);
    runs Python.  The caller must attach next, for the thread waits until somebody has
    taken the GIL. */
 void py_demand_gil(PyThreadState *holder);
+/* Does another thread have the GIL now?  False where that is not known. */
+bool py_gil_is_elsewhere(const PyThreadState *ts);
 
 /* Have Python's handler of signum called soon on the main thread, whose state is given,
    without sending a signal that could interrupt a system call.  Any thread, with or

@@ -303,6 +303,8 @@ int py_yield(Goroutine *gp);
 void py_give_way(py_m *mp);
 /* Raise exc (stolen) in the main goroutine as soon as it runs. */
 void py_interrupt_main(PyObject *exc);
+/* What a goroutine gets that waits when the interpreter is being taken down (owned). */
+PyObject *py_finalizing_error(void);
 /* Raise exc (borrowed) in gp at its next blocking point, at once if it waits; if it
    has not begun, it ends with exc.  False: it has ended, or another exception is on
    its way already. */

@@ -95,6 +95,10 @@ static RT_COLD bool
 report_deadlock(py_m *mp)
 {
     uint64_t before, after;
+    if (py_is_finalizing()) {           /* what might have been woken is gone */
+        py_interrupt_main(py_finalizing_error());
+        return true;
+    }
     /* An M seen asleep may have been woken by one seen asleep later: then it has run
        something in between, or has it in its inbox. */
     if (!others_quiet(mp, &before) || foreign_threads() || !others_quiet(mp, &after)

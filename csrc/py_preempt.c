@@ -406,24 +406,29 @@ drop_token(py_m *Py_UNUSED(mp))
 
 /* ---- sysmon's callbacks ---- */
 
+#define OTHERS INT64_MIN
+#define NO_MEMORY (INT64_MIN + 1)
+
 /* Give sysmon's thread the right to touch Python; mp, which it is about, need not finish
-   its 5 ms with the GIL (NULL: it may).  Returns the ns that took;
-   -1: there is no memory for it. */
+   its 5 ms with the GIL (NULL: it may).  Returns the ns that took, OTHERS where that was
+   long and not mp had the GIL, or NO_MEMORY: then nothing is done. */
 static int64_t
 attach(py_m *mp)
 {
     int64_t start = rt_nanotime();
+    bool others = mp != NULL && mp->tstate != NULL && py_gil_is_elsewhere(mp->tstate);
     PyThreadState *ts = atomic_load(&core->sysmon_tstate);
     if (ts == NULL) {
         ts = py_thread_state_new();
         if (ts == NULL)
-            return -1;
+            return NO_MEMORY;
         atomic_store(&core->sysmon_tstate, ts);
     }
     if (mp != NULL && mp->tstate != NULL)
         py_demand_gil(mp->tstate);
     PyEval_RestoreThread(ts);
-    return rt_nanotime() - start;
+    int64_t waited = rt_nanotime() - start;
+    return others && waited >= KEEPS_GIL ? OTHERS : waited;
 }
 
 static void
@@ -512,10 +517,10 @@ host_preempt(rt_p *pp, int64_t ns)
         return;
     }
     int64_t waited = attach(mp);
-    if (waited < 0)
+    if (waited == NO_MEMORY)
         return;
-    if (core->sched.sysmon.stall_ns != 0 && ns + waited >= core->sched.sysmon.stall_ns
-        && waited >= KEEPS_GIL && !pp->mon.reported) {
+    if (core->sched.sysmon.stall_ns != 0 && waited >= KEEPS_GIL
+        && ns + waited >= core->sched.sysmon.stall_ns && !pp->mon.reported) {
         /* A call has kept the GIL until now, and is still to be seen. */
         pp->mon.reported = true;
         report_stall(mp, ns + waited, waited);
@@ -532,7 +537,8 @@ host_withdraw(rt_p *pp)
     py_m *mp = py_m_of(pp);
     if (!MUST_WITHDRAW || !atomic_load(&mp->preempt.by_event))
         return;
-    attach(mp);
+    if (attach(mp) == NO_MEMORY)
+        return;
     disarm(mp);
     detach();
 }
@@ -544,8 +550,12 @@ host_stalled(rt_p *pp, int64_t ns)
     if (mp->preempt.reported != 0 && rt_nanotime() - mp->preempt.reported < REPORT_P)
         return false;
     int64_t waited = attach(mp);
-    if (waited < 0)
+    if (waited == NO_MEMORY)
         return false;
+    if (waited == OTHERS) {
+        detach();
+        return false;           /* it may just be waiting for the GIL, too */
+    }
     report_stall(mp, ns + waited, waited);
     return true;
 }
@@ -798,10 +808,9 @@ host_trace(void)
 {
     trace_buf b = {0};
     put_summary(&b);
-    if (PRE->trace_detail) {
+    if (PRE->trace_detail && attach(NULL) != NO_MEMORY) {
         py_g_info *gs = NULL;
         size_t n = 0;
-        attach(NULL);
         if (py_snapshot(&gs, &n) < 0)
             PyErr_Clear();
         put_details(&b, gs, n);

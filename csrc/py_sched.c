@@ -251,6 +251,28 @@ raise_owned(void *exc)
     return -1;
 }
 
+PyObject *
+py_finalizing_error(void)
+{
+    PyErr_SetString(PyExc_RuntimeError,
+                    "the interpreter is being finalized: other goroutines run no more");
+    return py_take_exception();
+}
+
+/* The interpreter is being finalized, which an exception says: greenlets switch no more.
+   gp alone goes on; what others there are to run is lost. */
+static RT_COLD void
+go_on_alone(py_m *mp, Goroutine *gp)
+{
+    PyErr_Clear();
+    if (rt_g_claim(&gp->g, RT_WAKE_INTERRUPT)) {
+        set_pending(gp, py_finalizing_error(), false);
+        rt_ready(&mp->p, &gp->g, false);
+    }
+    while (find(mp) != gp)
+        ;
+}
+
 /* Find the next goroutine and be away until it is gp's turn again.  gp is in a
    run queue, or will be put there by a waker. */
 static void
@@ -259,10 +281,12 @@ schedule(py_m *mp, Goroutine *gp)
     mp->curg = NULL;
     mp->parking = gp;
     Goroutine *next = find(mp);
-    if (next != gp) {
+    PyGreenlet *here = next != gp ? PyGreenlet_GetCurrent() : NULL;
+    if (next != gp && RT_UNLIKELY(here == NULL))
+        go_on_alone(mp, gp);
+    else if (next != gp) {
         uintptr_t locks = py_suspend_object_locks(mp->tstate);
         py_tracing tracing = py_leave_tracing(mp->tstate);
-        PyGreenlet *here = PyGreenlet_GetCurrent();
         Py_XSETREF(gp->seat->greenlet, here);
         int r = switch_to(mp, next);
         while (RT_UNLIKELY(mp->next != gp)) {

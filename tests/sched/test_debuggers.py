@@ -1224,7 +1224,8 @@ def test_faulthandler_watchdog_of_a_program_in_which_all_wait() -> None:
     done = run("-c", HANGS + "faulthandler.dump_traceback_later(0.3, exit=True)\nsleep(1000)\n")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("Timeout")
-    assert done.stderr.count("Thread 0x") == 2
+    stacks = done.stderr.split("Thread 0x")[1:]
+    assert len([s for s in stacks if "  File " in s]) == 2  # others run no Python
     assert "in recursive" in done.stderr
 
 

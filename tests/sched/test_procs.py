@@ -91,6 +91,27 @@ def test_each_goroutine_runs_once_whoever_spawns_it(procs: int) -> None:
     assert set(seen) == {(t, i) for t in range(8) for i in range(each)}
 
 
+def test_a_million_goroutines_of_eight_threads_run_once_each(procs: int) -> None:
+    each = 125_000
+    runs = bytearray(8 * each)
+
+    def body(i: int) -> None:
+        runs[i] += 1
+
+    def spawner(thread: int) -> None:
+        for i in range(thread * each, (thread + 1) * each):
+            go(body, i)
+
+    threads = [threading.Thread(target=spawner, args=(n,)) for n in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        runtime.blocking(t.join)
+    while sum(runs) < len(runs):
+        gosched()
+    assert runs.count(1) == len(runs)
+
+
 def test_a_goroutine_stays_on_its_thread(procs: int) -> None:
     def body() -> bool:
         thread = threading.get_ident()
