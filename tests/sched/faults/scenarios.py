@@ -1,6 +1,7 @@
 """Ordinary programs, to be run while something fails."""
 
 import _thread
+import contextlib
 import contextvars
 import faulthandler
 import logging
@@ -231,7 +232,7 @@ class Thread(Scenario):
                 try:
                     self.stop()
                     break
-                except MemoryError:
+                except (MemoryError, SystemError):
                     pass
             self.over.release()
 
@@ -247,7 +248,7 @@ class Thread(Scenario):
             self.begin.release()
         if not self.over.acquire(timeout=TIME_LIMIT / 3):
             faulthandler.dump_traceback(all_threads=True)
-            raise AssertionError(f"the thread hangs: {self.gs} {runtime.stats()}")
+            raise AssertionError(f"the thread hangs: {self.thread_error!r} {self.gs}")
 
 
 class ThreadSpawns(Thread):
@@ -571,14 +572,22 @@ class Preempt(Scenario):
 class ThreadPreempt(Preempt, Thread):
     """The same on an M that is not the main one."""
 
+    def __init__(self) -> None:
+        self.away = _thread.allocate_lock()
+        self.away.acquire()
+        super().__init__()
+
     def body(self) -> None:
         Preempt.run(self)
+
+    def stop(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the other thread has been quicker
+            self.away.release()
 
     def run(self) -> None:
         self.begin.release()
         # Not in the scheduler: the other M is the only one that runs goroutines.
-        with self.over:
-            pass
+        self.away.acquire()
 
     def release(self) -> None:
         Preempt.release(self)
