@@ -85,8 +85,8 @@ run: build ## build, then start the demo server
 test: build $(VENV)/.stamp-test ## the whole test suite
 	$(PYTEST) $(ARGS)
 
-test-c: ## only the C tests of the core: ASan + UBSan, then TSan
-	@$(MAKE) --no-print-directory -C tests/c asan tsan
+test-c: ## only the C tests of the core: ASan + UBSan, TSan, and the model of its wake-ups
+	@$(MAKE) --no-print-directory -C tests/c asan tsan model
 
 tsan: ## only the multi-threaded C tests, under ThreadSanitizer
 	@$(MAKE) --no-print-directory -C tests/c tsan

@@ -355,10 +355,7 @@ py_waitq_claim(py_waitq *q, uint32_t why)
 static inline bool
 py_disarm(Goroutine *gp)
 {
-    if (!rt_g_claim(&gp->g, RT_WAKE_READY))
-        return false;
-    RT_STORE(gp->g.status, RT_G_RUNNING);
-    return true;
+    return rt_g_disarm(&gp->g);
 }
 static inline void
 py_ready(Goroutine *gp, bool next)

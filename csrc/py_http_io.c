@@ -7,6 +7,7 @@
 #include "py_http.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sys/uio.h>
 
 /* ---- buffers ---- */
@@ -113,13 +114,54 @@ raise_gone(http_conn *c)
     return -1;
 }
 
-/* Park until an edge may have come.  -1 with an exception set.  Neither c nor what the
+/* How long who waits on another thread than the connection's relies on edges, before it looks
+   for itself: the connection's M may be stuck in the handler, which may wait for this. */
+#define LOOK_MIN 20000000               /* ns; doubles up to */
+#define LOOK_MAX 2000000000
+
+/* Look at the socket; true: as after an edge. */
+static RT_COLD bool
+look(http_conn *c, bool read)
+{
+    struct pollfd p = {.fd = c->pd.fd, .events = read ? POLLIN : POLLOUT};
+    if (poll(&p, 1, 0) <= 0)
+        return false;
+    *(read ? &c->readable : &c->writable) = true;
+    return true;
+}
+
+/* Park gp until an edge has come.  RT_WAKE_*. */
+static uint32_t
+park_in(http_conn *c, Goroutine *gp, bool read, int64_t deadline)
+{
+    bool away = py_tls_m != c->shard->mp;
+    for (int64_t patience = LOOK_MIN;; patience += patience < LOOK_MAX ? patience : 0) {
+        rt_g_arm(&gp->g);
+        bool now = c->aborted || c->leaving || (read ? c->readable : c->writable);
+        if (now && py_disarm(gp))
+            return RT_WAKE_READY;
+        if (!now)
+            py_waitq_push(read ? &c->readers : &c->writers, &gp->seat->waiter);
+        int64_t until = away ? rt_nanotime() + patience : deadline;
+        if (until > deadline)
+            until = deadline;
+        py_release(&c->lock);
+        uint32_t why = py_park(gp, PY_WAIT_IO, until);
+        py_acquire(&c->lock);
+        py_waitq_remove(&gp->seat->waiter);
+        if (why == RT_WAKE_TIMEOUT && away && look(c, read))
+            return RT_WAKE_READY;
+        if (why != RT_WAKE_TIMEOUT || until == deadline)
+            return why;
+    }
+}
+
+/* Wait until an edge may have come.  -1 with an exception set.  Neither c nor what the
    caller does with it is touched by others meanwhile: they find c->reading or c->sending,
    and the connection's goroutine waits until both are off. */
 static int
-wait_edge(http_conn *c, py_waitq *q, int64_t timeout, const char *what)
+wait_edge(http_conn *c, bool read, int64_t timeout, const char *what)
 {
-    bool read = q == &c->readers;
     bool *busy = read ? &c->reading : &c->sending;
     if (c->aborted || c->leaving)
         return raise_gone(c);
@@ -129,22 +171,10 @@ wait_edge(http_conn *c, py_waitq *q, int64_t timeout, const char *what)
     }
     *busy = true;
     py_release(&c->lock);
-    uint32_t why = RT_WAKE_INTERRUPT;
-    Goroutine *gp = py_current(what);
-    if (gp != NULL)
-        rt_g_arm(&gp->g);
+    Goroutine *gp = py_current(what);       /* may make one */
     py_acquire(&c->lock);
-    bool now = c->aborted || c->leaving || (read ? c->readable : c->writable);
-    if (gp != NULL && now && py_disarm(gp))
-        why = RT_WAKE_READY;
-    else if (gp != NULL) {
-        if (!now)
-            py_waitq_push(q, &gp->seat->waiter);
-        py_release(&c->lock);
-        why = py_park(gp, PY_WAIT_IO, timeout == INT64_MAX ? RT_FOREVER : rt_nanotime() + timeout);
-        py_acquire(&c->lock);
-        py_waitq_remove(&gp->seat->waiter);
-    }
+    int64_t deadline = timeout == INT64_MAX ? RT_FOREVER : rt_nanotime() + timeout;
+    uint32_t why = gp ? park_in(c, gp, read, deadline) : RT_WAKE_INTERRUPT;
     *busy = false;
     /* The connection's goroutine waits for us: it gets no further than the lock, until the
        caller has left. */
@@ -224,7 +254,7 @@ http_send(http_conn *c, const char *extra, size_t nextra)
         }
         c->writable = false;
         while (!c->writable)
-            if (wait_edge(c, &c->writers, c->server->write_timeout, "sending a response") < 0)
+            if (wait_edge(c, false, c->server->write_timeout, "sending a response") < 0)
                 goto fail;
     }
     http_out_release(out);
@@ -317,6 +347,8 @@ static int
 body_broken(http_conn *c, const char *why)
 {
     c->close_after = c->io_failed = true;
+    if (c->aborted)             /* then it is us who have shut the socket down */
+        return raise_gone(c);
     PyErr_SetString(PyExc_ConnectionError, why);
     return -1;
 }
@@ -334,7 +366,7 @@ fill_parking(http_conn *c)
 {
     for (;;) {
         if (!c->readable
-            && wait_edge(c, &c->readers, c->server->read_timeout, "reading the request body") < 0) {
+            && wait_edge(c, true, c->server->read_timeout, "reading the request body") < 0) {
             c->close_after = true;
             return -1;
         }
@@ -391,7 +423,7 @@ recv_sized(http_conn *c, char *dst, Py_ssize_t n)
 {
     for (;;) {
         if (!c->readable
-            && wait_edge(c, &c->readers, c->server->read_timeout, "reading the request body") < 0) {
+            && wait_edge(c, true, c->server->read_timeout, "reading the request body") < 0) {
             c->close_after = true;
             return -1;
         }

@@ -185,7 +185,7 @@ py_m_start(rt_sched *sched, uint32_t id)
     int err = 0;
     PyThreadState *ts = py_detach_for_newborn();
     pthread_mutex_lock(&start_lock);
-    if (RT_LOAD(sched->by_id[id]) == NULL) {
+    if (rt_p_by_id(sched, id) == NULL) {
         mp = m_new();
         if (mp == NULL)
             err = -ENOMEM;
@@ -213,13 +213,13 @@ py_m *
 py_m_get(uint32_t id)
 {
     rt_sched *sched = &core->sched;
-    rt_p *pp = atomic_load_explicit(&sched->by_id[id], memory_order_acquire);
+    rt_p *pp = rt_p_by_id(sched, id);
     if (pp == NULL) {
         if (id == RT_SPARE_P)
             py_m_start(sched, id);
         else
             rt_sched_start(sched, id);
-        pp = atomic_load_explicit(&sched->by_id[id], memory_order_acquire);
+        pp = rt_p_by_id(sched, id);
     }
     return pp ? py_m_of(pp) : NULL;
 }
@@ -227,7 +227,7 @@ py_m_get(uint32_t id)
 py_m *
 py_spare(void)
 {
-    rt_p *pp = RT_LOAD(core->sched.by_id[RT_SPARE_P]);
+    rt_p *pp = rt_p_by_id(&core->sched, RT_SPARE_P);
     if (RT_LIKELY(pp != NULL))
         return py_m_of(pp);
     int err = py_m_start(&core->sched, RT_SPARE_P);
@@ -236,7 +236,7 @@ py_spare(void)
                      strerror(-err));
         return NULL;
     }
-    return py_m_of(RT_LOAD(core->sched.by_id[RT_SPARE_P]));
+    return py_m_of(rt_p_by_id(&core->sched, RT_SPARE_P));
 }
 
 int
@@ -260,7 +260,10 @@ py_submit(Goroutine *gp)
         return -1;
     atomic_fetch_add(&core->created, 1);
     RT_STORE(gp->g.status, RT_G_RUNNABLE);
-    rt_p_submit(&mp->p, &gp->g);
+    if (RT_UNLIKELY(RT_LOAD(mp->p.mode) == RT_P_CLOSED))
+        rt_sched_put(&core->sched, &gp->g);     /* its thread is locked */
+    else
+        rt_p_submit(&mp->p, &gp->g);
     return 0;
 }
 

@@ -179,7 +179,7 @@ py_netfd_after_fork(void)
 static inline rt_p *
 poller_of(const Goroutine *gp)
 {
-    return RT_UNLIKELY(gp->g.foreign) ? RT_LOAD(core->sched.by_id[RT_SPARE_P]) : gp->g.pp;
+    return RT_UNLIKELY(gp->g.foreign) ? rt_p_by_id(&core->sched, RT_SPARE_P) : gp->g.pp;
 }
 
 /* Does somebody wait in d who relies on pp's poller? */

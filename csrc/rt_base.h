@@ -39,4 +39,12 @@ rt_nanotime(void)
 
 #define RT_FOREVER INT64_MAX
 
+/* Between two steps that other threads may come in between of: tests make them do so. */
+#ifdef RT_TEST_YIELD
+void rt_test_yield(void);
+#define RT_YIELD_POINT() rt_test_yield()
+#else
+#define RT_YIELD_POINT() ((void)0)
+#endif
+
 #endif

@@ -35,7 +35,7 @@ rt_glist_push(rt_glist *l, rt_g *gp)
     else
         l->head = gp;
     l->tail = gp;
-    l->len++;
+    RT_COUNT(l->len, 1);
 }
 
 rt_g *
@@ -46,7 +46,7 @@ rt_glist_pop(rt_glist *l)
         l->head = link_of(gp)->next;
         if (l->head == NULL)
             l->tail = NULL;
-        l->len--;
+        RT_STORE(l->len, RT_LOAD(l->len) - 1);
         link_of(gp)->next = NULL;
     }
     return gp;
@@ -62,8 +62,9 @@ rt_glist_append(rt_glist *l, rt_glist *more)
     else
         l->head = more->head;
     l->tail = more->tail;
-    l->len += more->len;
-    *more = (rt_glist){0};
+    RT_COUNT(l->len, RT_LOAD(more->len));
+    more->head = more->tail = NULL;
+    RT_STORE(more->len, 0);
 }
 
 static inline _Atomic(rt_g *) *
@@ -142,6 +143,7 @@ rt_runq_steal(rt_runq *from, rt_runq *to)
         }
         if (atomic_compare_exchange_strong_explicit(
                 &from->head, &h, h + n, memory_order_acq_rel, memory_order_relaxed)) {
+            RT_YIELD_POINT();
             if (n > 1)
                 atomic_store_explicit(&to->tail, t2 + n - 1, memory_order_release);
             return first;
@@ -211,7 +213,7 @@ rt_globq_put(rt_globq *q, rt_glist *batch)
 {
     pthread_mutex_lock(&q->lock);
     rt_glist_append(&q->list, batch);
-    atomic_store_explicit(&q->len, q->list.len, memory_order_seq_cst);
+    atomic_store_explicit(&q->len, RT_LOAD(q->list.len), memory_order_seq_cst);
     pthread_mutex_unlock(&q->lock);
 }
 
@@ -224,7 +226,25 @@ rt_globq_get(rt_globq *q, rt_glist *out, uint32_t max)
     pthread_mutex_lock(&q->lock);
     for (; n < max && q->list.head != NULL; n++)
         rt_glist_push(out, rt_glist_pop(&q->list));
-    atomic_store_explicit(&q->len, q->list.len, memory_order_relaxed);
+    atomic_store_explicit(&q->len, RT_LOAD(q->list.len), memory_order_relaxed);
+    pthread_mutex_unlock(&q->lock);
+    return n;
+}
+
+uint32_t
+rt_globq_move(rt_globq *q, rt_runq *to, uint32_t max)
+{
+    if (atomic_load_explicit(&q->len, memory_order_relaxed) == 0)
+        return 0;
+    uint32_t n = 0, room = RT_RUNQ_CAP - rt_runq_len(to);
+    if (max > room)
+        max = room;
+    pthread_mutex_lock(&q->lock);
+    for (; n < max && q->list.head != NULL; n++)
+        rt_runq_put(to, rt_glist_pop(&q->list));
+    RT_YIELD_POINT();
+    /* Release: an M about to sleep looks here first, then at the rings. */
+    atomic_store_explicit(&q->len, RT_LOAD(q->list.len), memory_order_release);
     pthread_mutex_unlock(&q->lock);
     return n;
 }

@@ -32,7 +32,7 @@ typedef struct {
 
 typedef struct {
     rt_g *head, *tail;
-    uint32_t len;
+    _Atomic uint32_t len;       /* written by the owner; a hint for others */
 } rt_glist;
 
 void rt_glist_push(rt_glist *l, rt_g *gp);         /* at the tail */
@@ -77,5 +77,8 @@ void rt_globq_init(rt_globq *q);
 void rt_globq_put(rt_globq *q, rt_glist *batch);   /* empties batch */
 /* Take up to max into *out; returns how many. */
 uint32_t rt_globq_get(rt_globq *q, rt_glist *out, uint32_t max);
+/* Move up to max, and as many as there is room for, to the caller's own ring; returns how
+   many.  Whoever finds the queue shorter finds them in the ring. */
+uint32_t rt_globq_move(rt_globq *q, rt_runq *to, uint32_t max);
 
 #endif

@@ -15,6 +15,56 @@
 #define cpu_relax() ((void)0)
 #endif
 
+/* ---- the idle mask ---- */
+
+static void
+set_idle(rt_sched *sched, uint32_t id)
+{
+    atomic_fetch_or(&sched->idle[id / 64], UINT64_C(1) << id % 64);
+    RT_YIELD_POINT();
+    atomic_fetch_add(&sched->nidle, 1);
+}
+
+/* False: it was not set any more. */
+static bool
+clear_idle(rt_sched *sched, uint32_t id)
+{
+    uint64_t bit = UINT64_C(1) << id % 64;
+    if (!(atomic_fetch_and(&sched->idle[id / 64], ~bit) & bit))
+        return false;
+    RT_YIELD_POINT();
+    atomic_fetch_sub(&sched->nidle, 1);
+    return true;
+}
+
+/* Take an idle P's id out of the mask, the lowest from `from` on; RT_MAX_P: none. */
+static uint32_t
+take_idle(rt_sched *sched, uint32_t from)
+{
+    for (uint32_t word = from / 64; word < RT_MAX_P / 64; word++) {
+        uint64_t bits, above = word == from / 64 ? ~UINT64_C(0) << from % 64 : ~UINT64_C(0);
+        while ((bits = atomic_load(&sched->idle[word]) & above) != 0) {
+            uint32_t id = word * 64 + (uint32_t)__builtin_ctzll(bits);
+            if (clear_idle(sched, id))
+                return id;
+        }
+    }
+    return RT_MAX_P;
+}
+
+/* Its M could not be started.  True: it still counts as idle. */
+static bool
+put_back_idle(rt_sched *sched, uint32_t id)
+{
+    pthread_mutex_lock(&sched->lock);
+    bool idle = id < RT_LOAD(sched->nprocs);
+    sched->starting[id] = false;
+    if (idle)
+        set_idle(sched, id);
+    pthread_mutex_unlock(&sched->lock);
+    return idle;
+}
+
 /* ---- Ps ---- */
 
 void
@@ -31,9 +81,12 @@ rt_sched_init(rt_sched *sched, const rt_netpoll_ops *ops, rt_host host)
 static void
 set_mode_locked(rt_p *pp)
 {
-    if (pp->id != RT_SPARE_P)
-        RT_STORE(pp->mode, pp->id < RT_LOAD(pp->sched->nprocs) && pp->nlocks == 0 ? RT_P_OPEN
-                                                                                : RT_P_CLOSED);
+    uint8_t mode = RT_P_CLOSED;
+    if (pp->nlocks == 0 && pp->id == RT_SPARE_P)
+        mode = RT_P_SPARE;
+    else if (pp->nlocks == 0 && pp->id < RT_LOAD(pp->sched->nprocs))
+        mode = RT_P_OPEN;
+    RT_STORE(pp->mode, mode);
 }
 
 int
@@ -44,7 +97,6 @@ rt_p_init(rt_p *pp, rt_sched *sched, uint32_t id, bool spinning)
     pp->id = id;
     pp->spinning = spinning;
     pp->seed = id * 2654435761u + 1;
-    pp->mode = RT_P_SPARE;
     pp->turn_pinned = true;
     rt_timers_init(&pp->timers);
     pp->now = rt_nanotime();
@@ -57,49 +109,10 @@ rt_p_init(rt_p *pp, rt_sched *sched, uint32_t id, bool spinning)
     atomic_store_explicit(&sched->allp[n], pp, memory_order_release);
     atomic_store_explicit(&sched->by_id[id], pp, memory_order_release);
     atomic_store_explicit(&sched->nallp, n + 1, memory_order_release);
+    if (id < RT_MAX_P)
+        sched->starting[id] = false;
     pthread_mutex_unlock(&sched->lock);
     return 0;
-}
-
-static inline rt_p *
-p_by_id(rt_sched *sched, uint32_t id)
-{
-    return atomic_load_explicit(&sched->by_id[id], memory_order_acquire);
-}
-
-/* ---- the idle mask ---- */
-
-static void
-set_idle(rt_sched *sched, uint32_t id)
-{
-    atomic_fetch_or(&sched->idle[id / 64], UINT64_C(1) << id % 64);
-    atomic_fetch_add(&sched->nidle, 1);
-}
-
-/* False: it was not set any more. */
-static bool
-clear_idle(rt_sched *sched, uint32_t id)
-{
-    uint64_t bit = UINT64_C(1) << id % 64;
-    if (!(atomic_fetch_and(&sched->idle[id / 64], ~bit) & bit))
-        return false;
-    atomic_fetch_sub(&sched->nidle, 1);
-    return true;
-}
-
-/* Take an idle P's id out of the mask, the lowest; -1: none. */
-static int
-take_idle(rt_sched *sched)
-{
-    for (uint32_t word = 0; word < RT_MAX_P / 64; word++) {
-        uint64_t bits;
-        while ((bits = atomic_load(&sched->idle[word])) != 0) {
-            uint32_t id = word * 64 + (uint32_t)__builtin_ctzll(bits);
-            if (clear_idle(sched, id))
-                return (int)id;
-        }
-    }
-    return -1;
 }
 
 /* ---- waking Ms ---- */
@@ -116,50 +129,10 @@ rt_p_wake(rt_p *pp)
         rt_sysmon_wake_if_asleep(&pp->sched->sysmon);
 }
 
-void
-rt_sched_wake_one(rt_sched *sched)
-{
-    /* What was queued before must be visible to who is about to sleep, or its being
-       idle to us; pairs with sleep_until_work(). */
-    atomic_thread_fence(memory_order_seq_cst);
-    int32_t none = 0;
-    if (RT_LOAD(sched->nidle) == 0 || RT_LOAD(sched->nspinning) != 0
-        || !atomic_compare_exchange_strong(&sched->nspinning, &none, 1))
-        return;
-    int id = take_idle(sched);
-    if (id >= 0) {
-        /* Whoever finds its bit cleared counts as spinning. */
-        rt_p *pp = p_by_id(sched, (uint32_t)id);
-        if (pp != NULL) {
-            rt_p_wake(pp);
-            return;
-        }
-        if (sched->host.start(sched, (uint32_t)id) == 0)
-            return;
-        set_idle(sched, (uint32_t)id);
-    }
-    atomic_fetch_sub(&sched->nspinning, 1);
-}
-
-void
-rt_sched_start(rt_sched *sched, uint32_t id)
-{
-    /* One that was never started is idle; whoever clears its bit starts it. */
-    if (p_by_id(sched, id) != NULL || !clear_idle(sched, id))
-        return;
-    atomic_fetch_add(&sched->nspinning, 1);
-    if (p_by_id(sched, id) != NULL)
-        rt_p_wake(p_by_id(sched, id));
-    else if (sched->host.start(sched, id) != 0) {
-        set_idle(sched, id);
-        atomic_fetch_sub(&sched->nspinning, 1);
-    }
-}
-
 static void
 wake_spare(rt_sched *sched)
 {
-    rt_p *pp = p_by_id(sched, RT_SPARE_P);
+    rt_p *pp = rt_p_by_id(sched, RT_SPARE_P);
     if (pp != NULL)
         rt_p_wake(pp);
     else
@@ -167,11 +140,69 @@ wake_spare(rt_sched *sched)
 }
 
 void
+rt_sched_wake_one(rt_sched *sched)
+{
+    uint32_t failed;            /* Ps left idle whose Ms cannot be started */
+    do {
+        /* What was queued before must be visible to who is about to sleep, or its being
+           idle to us; pairs with sleep_until_work(). */
+        atomic_thread_fence(memory_order_seq_cst);
+        if (RT_LOAD(sched->nidle) == 0)
+            break;
+        int32_t none = 0;
+        if (RT_LOAD(sched->nspinning) != 0
+            || !atomic_compare_exchange_strong(&sched->nspinning, &none, 1))
+            return;
+        failed = 0;
+        RT_YIELD_POINT();
+        for (uint32_t id = 0; (id = take_idle(sched, id)) < RT_MAX_P; id++) {
+            /* Whoever finds its bit cleared counts as spinning. */
+            rt_p *pp = rt_p_by_id(sched, id);
+            RT_YIELD_POINT();
+            if (pp != NULL) {
+                rt_p_wake(pp);
+                return;
+            }
+            if (sched->host.start(sched, id) == 0)
+                return;
+            failed += put_back_idle(sched, id);
+        }
+        RT_YIELD_POINT();
+        atomic_fetch_sub(&sched->nspinning, 1);
+        /* Others have left it to us meanwhile, and an M that we have passed may have
+           fallen asleep: look again. */
+    } while (RT_LOAD(sched->nidle) > (int32_t)failed);
+    if (RT_UNLIKELY(atomic_load(&sched->nlent) != 0) && RT_LOAD(sched->nspinning) == 0)
+        wake_spare(sched);
+}
+
+void
+rt_sched_start(rt_sched *sched, uint32_t id)
+{
+    /* One that was never started is idle; whoever clears its bit starts it. */
+    if (rt_p_by_id(sched, id) != NULL)
+        return;
+    atomic_fetch_add(&sched->nspinning, 1);
+    if (clear_idle(sched, id)) {
+        rt_p *pp = rt_p_by_id(sched, id);
+        if (pp != NULL) {
+            rt_p_wake(pp);
+            return;
+        }
+        if (sched->host.start(sched, id) == 0)
+            return;
+        put_back_idle(sched, id);
+    }
+    atomic_fetch_sub(&sched->nspinning, 1);
+    rt_sched_wake_one(sched);       /* others have left it to us meanwhile */
+}
+
+void
 rt_sched_lend(rt_p *pp)
 {
-    if (atomic_exchange(&pp->lent, true))
-        return;
-    atomic_fetch_add(&pp->sched->nlent, 1);
+    if (!atomic_exchange(&pp->lent, true))
+        atomic_fetch_add(&pp->sched->nlent, 1);
+    /* Again even if it is lent already: it may have queued something since. */
     wake_spare(pp->sched);
 }
 
@@ -196,6 +227,7 @@ put_fresh_slow(rt_p *pp, rt_g *gp)
     rt_runq_get_half(&pp->fresh, &batch);
     rt_glist_push(&batch, gp);
     RT_COUNT(pp->count.overflows, 1);
+    RT_YIELD_POINT();
     rt_globq_put(&pp->sched->global, &batch);
 }
 
@@ -216,8 +248,6 @@ rt_sched_put(rt_sched *sched, rt_g *gp)
     rt_glist_push(&one, gp);
     rt_globq_put(&sched->global, &one);
     rt_sched_wake_one(sched);
-    if (RT_UNLIKELY(atomic_load(&sched->nlent) != 0))
-        wake_spare(sched);
 }
 
 void
@@ -283,8 +313,8 @@ rt_ready(rt_p *cur, rt_g *gp, bool next)
     RT_STORE(gp->status, RT_G_RUNNABLE);
     if (RT_LIKELY(gp->pp == cur && !gp->foreign)) {
         if (next) {
-            rt_g *old = cur->runnext;
-            cur->runnext = gp;
+            rt_g *old = RT_LOAD(cur->runnext);
+            RT_STORE(cur->runnext, gp);
             if (old == NULL)
                 return;
             gp = old;
@@ -304,12 +334,11 @@ give_away_fresh(rt_p *pp)
     rt_glist batch = {0};
     for (rt_g *gp; (gp = rt_runq_get(&pp->fresh)) != NULL;)
         rt_glist_push(&batch, gp);
+    rt_glist_append(&batch, &pp->spill);
     if (batch.head == NULL)
         return;
     rt_globq_put(&pp->sched->global, &batch);
     rt_sched_wake_one(pp->sched);
-    if (atomic_load(&pp->sched->nlent) != 0)
-        wake_spare(pp->sched);
 }
 
 uint32_t
@@ -321,16 +350,20 @@ rt_sched_set_procs(rt_sched *sched, uint32_t n)
     for (uint32_t i = 0; i < all; i++)
         set_mode_locked(sched->allp[i]);
     for (uint32_t id = n; id < old; id++)
-        if (p_by_id(sched, id) == NULL)
-            clear_idle(sched, id);
+        if (rt_p_by_id(sched, id) == NULL)
+            sched->starting[id] = !clear_idle(sched, id);
     for (uint32_t id = old; id < n; id++)
-        if (p_by_id(sched, id) == NULL && id != 0)
+        if (rt_p_by_id(sched, id) == NULL && id != 0 && !sched->starting[id])
             set_idle(sched, id);
     pthread_mutex_unlock(&sched->lock);
-    /* They enter or leave the mask themselves, and give away what they must not run. */
+    /* They enter or leave the mask themselves, and give away what they must not run.  The
+       fence pairs with the one in sleep_until_work(): they see their new mode, or we that
+       they sleep. */
+    atomic_thread_fence(memory_order_seq_cst);
+    RT_YIELD_POINT();
     for (uint32_t id = n < old ? n : old; id < (n < old ? old : n); id++)
-        if (p_by_id(sched, id) != NULL)
-            rt_p_wake(p_by_id(sched, id));
+        if (rt_p_by_id(sched, id) != NULL)
+            rt_p_wake(rt_p_by_id(sched, id));
     if (n > old)
         rt_sched_wake_one(sched);
     return old;
@@ -344,12 +377,13 @@ rt_p_lock(rt_p *pp, int change)
     pp->nlocks += change;
     set_mode_locked(pp);
     pthread_mutex_unlock(&sched->lock);
+    bool stands_in = pp->id != RT_SPARE_P;      /* the spare P does, for this one */
     if (change > 0 && pp->nlocks == 1) {
-        atomic_fetch_add(&sched->nlent, 1);
+        atomic_fetch_add(&sched->nlent, stands_in);
         give_away_fresh(pp);
     }
     else if (change < 0 && pp->nlocks == 0)
-        atomic_fetch_sub(&sched->nlent, 1);
+        atomic_fetch_sub(&sched->nlent, stands_in);
 }
 
 int
@@ -368,6 +402,7 @@ rt_sched_after_fork(rt_sched *sched, rt_p *pp)
     memset((void *)sched->allp, 0, sizeof(sched->allp));
     memset((void *)sched->by_id, 0, sizeof(sched->by_id));
     memset((void *)sched->idle, 0, sizeof(sched->idle));
+    memset(sched->starting, 0, sizeof(sched->starting));
     sched->nallp = sched->nlent = 0;
     sched->nspinning = sched->nidle = 0;
     for (uint32_t id = 1; id < RT_LOAD(sched->nprocs); id++)
@@ -427,6 +462,7 @@ rt_p_poll(rt_p *pp, int64_t timeout, const sigset_t *sigmask)
         if (timeout > pp->sched->spin_ns && pp->sched->spin_ns > 0 && doze(pp, &n))
             return n;
         uint8_t dozing = RT_DOZING;
+        RT_YIELD_POINT();
         if (!atomic_compare_exchange_strong(&pp->sleeping, &dozing, RT_SLEEPING))
             timeout = 0;        /* woken meanwhile */
     }
@@ -463,7 +499,7 @@ poll_now(rt_p *pp)
 static inline void
 run_timers(rt_p *pp)
 {
-    if (pp->timers.len == 0)
+    if (RT_LOAD(pp->timers.len) == 0)
         return;
     pp->now = rt_nanotime();
     if (rt_timers_next(&pp->timers) <= pp->now)
@@ -480,6 +516,8 @@ take_inbox(rt_p *pp)
     RT_COUNT(pp->count.inbox, rt_inbox_take(&pp->inbox, &in));
     for (rt_g *gp; (gp = rt_glist_pop(&in)) != NULL;)
         put_queue(pp, gp);
+    if (RT_UNLIKELY(RT_LOAD(pp->mode) == RT_P_CLOSED))
+        give_away_fresh(pp);            /* the spare's, while it is locked */
     return true;
 }
 
@@ -496,19 +534,22 @@ static bool
 take_global(rt_p *pp)
 {
     rt_sched *sched = pp->sched;
-    if (RT_LOAD(sched->global.len) == 0 || !takes_shared(pp))
+    uint32_t len = RT_LOAD(sched->global.len);
+    if (len == 0 || !takes_shared(pp))
         return false;
-    rt_glist in = {0};
-    uint32_t room = RT_RUNQ_CAP - rt_runq_len(&pp->fresh);
-    uint32_t max = RT_LOAD(sched->global.len) / RT_LOAD(sched->nprocs) + 1;
-    if (max > room)
-        max = room;
-    if (max > RT_RUNQ_CAP / 2)
-        max = RT_RUNQ_CAP / 2;
-    uint32_t n = max ? rt_globq_get(&sched->global, &in, max) : 0;
+    rt_glist over = {0};
+    /* Full at a fair tick: those that wait in the global queue are older. */
+    if (RT_UNLIKELY(rt_runq_len(&pp->fresh) == RT_RUNQ_CAP))
+        rt_runq_get_half(&pp->fresh, &over);
+    uint32_t max = len / RT_LOAD(sched->nprocs) + 1;
+    uint32_t n = rt_globq_move(&sched->global, &pp->fresh,
+                               max < RT_RUNQ_CAP / 2 ? max : RT_RUNQ_CAP / 2);
     RT_COUNT(pp->count.global, n);
-    for (rt_g *gp; (gp = rt_glist_pop(&in)) != NULL;)
-        put_queue(pp, gp);
+    if (RT_UNLIKELY(over.head != NULL)) {
+        RT_COUNT(pp->count.overflows, 1);
+        rt_globq_put(&sched->global, &over);
+        rt_sched_wake_one(sched);
+    }
     return n != 0;
 }
 
@@ -526,9 +567,9 @@ take_spill(rt_p *pp)
 static inline rt_g *
 take_local(rt_p *pp)
 {
-    rt_g *gp = pp->runnext;
+    rt_g *gp = RT_LOAD(pp->runnext);
     if (gp != NULL) {
-        pp->runnext = NULL;
+        RT_STORE(pp->runnext, NULL);
         if (pp->runnext_streak < RT_RUNNEXT_MAX) {
             pp->runnext_streak++;
             RT_COUNT(pp->count.runnext, 1);
@@ -540,7 +581,7 @@ take_local(rt_p *pp)
     /* In turn, each kind as many as there were when its turn began: neither starves
        the other, and fresh ones run in batches, without a switch between them. */
     if (pp->turn_left == 0) {
-        uint32_t fresh = rt_runq_len(&pp->fresh), pinned = pp->pinned.len;
+        uint32_t fresh = rt_runq_len(&pp->fresh), pinned = RT_LOAD(pp->pinned.len);
         pp->turn_pinned = pinned != 0 && (!pp->turn_pinned || fresh == 0);
         pp->turn_left = pp->turn_pinned ? pinned : fresh;
         if (pp->turn_left == 0)
@@ -560,31 +601,29 @@ take_local(rt_p *pp)
 static inline bool
 queued(const rt_p *pp)
 {
-    return pp->runnext != NULL || pp->pinned.head != NULL || pp->spill.head != NULL
-           || rt_runq_len(&pp->fresh) != 0 || !rt_inbox_empty(&pp->inbox);
+    return RT_LOAD(pp->runnext) != NULL || RT_LOAD(pp->pinned.len) != 0
+           || RT_LOAD(pp->spill.len) != 0 || rt_runq_len(&pp->fresh) != 0
+           || !rt_inbox_empty(&pp->inbox);
 }
 
 bool
 rt_p_runnable(const rt_p *pp)
 {
-    return queued(pp) || pp->preempted.head != NULL;
+    return queued(pp) || RT_LOAD(pp->preempted.len) != 0;
 }
 
-/* Racy by design: sysmon only wants to know whether it is worth asking. */
-__attribute__((no_sanitize("thread"))) bool
+bool
 rt_p_has_work(const rt_p *pp)
 {
-    return rt_p_runnable(pp) || pp->timers.len != 0 || RT_LOAD(pp->npd) != 0
+    return rt_p_runnable(pp) || RT_LOAD(pp->timers.len) != 0 || RT_LOAD(pp->npd) != 0
            || (takes_shared(pp) && RT_LOAD(pp->sched->global.len) != 0);
 }
 
-/* Is there fresh work that is not pp's own? */
+/* Is there fresh work that is not pp's own, whether it may run that or not? */
 static bool
 shared_work(rt_p *pp)
 {
     rt_sched *sched = pp->sched;
-    if (!takes_shared(pp))
-        return false;
     if (atomic_load(&sched->global.len) != 0)
         return true;
     uint32_t n = atomic_load_explicit(&sched->nallp, memory_order_acquire);
@@ -620,7 +659,11 @@ steal(rt_p *pp)
                 continue;
             RT_COUNT(pp->count.steals, 1);
             RT_COUNT(pp->count.stolen, 1 + rt_runq_len(&pp->fresh));
-            pp->runnext = gp;       /* empty: there was nothing to run */
+            RT_STORE(pp->runnext, gp);      /* empty: there was nothing to run */
+            /* Until the rest was in its ring nobody could see it; a spinning M wakes
+               another anyhow. */
+            if (!pp->spinning)
+                rt_sched_wake_one(sched);
             return true;
         }
     }
@@ -643,30 +686,43 @@ sleep_until_work(rt_p *pp)
 {
     rt_sched *sched = pp->sched;
     int64_t timeout = RT_FOREVER;
-    if (pp->timers.len != 0) {
+    if (RT_UNLIKELY(RT_LOAD(pp->lent)))
+        take_back(pp);
+    if (RT_LOAD(pp->timers.len) != 0) {
         pp->now = rt_nanotime();
         timeout = rt_timers_next(&pp->timers) - pp->now;
         if (timeout <= 0)
             return;
     }
-    bool listed = RT_LOAD(pp->mode) == RT_P_OPEN;
+    bool listed = RT_LOAD(pp->mode) == RT_P_OPEN, spun = pp->spinning;
+    /* Before it is in the mask: who takes it out of there must be able to wake it. */
+    atomic_store_explicit(&pp->sleeping, RT_DOZING, memory_order_seq_cst);
+    RT_YIELD_POINT();
     if (listed)
         set_idle(sched, pp->id);
-    if (pp->spinning) {
+    RT_YIELD_POINT();
+    if (spun) {
         pp->spinning = false;
         atomic_fetch_sub(&sched->nspinning, 1);
     }
     /* Pairs with producers: see "Sleeping" in rt_sched.h. */
-    atomic_store_explicit(&pp->sleeping, RT_DOZING, memory_order_seq_cst);
     atomic_thread_fence(memory_order_seq_cst);
-    bool shared = shared_work(pp);
-    if (!shared && rt_inbox_empty(&pp->inbox)) {
+    RT_YIELD_POINT();
+    bool shared = shared_work(pp), open = RT_LOAD(pp->mode) == RT_P_OPEN;
+    /* It may run none of this, or will not do so as one that spins and wakes the next:
+       others must look. */
+    if (shared && spun && !(open && listed))
+        rt_sched_wake_one(sched);
+    shared = shared && (open || takes_shared(pp));
+    if (!shared && open == listed && rt_inbox_empty(&pp->inbox)) {
         RT_COUNT(pp->count.blocking_polls, 1);
         sched->host.block(pp, timeout);
         RT_STORE(sched->coarse_ms, (uint32_t)(rt_nanotime() / 1000000));
     }
+    RT_YIELD_POINT();
     atomic_store_explicit(&pp->sleeping, RT_AWAKE, memory_order_seq_cst);
     rt_sysmon_wake_if_asleep(&sched->sysmon);
+    RT_YIELD_POINT();
     if (!listed)
         return;
     if (!clear_idle(sched, pp->id))
@@ -715,8 +771,6 @@ rt_sched_find(rt_p *pp)
         gp = rt_glist_pop(&pp->preempted);
         if (gp != NULL || steal(pp))
             continue;
-        if (RT_UNLIKELY(pp->spinning && !takes_shared(pp)))
-            stop_spinning(pp);          /* closed since it was woken to look */
         sleep_until_work(pp);
     }
 }

@@ -11,7 +11,7 @@
  * to, from their own rings, the global queue and, by stealing, from the rings of all
  * others.  A *closed* P, above nprocs or with its thread locked, runs only what is
  * pinned to it.  The *spare* P runs what is given to it, and acts as an open one
- * while the M of another P is stuck in a call or locked (*lent*).
+ * while the M of another P is stuck in a call or locked (*lent*); it can be locked, too.
  *
  * Waking a goroutine.  Whoever wants to wake a parked one must first claim its park:
  * rt_g_claim() moves g->wake from 0 to a reason, and only one claimer wins.  The
@@ -20,15 +20,19 @@
  * goroutine can only be taken up by its own M, and that M does so in
  * rt_sched_find(), nobody can run a goroutine that has not finished parking.
  *
- * Sleeping.  An M that finds nothing says so (idle mask, pp->sleeping), then looks at
- * its inbox, the global queue and all rings once more, then polls.  A producer stores
- * its goroutine, then looks at those.  Both orders are sequentially consistent, so
- * at least one of the two sees the other.
+ * Sleeping.  An M that finds nothing says so (pp->sleeping, then the idle mask), stops
+ * spinning, then looks at its inbox, the global queue and all rings once more, then
+ * polls.  A producer stores its goroutine, then looks at those.  Both orders are
+ * sequentially consistent, so at least one of the two sees the other.  Whoever moves
+ * goroutines from one queue to another shows them in the second before they leave the first,
+ * or wakes an M afterwards.
  *
  * Waking an M.  As in Go: who puts a fresh goroutine somewhere wakes an idle P, unless
  * an M is *spinning*, that is looking for work; the last spinning M that finds some
  * wakes the next.  So work never waits while a P is idle, and at most one M too
  * many is woken.  A P whose M was never started counts as idle; waking starts it.
+ * Who takes a P out of the idle mask has counted its M as spinning; the M finds out
+ * when it takes itself out.  tests/model checks all of this.
  *
  * Fairness.  The order of sources in rt_sched_find() and the 61st tick follow Go.
  * runnext, for goroutines that were just handed something, is used at most
@@ -122,7 +126,7 @@ struct rt_p {
     _Atomic uint32_t tick;      /* changes with each goroutine picked; read by sysmon */
     _Atomic uint32_t beat;      /* likewise: see rt_sysmon.h */
     rt_sysmon_p mon;            /* sysmon's */
-    rt_g *runnext;              /* runs before the queues */
+    _Atomic(rt_g *) runnext;    /* runs before the queues; others may look whether there is one */
     uint32_t runnext_streak;
     uint32_t turn_left;         /* goroutines left in the turn of one kind */
     bool turn_pinned;           /* the turn is the pinned ones' */
@@ -178,6 +182,9 @@ struct rt_sched {
     _Alignas(64) _Atomic int32_t nspinning;
     _Atomic int32_t nidle;      /* bits set in idle */
     _Atomic uint64_t idle[RT_MAX_P / 64];   /* open Ps whose M sleeps or was not started */
+    /* Another thread has taken the bit to start the M, GOMAXPROCS has gone down meanwhile:
+       the bit is still that thread's when it goes up.  Guarded by lock. */
+    bool starting[RT_MAX_P];
     rt_globq global;
     rt_sysmon sysmon;
 };
@@ -191,6 +198,13 @@ uint32_t rt_sched_set_procs(rt_sched *sched, uint32_t n);
 /* In the child of a fork: only pp is left, with a new poller and nothing to run, or
    no P at all (NULL).  0 or -errno. */
 int rt_sched_after_fork(rt_sched *sched, rt_p *pp);
+
+/* The P with this id, or NULL: its M was never started.  Any thread. */
+static inline rt_p *
+rt_p_by_id(rt_sched *sched, uint32_t id)
+{
+    return atomic_load_explicit(&sched->by_id[id], memory_order_acquire);
+}
 
 /* Begin a park: from now on gp may be claimed. */
 static inline void
@@ -207,6 +221,17 @@ rt_g_claim(rt_g *gp, uint8_t why)
     uint8_t none = RT_WAKE_NONE;
     return atomic_compare_exchange_strong_explicit(
         &gp->wake, &none, why, memory_order_acq_rel, memory_order_relaxed);
+}
+
+/* Take back rt_g_arm(), by gp itself.  False: somebody has claimed the park meanwhile, who
+   calls rt_ready(); gp must park for real, and is woken at once. */
+static inline bool
+rt_g_disarm(rt_g *gp)
+{
+    if (!rt_g_claim(gp, RT_WAKE_READY))
+        return false;
+    RT_STORE(gp->status, RT_G_RUNNING);
+    return true;
 }
 
 /* Make a claimed goroutine runnable.  cur is the calling thread's P or NULL.

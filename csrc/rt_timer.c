@@ -59,7 +59,7 @@ sift_up(rt_timers *ts, size_t i, rt_timer_slot s)
 static void
 sift_down(rt_timers *ts, size_t i, rt_timer_slot s)
 {
-    size_t len = ts->len;
+    size_t len = RT_LOAD(ts->len);
     for (;;) {
         size_t child = 4 * i + 1;
         if (child >= len)
@@ -112,28 +112,32 @@ insert(rt_timers *ts, rt_timer *t)
 {
     rt_timer_slot s = {t->when, t};
     t->seq = ts->next_seq++;
+    size_t len = RT_LOAD(ts->len);
     if (RT_UNLIKELY(ts->running)) {
         if (s.when <= ts->run_now) {
-            put(ts, (size_t)ts->len + ts->held++, s);
+            put(ts, len + ts->held++, s);
             return;
         }
         if (ts->held != 0)      /* the held ones are in no order */
-            put(ts, (size_t)ts->len + ts->held, ts->slots[ts->len]);
+            put(ts, len + ts->held, ts->slots[len]);
     }
-    sift_up(ts, ts->len++, s);
+    RT_STORE(ts->len, (uint32_t)len + 1);
+    sift_up(ts, len, s);
 }
 
 /* Take out the timer at i, which keeps its slot field. */
 static inline void
 take(rt_timers *ts, size_t i)
 {
-    if (RT_UNLIKELY(i >= ts->len)) {
-        size_t last = (size_t)ts->len + --ts->held;
+    size_t len = RT_LOAD(ts->len);
+    if (RT_UNLIKELY(i >= len)) {
+        size_t last = len + --ts->held;
         if (i != last)
             put(ts, i, ts->slots[last]);
         return;
     }
-    size_t last = --ts->len;
+    size_t last = len - 1;
+    RT_STORE(ts->len, (uint32_t)last);
     rt_timer_slot s = ts->slots[last];
     if (RT_UNLIKELY(ts->held != 0))
         put(ts, last, ts->slots[last + ts->held]);
@@ -149,7 +153,7 @@ static inline size_t
 index_of(const rt_timers *ts, const rt_timer *t)
 {
     size_t i = (size_t)t->slot - 1;
-    if (RT_UNLIKELY(i >= (size_t)ts->len + ts->held || ts->slots[i].t != t))
+    if (RT_UNLIKELY(i >= (size_t)RT_LOAD(ts->len) + ts->held || ts->slots[i].t != t))
         rt_throw("timer: not in this heap");
     return i;
 }
@@ -159,7 +163,7 @@ stop(rt_timers *ts, rt_timer *t)
 {
     take(ts, index_of(ts, t));
     t->slot = 0;
-    if (RT_UNLIKELY((ts->len + ts->held) * 4 <= ts->cap && ts->cap > MIN_CAP))
+    if (RT_UNLIKELY((RT_LOAD(ts->len) + ts->held) * 4 <= ts->cap && ts->cap > MIN_CAP))
         shrink_slow(ts);
 }
 
@@ -172,7 +176,7 @@ rt_timers_init(rt_timers *ts)
 void
 rt_timers_fini(rt_timers *ts)
 {
-    for (size_t i = 0; i < (size_t)ts->len + ts->held; i++)
+    for (size_t i = 0; i < (size_t)RT_LOAD(ts->len) + ts->held; i++)
         ts->slots[i].t->slot = 0;
     free(ts->slots);
     *ts = (rt_timers){0};
@@ -183,7 +187,7 @@ rt_timers_start(rt_timers *ts, rt_timer *t)
 {
     if (RT_UNLIKELY(t->slot != 0))
         rt_throw("timer: started twice");
-    if (RT_UNLIKELY(ts->len + ts->held == ts->cap)) {
+    if (RT_UNLIKELY(RT_LOAD(ts->len) + ts->held == ts->cap)) {
         int err = grow_slow(ts);
         if (err != 0)
             return err;
@@ -229,8 +233,10 @@ release_held_slow(rt_timers *ts)
     uint32_t held = ts->held;
     ts->held = 0;
     for (uint32_t n = 0; n < held; n++) {
-        rt_timer_slot s = ts->slots[ts->len];
-        sift_up(ts, ts->len++, s);
+        size_t len = RT_LOAD(ts->len);
+        rt_timer_slot s = ts->slots[len];
+        RT_STORE(ts->len, (uint32_t)len + 1);
+        sift_up(ts, len, s);
     }
 }
 
@@ -240,7 +246,7 @@ rt_timers_run(rt_timers *ts, int64_t now)
     uint32_t fired = 0;
     if (RT_UNLIKELY(ts->running))
         rt_throw("timer: run called by a fire function");
-    if (ts->len == 0 || ts->slots[0].when > now)
+    if (RT_LOAD(ts->len) == 0 || ts->slots[0].when > now)
         return 0;
     ts->running = true;
     ts->run_now = now;
@@ -249,7 +255,7 @@ rt_timers_run(rt_timers *ts, int64_t now)
         stop(ts, t);
         fired++;
         t->fire(t);     /* may free t */
-    } while (ts->len != 0 && ts->slots[0].when <= now);
+    } while (RT_LOAD(ts->len) != 0 && ts->slots[0].when <= now);
     ts->running = false;
     if (ts->held != 0)
         release_held_slow(ts);

@@ -29,7 +29,7 @@ typedef struct {
 
 typedef struct {
     rt_timer_slot *slots;       /* owned array: the heap, then the held ones */
-    uint32_t len;               /* timers in the heap */
+    _Atomic uint32_t len;       /* timers in the heap; a hint for other threads */
     uint32_t held;              /* started by a fire function and due already: in
                                    slots[len .. len+held) until the run ends */
     uint32_t cap;               /* length of slots */
@@ -57,7 +57,7 @@ uint32_t rt_timers_run(rt_timers *ts, int64_t now);
 static inline int64_t
 rt_timers_next(const rt_timers *ts)
 {
-    return ts->len ? ts->slots[0].when : RT_FOREVER;
+    return RT_LOAD(ts->len) ? ts->slots[0].when : RT_FOREVER;
 }
 static inline bool
 rt_timer_started(const rt_timer *t)

@@ -121,6 +121,10 @@ class Server:
         server = Server(handler, addr=":8080")
         server.serve()          # until shutdown(), close(), SIGINT or SIGTERM
 
+    With several Ps (GOMAXPROCS) the connections are spread over their threads; all handlers of
+    one connection run on the same. Where a plain thread calls serve(), none runs on the main
+    thread, which may do something else.
+
     Go: http.Server.
     """
 
@@ -190,7 +194,9 @@ class Server:
 
         In the main goroutine SIGINT and SIGTERM shut it down: requests in flight are
         finished, then serve() returns.  A second signal closes it at once.  Handlers
-        the program has installed for these signals are left alone.
+        the program has installed for these signals are left alone.  Where an exception
+        ends serve(), say by Goroutine.cancel(), nothing is accepted any more and requests
+        in flight are finished.
         """
         if self._stopped:
             raise RuntimeError("the server was closed: make a new one")

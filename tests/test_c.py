@@ -2,6 +2,7 @@
 
 Each runs under ASan + UBSan, the threaded ones under TSan as well, and the run
 queues also with a capacity of 4.  ``make -C tests/c list`` says which there are.
+The model of the scheduler's wake-ups (``tests/model``) is checked, too.
 """
 
 import fcntl
@@ -87,6 +88,33 @@ def test_c_program_passes(program: str) -> None:
         pytest.fail(
             f"{program} ended with {ran.returncode}; its output:\n{ran.stdout}", pytrace=False
         )
+
+
+def _model(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(BUILD / "c-model" / "sched_model"), *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT,
+    )
+
+
+def test_model_of_wake_ups_holds() -> None:
+    built = _make("bin/model/sched_model")
+    assert built.returncode == 0, built.stdout
+    ran = _model()
+    assert ran.returncode == 0, ran.stdout
+    assert "states" in ran.stdout
+
+
+def test_model_finds_planted_mistakes() -> None:
+    built = _make("bin/model/sched_model")
+    assert built.returncode == 0, built.stdout
+    mistakes = _model("--mutants").stdout.split()
+    assert mistakes
+    missed = [name for name in mistakes if _model("--mutant", name).returncode != 1]
+    assert not missed
 
 
 def test_c_programs_are_listed() -> None:

@@ -13,6 +13,29 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+/* The -cap4 configs call this at RT_YIELD_POINT(): now and then another thread runs. */
+#ifdef RT_TEST_YIELD
+#include <sched.h>
+#include <stdint.h>
+#include <time.h>
+
+void rt_test_yield(void);
+void
+rt_test_yield(void)
+{
+    static _Thread_local uint32_t state;
+    if (state == 0)
+        state = (uint32_t)(uintptr_t)&state | 1;
+    state ^= state << 13, state ^= state >> 17, state ^= state << 5;
+    if (state % 64 == 0) {
+        struct timespec a_little = {0, (long)(state >> 8) % 100000};
+        nanosleep(&a_little, NULL);
+    }
+    else if (state % 4 == 0)
+        sched_yield();
+}
+#endif
+
 #define CHECK(cond)                                                          \
     do {                                                                     \
         if (!(cond)) {                                                       \

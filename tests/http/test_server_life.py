@@ -402,6 +402,8 @@ def test_close_ends_connections_and_fails_handlers(serve):
     errors: runtime.Chan = runtime.Chan(3)
 
     def handler(w, r):
+        if r.path == "/":
+            return
         try:
             if r.path == "/read":
                 r.body.read()
@@ -413,8 +415,9 @@ def test_close_ends_connections_and_fails_handlers(serve):
     running = serve(handler)
     with running.connect() as a, running.connect(rcvbuf=4096) as b, running.connect() as c:
         a.send("POST /read HTTP/1.1\r\nHost: t\r\nContent-Length: 6\r\n\r\n")
-        b.send(GET)
-        c.send("GET / HT")
+        b.send("GET /write HTTP/1.1\r\nHost: t\r\n\r\n")
+        # What nobody has read when it is closed would reset the connection.
+        c.send(GET + "GET / HT").response()
         running.until(active=2, reading=1)
         running.server.close()
         running.join()
@@ -423,6 +426,32 @@ def test_close_ends_connections_and_fails_handlers(serve):
                 "the server was closed while the request was running"
             )
         assert a.ended() and c.ended()
+    running.until(connections=0)
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 6", "Transfer-Encoding: chunked"])
+def test_close_fails_io_that_begins_afterwards(serve, framing):
+    gate: runtime.Chan = runtime.Chan()
+    errors: runtime.Chan = runtime.Chan(3)
+
+    def handler(w, r):
+        gate.recv_ok()
+        for call in (r.body.read, lambda: w.write(bytes(65536)), w.flush):
+            try:
+                call()
+            except ConnectionError as exc:
+                errors.send(str(exc))
+
+    running = serve(handler)
+    with running.connect() as c:
+        c.send(f"POST / HTTP/1.1\r\nHost: t\r\n{framing}\r\n\r\n")
+        running.until(active=1)
+        running.server.close()
+        running.join()
+        gate.close()
+        assert errors.recv(timeout=SAFETY) == "the server was closed while the request was running"
+        assert "the server was closed" in errors.recv(timeout=SAFETY)
+        assert c.ended()
     running.until(connections=0)
 
 

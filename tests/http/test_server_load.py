@@ -50,9 +50,14 @@ def connect_and_ask_twice(app, n: int) -> int:
         app.until(connections=1)
 
 
+def start_all_threads(app):
+    """Each has a poller, which has descriptors."""
+    connect_and_ask_twice(app, 32)
+
+
 def test_ten_thousand_connections_leave_nothing(app, wait_until):
     n = 10_000
-    connect_and_ask_twice(app, 100)  # starts all threads, each with a poller
+    start_all_threads(app)
     empty = app.descriptors()
     assert connect_and_ask_twice(app, n) >= n
     wait_until("descriptors are closed", lambda: app.descriptors() <= empty)
@@ -114,6 +119,7 @@ def test_failing_requests_do_not_grow_the_process(app, wait_until):
                     c.reset()
         app.until(connections=1)
 
+    start_all_threads(app)
     round_of_failures(500)
     before, count, fds = app.rss(), objects(app), app.descriptors()
     round_of_failures(2500)

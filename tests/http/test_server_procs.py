@@ -459,6 +459,85 @@ def test_threads_that_the_handler_blocks_for(procs, serve):
             assert r.body == b"ab" + path.encode() + b"127.0.0.1"
 
 
+def as_thread_or_goroutine(kind: str, procs: int):
+    """What starts fn() where it runs although this thread blocks; None: that there is not."""
+    return in_thread if kind == "thread" else runtime.go if procs > 1 else None
+
+
+@pytest.mark.parametrize("kind", ["thread", "goroutine"])
+def test_the_handler_blocks_for_who_writes_more_than_the_client_takes(procs, serve, kind):
+    """No event of the socket is heard of meanwhile by the handler's thread."""
+    data = bytes(range(256)) * 40_000
+    start = as_thread_or_goroutine(kind, procs)
+    if start is None:
+        return
+
+    def handler(w, r):
+        written = threading.Event()
+        start(lambda: (w.write(data), w.flush(), w.write(data), w.flush(), written.set()))
+        return None if written.wait(SAFETY) else "it waits in vain"
+
+    with serve(handler).connect(rcvbuf=4096) as c:
+        for _ in range(2):
+            assert c.send(GET).response().body == data + data
+
+
+@pytest.mark.parametrize("kind", ["thread", "goroutine"])
+def test_the_handler_blocks_for_who_reads_what_the_client_sends(procs, serve, kind):
+    start = as_thread_or_goroutine(kind, procs)
+    if start is None:
+        return
+
+    def handler(w, r):
+        read = threading.Event()
+
+        def echo():
+            while piece := r.body.read(4):
+                w.write(piece)
+                w.flush()
+            read.set()
+
+        start(echo)
+        return None if read.wait(SAFETY) else "it waits in vain"
+
+    with serve(handler).connect() as c:
+        for _ in range(2):
+            c.send("POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 20\r\n\r\n0000")
+            c.head()
+            assert c.chunk() == b"0000"
+            for i in range(1, 5):
+                c.send(f"{i:04}")
+                assert c.chunk() == f"{i:04}".encode()
+            assert c.chunk() == b""
+
+
+@pytest.mark.parametrize("kind", ["thread", "goroutine"])
+def test_the_handler_blocks_for_who_waits_for_a_client_in_vain(procs, serve, kind):
+    """The time-out holds although the handler's thread is stuck."""
+    start = as_thread_or_goroutine(kind, procs)
+    if start is None:
+        return
+    result: list[str] = []
+
+    def handler(w, r):
+        over = threading.Event()
+
+        def read():
+            try:
+                r.body.read()
+            except TimeoutError as exc:
+                result.append(str(exc))
+            over.set()
+
+        start(read)
+        over.wait(SAFETY)
+
+    with serve(handler, read_timeout=0.05).connect() as c:
+        c.send("POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 20\r\n\r\n0000")
+        assert c.response().status == 200
+    assert len(result) == 1 and "reading the request body" in result[0]
+
+
 def test_a_thread_reads_a_body_that_comes_slowly(procs, serve):
     def handler(w, r):
         read: runtime.Chan = runtime.Chan()
@@ -604,9 +683,9 @@ def together(n: int, fn) -> list[Any]:
         except BaseException as exc:
             results.send(exc)
 
+    in_thread(run, start.wait)      # first: those that spin would hold up its start
     for _ in range(n):
         runtime.go(run, runtime.gosched)
-    in_thread(run, start.wait)
     start.set()
     return [results.recv(timeout=SAFETY) for _ in range(n + 1)]
 
@@ -714,7 +793,7 @@ def test_headers_changed_while_the_head_is_written(procs, serve):
 
     server = serve(handler)
     with server.connect() as c:
-        for _ in range(200):
+        for _ in range(100):
             r = c.send(GET).response()
             assert len(r.body) == 100_000
             assert set(r.all("x-many")) <= {"z" * n for n in range(300)}

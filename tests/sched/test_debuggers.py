@@ -33,6 +33,8 @@ import runtime
 from runtime import Chan, Mutex, WaitGroup, current, go, gosched, sleep
 
 ROOT = Path(runtime.__file__).resolve().parents[1]
+# A thread's tracer sees the goroutines that this thread runs: here all but those on_another_m().
+pytestmark = pytest.mark.usefixtures("one_p")
 NEW_IN_3_12 = pytest.mark.skipif(sys.version_info < (3, 12), reason="new in Python 3.12")
 
 
@@ -54,7 +56,7 @@ def run(*args: str | Path, stdin: str = "", **env: str) -> subprocess.CompletedP
         capture_output=True,
         text=True,
         timeout=60,
-        env=os.environ | {"PYTHONPATH": path} | env,
+        env=os.environ | {"PYTHONPATH": path, "GOMAXPROCS": "1"} | env,
     )
 
 
