@@ -80,6 +80,35 @@ py_has_merges(PyThreadState *ts)
 #endif
 }
 
+/* A thread state for the calling thread, which has none and does not hold the GIL.  NULL: no
+   memory, where PyGILState_Ensure() would end the process. */
+static inline PyThreadState *
+py_thread_state_new(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyThreadState_New(PyInterpreterState_Main());
+#else
+    /* In this version that one crashes without memory; this is what it does. */
+    PyAPI_FUNC(void) _PyThreadState_SetCurrent(PyThreadState *ts);
+    PyThreadState *ts = _PyThreadState_Prealloc(PyInterpreterState_Main());
+    if (ts != NULL)
+        _PyThreadState_SetCurrent(ts);
+    return ts;
+#endif
+}
+
+/* Called, attached or not, by who waits while another thread makes itself a thread state:
+   that may stop the world.  What to restore afterwards, or NULL. */
+static inline PyThreadState *
+py_detach_for_newborn(void)
+{
+#ifdef Py_GIL_DISABLED
+    if (PyThreadState_GetUnchecked() != NULL)
+        return PyEval_SaveThread();
+#endif
+    return NULL;
+}
+
 /* CPython counts how deep a thread is in trace functions and monitoring callbacks, and calls
    none meanwhile.  The goroutines that run while one is parked there are not in it. */
 typedef struct {

@@ -88,7 +88,8 @@ struct Goroutine {
         PyObject **heap;        /* owned: a free slot, then the arguments */
         struct {
             PyObject *(*entry)(Goroutine *);
-            void *arg;          /* entry's */
+            void (*cancel)(Goroutine *);    /* or NULL */
+            void *arg;
         } c;
     } call;
 
@@ -176,6 +177,7 @@ typedef struct {
     PyTypeObject *goroutine_type, *go_type, *chan_type, *chan_iter_type, *mutex_type,
         *waitgroup_type, *netfd_type, *conn_type, *request_type, *writer_type,
         *headers_type, *body_type, *server_type;
+    PyObject *foreign_key;      /* of a thread's Goroutine in its thread state's dict */
     PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed;
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
     PyObject *report_failure;   /* runtime._errors.report_failure */
@@ -212,8 +214,12 @@ py_g_of(rt_g *gp)
 int py_g_init_types(PyObject *module);
 Goroutine *py_g_alloc(void);                    /* new reference, fresh */
 /* A goroutine that runs entry(gp) on mp and nowhere else, put at the tail of its queue.
-   No new reference is returned.  -1 with MemoryError set. */
-int py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void *arg);
+   Where there is no memory to start it cancel(gp) is called instead, by the scheduler: it
+   cannot wait.  No new reference is returned.  -1 with MemoryError set. */
+int py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void (*cancel)(Goroutine *),
+                 void *arg);
+/* A cancel() that calls entry(), for one that never waits. */
+void py_g_run_at_once(Goroutine *gp);
 /* Run a fresh goroutine to its end on the calling worker, in that worker's seat. */
 void py_g_run(py_m *mp, Goroutine *gp, py_seat *seat);
 /* End gp: result (stolen) or the exception set. */

@@ -366,12 +366,13 @@ py_g_finish(Goroutine *gp, PyObject *result)
 }
 
 int
-py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void *arg)
+py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void (*cancel)(Goroutine *), void *arg)
 {
     Goroutine *gp = py_g_alloc();
     if (gp == NULL)
         return -1;
     gp->call.c.entry = entry;
+    gp->call.c.cancel = cancel;
     gp->call.c.arg = arg;
     py_m *cur = py_tls_m;
     if (RT_UNLIKELY(RT_LOAD(core->sched.sysmon.state) != RT_SYSMON_AWAKE))
@@ -382,6 +383,12 @@ py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void *arg)
         atomic_fetch_add(&core->created, 1);
     rt_p_put_pinned(cur ? &cur->p : NULL, &mp->p, &gp->g);
     return 0;
+}
+
+void
+py_g_run_at_once(Goroutine *gp)
+{
+    Py_XDECREF(gp->call.c.entry(gp));
 }
 
 /* ---- runtime.go ---- */

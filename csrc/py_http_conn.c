@@ -457,6 +457,20 @@ parse_input(http_conn *c)
     return true;
 }
 
+/* There is no memory for a goroutine: the connection is closed. */
+static void
+drop_request(http_conn *c)
+{
+    http_request_end(c);
+    http_conn_destroy(c);
+}
+
+static void
+conn_cancel(Goroutine *gp)
+{
+    drop_request(gp->call.c.arg);
+}
+
 /* HEAD and IDLE: read, parse, and start a goroutine on a complete head. */
 static void
 read_head(http_conn *c)
@@ -483,10 +497,9 @@ read_head(http_conn *c)
         }
     }
     http_conn_set_state(c, HTTP_ACTIVE);
-    if (py_g_spawn_c(c->shard->mp, conn_main, c) < 0) {
+    if (py_g_spawn_c(c->shard->mp, conn_main, conn_cancel, c) < 0) {
         PyErr_Clear();
-        http_request_end(c);
-        http_conn_destroy(c);
+        drop_request(c);
     }
 }
 

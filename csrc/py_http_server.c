@@ -180,7 +180,7 @@ static int
 ask(http_server *s, py_m *mp, PyObject *(*entry)(Goroutine *), void *arg)
 {
     Py_INCREF(s);
-    if (py_g_spawn_c(mp, entry, arg) == 0)
+    if (py_g_spawn_c(mp, entry, py_g_run_at_once, arg) == 0)
         return 0;
     Py_DECREF(s);
     return -1;
@@ -415,7 +415,7 @@ listen_elsewhere(http_server *s, int fd)
     }
     call->server = (http_server *)Py_NewRef((PyObject *)s);
     call->fd = fd;
-    if (py_g_spawn_c(home(s), listen_main, call) < 0) {
+    if (py_g_spawn_c(home(s), listen_main, py_g_run_at_once, call) < 0) {
         PyErr_Clear();
         PyMem_Free(call);
         Py_DECREF(s);

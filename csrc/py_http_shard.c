@@ -296,7 +296,7 @@ hand_over(http_shard *sh, http_conn *c)
     py_release(&sh->lock);
     if (ask) {
         Py_INCREF(s);
-        if (py_g_spawn_c(sh->mp, take_main, sh) < 0) {
+        if (py_g_spawn_c(sh->mp, take_main, py_g_run_at_once, sh) < 0) {
             PyErr_Clear();
             Py_DECREF(s);
             RT_STORE(sh->asked_at, 0);

@@ -419,39 +419,58 @@ render_stack(renderer *r, const py_g_info *info)
     return stack;
 }
 
-/* A GoroutineInfo. */
+/* Field i of a GoroutineInfo. */
 static PyObject *
-render(renderer *r, const py_g_info *info)
+render_field(renderer *r, const py_g_info *info, Py_ssize_t i)
 {
     static const char *const states[] = {
         [RT_G_RUNNABLE] = "runnable", [RT_G_RUNNING] = "running", [RT_G_WAITING] = "waiting"};
     Goroutine *gp = info->g;
     bool waits = info->state == RT_G_WAITING;
-    PyObject *fields[] = {
-        PyLong_FromLongLong(info->id),
-        py_g_name(gp),
-        text(&r->states[info->state], states[info->state]),
-        waits ? text(&r->reasons[info->reason], py_wait_reason(info->reason))
-              : Py_NewRef(Py_None),
-        waits ? PyFloat_FromDouble(info->wait_ms / 1e3) : Py_NewRef(Py_None),
-        gp->code ? render_site(r, &(frame_site){gp->code, NULL, gp->lasti})
-                 : Py_NewRef(Py_None),
-        info->p >= 0 ? PyLong_FromLong(info->p) : Py_NewRef(Py_None),
-        info->thread != 0 ? PyLong_FromUnsignedLong(info->thread) : Py_NewRef(Py_None),
-        PyBool_FromLong(info->locked),
-        Py_NewRef((PyObject *)gp),
-        render_stack(r, info),
-    };
-    const Py_ssize_t n = RT_ARRAY_LEN(fields);
-    bool ok = true;
-    for (Py_ssize_t i = 0; i < n; i++)
-        ok = ok && fields[i] != NULL;
-    PyObject *made = ok ? r->info_type->tp_alloc(r->info_type, n) : NULL;
+    switch (i) {
+    case 0:
+        return PyLong_FromLongLong(info->id);
+    case 1:
+        return py_g_name(gp);
+    case 2:
+        return text(&r->states[info->state], states[info->state]);
+    case 3:
+        return waits ? text(&r->reasons[info->reason], py_wait_reason(info->reason))
+                     : Py_NewRef(Py_None);
+    case 4:
+        return waits ? PyFloat_FromDouble(info->wait_ms / 1e3) : Py_NewRef(Py_None);
+    case 5:
+        return gp->code ? render_site(r, &(frame_site){gp->code, NULL, gp->lasti})
+                        : Py_NewRef(Py_None);
+    case 6:
+        return info->p >= 0 ? PyLong_FromLong(info->p) : Py_NewRef(Py_None);
+    case 7:
+        return info->thread != 0 ? PyLong_FromUnsignedLong(info->thread) : Py_NewRef(Py_None);
+    case 8:
+        return PyBool_FromLong(info->locked);
+    case 9:
+        return Py_NewRef((PyObject *)gp);
+    default:
+        return render_stack(r, info);
+    }
+}
+
+#define INFO_FIELDS 11
+
+/* A GoroutineInfo. */
+static PyObject *
+render(renderer *r, const py_g_info *info)
+{
+    PyObject *fields[INFO_FIELDS];
+    Py_ssize_t n = 0;
+    while (n < INFO_FIELDS && (fields[n] = render_field(r, info, n)) != NULL)
+        n++;
+    PyObject *made = n == INFO_FIELDS ? r->info_type->tp_alloc(r->info_type, n) : NULL;
     for (Py_ssize_t i = 0; i < n; i++) {
         if (made != NULL)
             PyTuple_SET_ITEM(made, i, fields[i]);
         else
-            Py_XDECREF(fields[i]);
+            Py_DECREF(fields[i]);
     }
     return made;
 }

@@ -26,11 +26,15 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define FOREIGN_KEY "gosched.goroutine"
 #define STOP_WAIT 250           /* ms */
 
-/* Held while an M is started; its thread waits for it before it does anything. */
+/* Held while an M is started; its thread waits for it before it runs Python.  Under it, the
+   thread says whether there was memory for its thread state. */
 static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct {
+    rt_parker said;
+    bool lives;
+} newborn;
 
 /* ---- starting ---- */
 
@@ -117,7 +121,7 @@ end_with_thread(void)
 {
     PyObject *dict = PyThreadState_GetDict();
     PyObject *capsule = dict ? PyCapsule_New(core, NULL, thread_ended) : NULL;
-    int r = capsule ? PyDict_SetItemString(dict, FOREIGN_KEY, capsule) : -1;
+    int r = capsule ? PyDict_SetItem(dict, core->foreign_key, capsule) : -1;
     Py_XDECREF(capsule);
     return r;
 }
@@ -138,26 +142,40 @@ static void
 m_main(void *arg)
 {
     py_m *mp = arg;
+    PyThreadState *ts = py_thread_state_new();
+    newborn.lives = ts != NULL;
+    rt_parker_unpark(&newborn.said);
+    if (ts == NULL)
+        return;                 /* mp is the starter's */
     pthread_mutex_lock(&start_lock);
     bool started = mp->p.sched != NULL;
     pthread_mutex_unlock(&start_lock);
     if (!started) {
+        PyEval_RestoreThread(ts);
+        PyThreadState_Clear(ts);
+        PyThreadState_DeleteCurrent();
         m_free(mp);
         return;
     }
 #ifdef __linux__
     pthread_setname_np(pthread_self(), "gosched-m");    /* it may have sysmon's name */
 #endif
-    PyGILState_STATE gil = PyGILState_Ensure();
-    mp->tstate = PyThreadState_Get();
+    PyEval_RestoreThread(ts);   /* kept for good: the thread ends with the process */
+    mp->tstate = ts;
     py_tls_m = mp;
     mp->g0 = PyGreenlet_GetCurrent();
     if (mp->g0 == NULL)
         rt_throw("m_main: no greenlet for the thread of an M");
-    (void)gil;                  /* kept for good: the thread ends with the process */
     py_preempt_m_init(mp);
     mp->next = py_find(mp);
     py_g0_run(mp);
+}
+
+static bool
+newborn_is_alive(void)
+{
+    rt_parker_park(&newborn.said, RT_FOREVER);
+    return newborn.lives;
 }
 
 int
@@ -165,6 +183,7 @@ py_m_start(rt_sched *sched, uint32_t id)
 {
     py_m *mp = NULL;
     int err = 0;
+    PyThreadState *ts = py_detach_for_newborn();
     pthread_mutex_lock(&start_lock);
     if (rt_p_by_id(sched, id) == NULL) {
         mp = m_new();
@@ -174,6 +193,10 @@ py_m_start(rt_sched *sched, uint32_t id)
             m_free(mp);
             err = -EAGAIN;
         }
+        else if (!newborn_is_alive()) {
+            m_free(mp);
+            err = -ENOMEM;
+        }
         else {
             err = rt_p_init(&mp->p, sched, id, id != RT_SPARE_P);
             if (err < 0)
@@ -181,6 +204,8 @@ py_m_start(rt_sched *sched, uint32_t id)
         }
     }
     pthread_mutex_unlock(&start_lock);
+    if (ts != NULL)
+        PyEval_RestoreThread(ts);
     return err;
 }
 
@@ -272,8 +297,8 @@ foreign_g(void)
         PyErr_NoMemory();
         return NULL;
     }
-    Goroutine *gp = (Goroutine *)PyDict_GetItemString(dict, FOREIGN_KEY);
-    if (gp != NULL)
+    Goroutine *gp = (Goroutine *)PyDict_GetItemWithError(dict, core->foreign_key);
+    if (gp != NULL || PyErr_Occurred())
         return gp;
     /* Any P will do to reach the host; when the main thread has not come here yet
        there may be none. */
@@ -302,7 +327,7 @@ foreign_g(void)
     py_seat_link(&core->foreign, seat);
     py_release(&core->lock);
     gp->name = PyUnicode_FromFormat("thread-%lu", PyThread_get_thread_ident());
-    if (gp->name == NULL || PyDict_SetItemString(dict, FOREIGN_KEY, (PyObject *)gp) < 0) {
+    if (gp->name == NULL || PyDict_SetItem(dict, core->foreign_key, (PyObject *)gp) < 0) {
         Py_DECREF(gp);
         return NULL;
     }
@@ -459,6 +484,7 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     py_world_after_fork();
     py_preempt_after_fork();
     pthread_mutex_init(&start_lock, NULL);
+    rt_parker_init(&newborn.said);
     memset(&core->lock, 0, sizeof(core->lock));
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
         forget_seats(mp->seats, gp);
@@ -473,8 +499,8 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
         core->main_g = NULL;
         core->forked_by_thread = true;
         PyObject *dict = PyThreadState_GetDict();
-        if (dict != NULL && PyDict_GetItemString(dict, FOREIGN_KEY) != NULL
-            && PyDict_DelItemString(dict, FOREIGN_KEY) < 0)
+        if (dict != NULL && PyDict_GetItemWithError(dict, core->foreign_key) != NULL
+            && PyDict_DelItem(dict, core->foreign_key) < 0)
             return NULL;
         Py_RETURN_NONE;
     }
@@ -539,7 +565,13 @@ static PyMethodDef functions[] = {
 int
 py_m_init(PyObject *module)
 {
-    if (PyModule_AddFunctions(module, functions) < 0)
+    int err = rt_parker_init(&newborn.said);
+    if (err < 0) {
+        raise_errno(-err);
+        return -1;
+    }
+    core->foreign_key = PyUnicode_InternFromString("gosched.goroutine");
+    if (core->foreign_key == NULL || PyModule_AddFunctions(module, functions) < 0)
         return -1;
     return PyThread_get_thread_ident() == core->main_ident ? start_m0() : 0;
 }

@@ -62,9 +62,9 @@ netpoll_table(void)
 {
     PyObject *mod = PyImport_ImportModule("runtime._netpoll");
     PyObject *ffi = mod ? PyObject_GetAttrString(mod, "ffi") : NULL;
-    PyObject *lib = mod ? PyObject_GetAttrString(mod, "lib") : NULL;
+    PyObject *lib = ffi ? PyObject_GetAttrString(mod, "lib") : NULL;
     PyObject *ptr = lib ? PyObject_CallMethod(lib, "rt_netpoll_default", NULL) : NULL;
-    PyObject *cast = ptr && ffi ? PyObject_CallMethod(ffi, "cast", "sO", "uintptr_t", ptr) : NULL;
+    PyObject *cast = ptr ? PyObject_CallMethod(ffi, "cast", "sO", "uintptr_t", ptr) : NULL;
     PyObject *addr = cast ? PyNumber_Long(cast) : NULL;
     const rt_netpoll_ops *ops = addr ? PyLong_AsVoidPtr(addr) : NULL;
     Py_XDECREF(addr);

@@ -226,9 +226,11 @@ take_tool(void)
             return -1;
         bool still = PyUnicode_Check(ours) && PyUnicode_CompareWithASCIIString(ours, "gosched") == 0;
         Py_DECREF(ours);
-        if (still)
+        if (still && PRE->tool_ready)
             return 0;
-        PRE->tool = -1;
+        if (!still)
+            PRE->tool = -1;
+        PRE->tool_ready = false;
     }
     static const int ids[] = {4, 3};
     for (size_t i = 0; i < RT_ARRAY_LEN(ids) && PRE->tool < 0; i++) {
@@ -262,8 +264,10 @@ take_tool(void)
     Py_XSETREF(PRE->args_on, Py_BuildValue("(ii)", PRE->tool, events));
     Py_XSETREF(PRE->args_off, Py_BuildValue("(ii)", PRE->tool, 0));
     if (constants && callback && PRE->set_events && PRE->disable && PRE->args_on
-        && PRE->args_off)
+        && PRE->args_off) {
+        PRE->tool_ready = true;
         result = 0;
+    }
 done:
     Py_XDECREF(constants);
     Py_XDECREF(callback);
@@ -403,10 +407,11 @@ drop_token(py_m *Py_UNUSED(mp))
 /* ---- sysmon's callbacks ---- */
 
 #define OTHERS INT64_MIN
+#define NO_MEMORY (INT64_MIN + 1)
 
 /* Give sysmon's thread the right to touch Python; mp, which it is about, need not finish
-   its 5 ms with the GIL (NULL: it may).  Returns the ns that took, or OTHERS where that was
-   long and not mp had the GIL. */
+   its 5 ms with the GIL (NULL: it may).  Returns the ns that took, OTHERS where that was
+   long and not mp had the GIL, or NO_MEMORY: then nothing is done. */
 static int64_t
 attach(py_m *mp)
 {
@@ -414,9 +419,9 @@ attach(py_m *mp)
     bool others = mp != NULL && mp->tstate != NULL && py_gil_is_elsewhere(mp->tstate);
     PyThreadState *ts = atomic_load(&core->sysmon_tstate);
     if (ts == NULL) {
-        ts = PyThreadState_New(PyInterpreterState_Main());
+        ts = py_thread_state_new();
         if (ts == NULL)
-            rt_throw("sysmon: no memory for a thread state");
+            return NO_MEMORY;
         atomic_store(&core->sysmon_tstate, ts);
     }
     if (mp != NULL && mp->tstate != NULL)
@@ -512,6 +517,8 @@ host_preempt(rt_p *pp, int64_t ns)
         return;
     }
     int64_t waited = attach(mp);
+    if (waited == NO_MEMORY)
+        return;
     if (core->sched.sysmon.stall_ns != 0 && waited >= KEEPS_GIL
         && ns + waited >= core->sched.sysmon.stall_ns && !pp->mon.reported) {
         /* A call has kept the GIL until now, and is still to be seen. */
@@ -530,7 +537,8 @@ host_withdraw(rt_p *pp)
     py_m *mp = py_m_of(pp);
     if (!MUST_WITHDRAW || !atomic_load(&mp->preempt.by_event))
         return;
-    attach(mp);
+    if (attach(mp) == NO_MEMORY)
+        return;
     disarm(mp);
     detach();
 }
@@ -542,6 +550,8 @@ host_stalled(rt_p *pp, int64_t ns)
     if (mp->preempt.reported != 0 && rt_nanotime() - mp->preempt.reported < REPORT_P)
         return false;
     int64_t waited = attach(mp);
+    if (waited == NO_MEMORY)
+        return false;
     if (waited == OTHERS) {
         detach();
         return false;           /* it may just be waiting for the GIL, too */
@@ -798,10 +808,9 @@ host_trace(void)
 {
     trace_buf b = {0};
     put_summary(&b);
-    if (PRE->trace_detail) {
+    if (PRE->trace_detail && attach(NULL) != NO_MEMORY) {
         py_g_info *gs = NULL;
         size_t n = 0;
-        attach(NULL);
         if (py_snapshot(&gs, &n) < 0)
             PyErr_Clear();
         put_details(&b, gs, n);
@@ -943,7 +952,7 @@ py_preempt_kick(void)
     else if (PRE->leaving)
         atomic_store(&sm->state, RT_SYSMON_AWAKE);      /* do not come here again */
     else
-        rt_sysmon_start(sm);    /* where this fails, goroutines are not preempted */
+        rt_sysmon_start(sm);    /* where this fails, the next one who comes here tries again */
 }
 
 void

@@ -21,6 +21,7 @@ typedef struct {
     PyTypeObject *token_type;   /* owned; free-threaded builds */
     /* sys.monitoring, 3.12 and newer. */
     int tool;                   /* our tool id, or -1 */
+    bool tool_ready;            /* and all is set up for it */
     PyObject *set_events;       /* owned */
     PyObject *disable;          /* owned: sys.monitoring.DISABLE */
     PyObject *args_on, *args_off;           /* owned: set_events' arguments */

@@ -105,6 +105,11 @@ static RT_COLD void
 fail_start(Goroutine *gp)
 {
     gp->g.started = 1;
+    if (gp->fn == NULL && gp->call.c.cancel != NULL) {
+        PyObject *exc = py_take_exception();
+        gp->call.c.cancel(gp);
+        py_raise(exc);
+    }
     py_g_finish(gp, NULL);
 }
 

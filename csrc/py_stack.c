@@ -43,7 +43,11 @@ arena_free(void *Py_UNUSED(ctx), void *p, size_t size)
 void
 py_stack_install(void)
 {
-    PyObject_GetArenaAllocator(&system_arena);
+    PyObjectArenaAllocator now;
+    PyObject_GetArenaAllocator(&now);
+    if (now.alloc == arena_alloc)
+        return;                 /* the module was loaded before, in vain */
+    system_arena = now;
     PyObjectArenaAllocator ours = {NULL, arena_alloc, arena_free};
     PyObject_SetArenaAllocator(&ours);
 }

@@ -221,7 +221,9 @@ run(void *arg)
 int
 rt_sysmon_start(rt_sysmon *sm)
 {
-    if (sm->running)
+    uint32_t off = RT_SYSMON_OFF;
+    if (!atomic_compare_exchange_strong_explicit(&sm->state, &off, RT_SYSMON_AWAKE,
+                                                 memory_order_seq_cst, memory_order_relaxed))
         return 0;
     uint32_t n = atomic_load_explicit(&sm->sched->nallp, memory_order_acquire);
     for (uint32_t i = 0; i < n; i++) {
@@ -232,7 +234,6 @@ rt_sysmon_start(rt_sysmon *sm)
     sm->stop = false;
     sm->expected = 0;
     sm->changed = sm->next_trace = sm->host.clock();
-    atomic_store_explicit(&sm->state, RT_SYSMON_AWAKE, memory_order_seq_cst);
     pthread_attr_t attr;
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, STACK_SIZE);
@@ -242,6 +243,8 @@ rt_sysmon_start(rt_sysmon *sm)
     pthread_sigmask(SIG_SETMASK, &sm->sigmask, NULL);
     pthread_attr_destroy(&attr);
     sm->running = err == 0;
+    if (err != 0)
+        atomic_store_explicit(&sm->state, RT_SYSMON_OFF, memory_order_seq_cst);
 #ifdef __linux__
     if (err == 0)
         pthread_setname_np(sm->thread, "gosched-sysmon");

@@ -51,7 +51,7 @@ typedef struct rt_sched rt_sched;
 
 enum {                          /* rt_sysmon.state */
     RT_SYSMON_OFF,              /* not started yet */
-    RT_SYSMON_AWAKE,            /* or there is no thread for it */
+    RT_SYSMON_AWAKE,            /* or no thread of it is wanted any more */
     RT_SYSMON_ASLEEP
 };
 
@@ -107,7 +107,7 @@ typedef struct {
 } rt_sysmon;
 
 void rt_sysmon_init(rt_sysmon *sm, rt_sched *sched, rt_sysmon_host host);
-/* Start the thread unless it runs.  Callers are serialised by the host.  -errno. */
+/* Start the thread unless it runs or is being started.  -errno. */
 int rt_sysmon_start(rt_sysmon *sm);
 /* End the thread and wait for that; the caller must hold no lock that a callback of
    the host needs.  It may be started again. */

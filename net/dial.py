@@ -98,7 +98,7 @@ def _connect_tcp(target: Target, timeout: float | None) -> Conn:
 
 def _finish(s: socket.socket, code: int, peer: object, timeout: float | None) -> Conn:
     """The connection, once it is there."""
-    conn = Conn(s.detach(), peer)
+    conn = _own(s, peer)
     if code == 0:
         return conn
     try:
@@ -108,6 +108,13 @@ def _finish(s: socket.socket, code: int, peer: object, timeout: float | None) ->
     except BaseException:
         conn.close()
         raise
+    return conn
+
+
+def _own(s: socket.socket, peer: object) -> Conn:
+    """A connection with the socket's descriptor; where it cannot be made, s still has it."""
+    conn = Conn(s.fileno(), peer)
+    s.detach()
     return conn
 
 
@@ -131,7 +138,7 @@ def _dial_unix(path: str, deadline: float | None) -> Conn:
             pause = min(2 * pause, 0.1)
         if code != 0:
             raise OSError(code, os.strerror(code), path)
-        return Conn(s.detach(), sockaddr)
+        return _own(s, sockaddr)
     except BaseException:
         s.close()
         raise

@@ -182,12 +182,23 @@ def _listen_tcp(
             s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not both))
         s.bind(target.sockaddr)
         s.listen(backlog)
-        return Listener(NetFD(s.detach()))
+        return _own(s)
     except OSError as e:
         s.close()
         raise OSError(e.errno, e.strerror, address) from None
     except BaseException:
         s.close()
+        raise
+
+
+def _own(s: socket.socket, unlink: str | None = None) -> Listener:
+    """A listener with the socket's descriptor; where it cannot be made, s still has it."""
+    fd = NetFD(s.fileno())
+    try:
+        s.detach()
+        return Listener(fd, unlink)
+    except BaseException:
+        fd.close()
         raise
 
 
@@ -197,7 +208,7 @@ def _listen_unix(path: str, backlog: int) -> Listener:
     try:
         s.bind(sockaddr)
         s.listen(backlog)
-        return Listener(NetFD(s.detach()), path if isinstance(sockaddr, str) else None)
+        return _own(s, path if isinstance(sockaddr, str) else None)
     except OSError as e:
         s.close()
         if e.errno is None:  # the socket module's own: the path is too long

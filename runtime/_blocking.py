@@ -16,6 +16,7 @@ in, first out: those that are not needed get old and end.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import itertools
 import math
@@ -239,10 +240,15 @@ def _next(thread: threading.Thread) -> _Call | None:
         inbox: Chan[None] = Chan()
         _idle.append(inbox)
         expired = False
-        if not _queue and len(_threads) <= _limit:
-            if _wait_idle(inbox):
-                continue
-            expired = True
+        try:
+            if not _queue and len(_threads) <= _limit:
+                if _wait_idle(inbox):
+                    continue
+                expired = True
+        except BaseException:
+            with contextlib.suppress(ValueError):
+                _idle.remove(inbox)
+            raise
         try:
             _idle.remove(inbox)
         except ValueError:  # somebody is about to wake this thread

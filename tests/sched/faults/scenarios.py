@@ -1,0 +1,599 @@
+"""Ordinary programs, to be run while something fails."""
+
+import _thread
+import contextlib
+import contextvars
+import faulthandler
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+from common import TIME_LIMIT, Scenario, close
+
+import runtime
+from runtime import Chan, ChanClosed, DeadlockError, Mutex, WaitGroup, go, gosched, http, net, sleep
+
+logging.getLogger("runtime.http").disabled = True
+var: contextvars.ContextVar[object] = contextvars.ContextVar("var")
+
+
+class Spawn(Scenario):
+    def run(self) -> None:
+        gs = self.gs
+        for i in range(4):
+            gs[i] = go(divmod, 17, i + 1)
+        for i in range(4):
+            assert gs[i].join() == divmod(17, i + 1)
+
+
+class Arguments(Scenario):
+    """More than a Goroutine has room for, and keyword arguments."""
+
+    def run(self) -> None:
+        gs = self.gs
+        gs[0] = go(max, 1, 2, 3, 4, 5, 6, 7)
+        gs[1] = go(dict, a=1, b=2)
+        gs[2] = go(dict, (), a=1, b=2, c=3, d=4, e=5)
+        assert gs[0].join() == 7
+        assert gs[1].join() == {"a": 1, "b": 2}
+        assert gs[2].join() == {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
+
+
+class Context(Scenario):
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = var.set(object())
+
+    def run(self) -> None:
+        gs = self.gs
+        gs[0] = go(var.get)
+        gs[1] = go.named("named")(var.get)
+        assert gs[0].join() is gs[1].join() is var.get()
+
+    def release(self) -> None:
+        var.reset(self.token)
+
+
+class Failing(Scenario):
+    """Failures are raised by join() or reported, SystemExit goes to main."""
+
+    primary = (MemoryError, ValueError, SystemExit)
+
+    def run(self) -> None:
+        g = go(int, "x")
+        try:
+            g.join()
+        except ValueError:
+            pass
+        try:
+            go(sys.exit, 3).join()
+        except SystemExit:
+            pass
+
+
+class Deadlock(Scenario):
+    def run(self) -> None:
+        ch = self.chans[0] = Chan()
+        self.gs[0] = go(ch.recv)
+        try:
+            Chan().recv()
+        except DeadlockError:
+            pass
+        ch.send(1)
+        self.gs[0].join()
+
+
+class Unbuffered(Scenario):
+    def work(self) -> None:
+        try:
+            for x in self.chans[0]:
+                self.chans[1].send(x + 1000)
+        finally:
+            self.chans[1].close()
+
+    def run(self) -> None:
+        there = self.chans[0] = Chan()
+        back = self.chans[1] = Chan()
+        self.gs[0] = go(self.work)
+        for i in range(3):
+            there.send(i)
+            assert back.recv() == i + 1000
+        there.close()
+        self.gs[0].join()
+
+
+class Buffered(Scenario):
+    def work(self) -> None:
+        try:
+            for i in range(6):
+                self.chans[0].send(i + 1000)
+        finally:
+            self.chans[0].close()
+
+    def run(self) -> None:
+        self.chans[0] = Chan(2)
+        self.gs[0] = go(self.work)
+        got = list(self.chans[0])
+        assert got == list(range(1000, 1000 + len(got)))
+        self.gs[0].join()
+        assert len(got) == 6
+
+
+class Timeouts(Scenario):
+    def run(self) -> None:
+        ch = self.chans[0] = Chan()
+        for i in range(4):
+            self.gs[i] = go(ch.recv, 1000.0)
+        for i in range(4, 8):
+            self.gs[i] = go(sleep, 0.00001 * i)
+        gosched()
+        for i in range(4):
+            ch.send(i)
+        try:
+            ch.recv(0.00001)
+        except TimeoutError:
+            pass
+        for i in range(8):
+            self.gs[i].join()
+
+
+class TimerHeap(Scenario):
+    """As many timers as there is room for, so that the next ones make the heap grow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.many: Any = Chan()
+        self.sleepers = [go(self.many.recv_ok, 1000.0) for _ in range(62)]
+        while any(g.state != "waiting" for g in self.sleepers):
+            gosched()
+
+    def run(self) -> None:
+        ch = self.chans[0] = Chan()
+        for i in range(4):
+            self.gs[i] = go(ch.recv_ok, 1000.0)
+        gosched()
+        ch.close()
+        for i in range(4):
+            assert self.gs[i].join() == (None, False)
+
+    def release(self) -> None:
+        self.many.close()
+        for g in self.sleepers:
+            assert g.join() == (None, False)
+
+
+class Locks(Scenario):
+    def work(self) -> None:
+        with self.mu:
+            gosched()
+
+    def wait(self) -> None:
+        self.wg.wait()
+
+    def run(self) -> None:
+        mu = self.mu = Mutex()
+        wg = self.wg = WaitGroup()
+        wg.add()
+        mu.lock()
+        try:
+            for i in range(4):
+                self.gs[i] = go(self.work)
+            self.gs[4] = go(self.wait)
+            gosched()
+        finally:
+            mu.unlock()
+            wg.done()
+        for i in range(5):
+            self.gs[i].join()
+
+
+class Nested(Scenario):
+    """Goroutines that start goroutines, each with a stack of its own."""
+
+    def work(self, n: int) -> int:
+        if n == 0:
+            return 0
+        g = self.gs[n] = go(self.work, n - 1)
+        gosched()
+        return g.join() + 1
+
+    def run(self) -> None:
+        self.gs[0] = go(self.work, 7)
+        assert self.gs[0].join() == 7
+
+
+class Thread(Scenario):
+    """A scenario in which a plain thread does something, too."""
+
+    primary = (MemoryError, OSError, RuntimeError)  # RuntimeError: no thread can be started
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begin, self.over = _thread.allocate_lock(), _thread.allocate_lock()
+        self.begin.acquire()
+        self.over.acquire()
+        waits = _thread.allocate_lock()
+        waits.acquire()
+        _thread.start_new_thread(self.thread, (waits,))
+        waits.acquire()
+
+    def thread(self, waits: Any) -> None:
+        # From here on nothing may be lost, whatever fails.
+        try:
+            waits.release()
+            self.begin.acquire()
+            self.body()
+        except BaseException as e:
+            self.thread_error = e
+        finally:
+            while True:
+                try:
+                    self.stop()
+                    break
+                except (MemoryError, SystemError):
+                    pass
+            self.over.release()
+
+    def body(self) -> None:
+        """What the thread does."""
+
+    def stop(self) -> None:
+        """Let nobody wait for the thread any more."""
+
+    def release(self) -> None:
+        self.stop()
+        if self.begin.locked():
+            self.begin.release()
+        if not self.over.acquire(timeout=TIME_LIMIT / 3):
+            faulthandler.dump_traceback(all_threads=True)
+            raise AssertionError(f"the thread hangs: {self.thread_error!r} {self.gs}")
+
+
+class ThreadSpawns(Thread):
+    """A plain thread that spawns, joins, sends and receives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chans[0] = Chan()
+        self.chans[1] = Chan(1)
+
+    def body(self) -> None:
+        for x in self.chans[0]:
+            g = go(divmod, x, 3)
+            self.chans[1].send(g.join())
+
+    def stop(self) -> None:
+        close(self.chans[0])
+        close(self.chans[1])
+
+    def run(self) -> None:
+        self.begin.release()
+        for i in range(3):
+            self.chans[0].send(i + 100)
+            assert self.chans[1].recv() == divmod(i + 100, 3)
+        self.chans[0].close()
+
+
+class ThreadWaits(Thread):
+    """A plain thread in each kind of wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chans[0] = Chan()
+        self.mu = Mutex()
+        self.wg = WaitGroup()
+
+    def body(self) -> None:
+        self.chans[0].send(1)
+        with self.mu:
+            pass
+        self.wg.wait()
+        sleep(0.00001)
+        try:
+            self.chans[0].recv(0.00001)
+        except (TimeoutError, ChanClosed):
+            pass
+
+    def stop(self) -> None:
+        close(self.chans[0])
+
+    def run(self) -> None:
+        self.wg.add()
+        self.mu.lock()
+        self.begin.release()
+        try:
+            self.chans[0].recv()
+            gosched()
+        finally:
+            self.mu.unlock()
+            self.wg.done()
+
+    def release(self) -> None:
+        super().release()
+        assert not self.mu.locked
+
+
+class Net(Scenario):
+    """A TCP connection: accept, dial, and an echo."""
+
+    primary = (MemoryError, OSError)
+    secondary = (EOFError,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listener: Any = net.listen("tcp", "127.0.0.1:0")
+        self.address = str(self.listener.addr)
+
+    def echo(self, conn: net.Conn) -> None:
+        try:
+            while data := conn.read():
+                conn.write(data)
+        finally:
+            conn.close()
+
+    def run(self) -> None:
+        self.gs[0] = go(self.listener.accept)
+        gosched()
+        with net.dial("tcp", self.address) as conn:
+            # If the goroutine fails nobody has the connection, and it is closed.
+            self.gs[1] = go(self.echo, self.gs[0].join())
+            self.gs[0] = None
+            conn.set_deadline(TIME_LIMIT / 3)
+            conn.write(b"x" * 100)
+            assert conn.read_exactly(100) == b"x" * 100
+            conn.close()
+        self.gs[1].join()
+
+    def release(self) -> None:
+        self.listener.close()
+        if self.gs[0] is not None:
+            try:
+                self.gs[0].join().close()
+            except (MemoryError, OSError):
+                pass
+            self.gs[0] = None
+
+
+class Unix(Scenario):
+    """A Unix-domain listener and a connection to it, made while something fails."""
+
+    primary = (MemoryError, OSError)
+    number = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Unix.number += 1
+        self.address = f"@gosched-faults-{os.getpid()}-{Unix.number}"
+
+    def run(self) -> None:
+        with net.listen("unix", self.address) as listener:
+            self.gs[0] = go(listener.accept)
+            gosched()
+            with net.dial("unix", self.address):
+                self.gs[0].join().close()
+                self.gs[0] = None
+
+
+class Pipe(Scenario):
+    """Descriptors that are no sockets, with a wait in each direction."""
+
+    primary = (MemoryError, OSError)
+    size = 200_000  # more than a pipe holds
+
+    def __init__(self) -> None:
+        super().__init__()
+        from runtime._core import NetFD
+
+        r, w = os.pipe()
+        self.r, self.w = NetFD(r), [NetFD(w)]
+        self.data = b"x" * self.size
+
+    def write(self, fd: Any) -> None:
+        try:
+            fd.write(self.data)
+        finally:
+            fd.close()
+
+    def run(self) -> None:
+        # If the goroutine fails nobody has this end, and it is closed.
+        self.gs[0] = go(self.write, self.w.pop())
+        left = self.size
+        while left > 0:
+            data = self.r.read()
+            if not data:
+                break
+            left -= len(data)
+        self.gs[0].join()
+        assert left == 0
+
+    def release(self) -> None:
+        self.r.close()
+
+
+class ThreadNet(Thread):
+    """A plain thread that reads from a connection and answers."""
+
+    secondary = (EOFError,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        with net.listen("tcp", "127.0.0.1:0") as listener:
+            self.far = net.dial("tcp", str(listener.addr))
+            self.near = listener.accept()
+
+    def body(self) -> None:
+        self.near.set_read_deadline(0.0005)
+        try:
+            self.near.read()  # finds nothing
+        except TimeoutError:
+            pass
+        self.near.set_read_deadline(None)
+        self.near.write(b"ready")
+        self.near.write(self.near.read())
+
+    def stop(self) -> None:
+        self.near.close()
+
+    def run(self) -> None:
+        self.begin.release()
+        self.far.set_deadline(TIME_LIMIT / 3)
+        assert self.far.read_exactly(5) == b"ready"
+        self.far.write(b"abc")
+        assert self.far.read_exactly(3) == b"abc"
+
+    def release(self) -> None:
+        self.far.close()
+        super().release()
+
+
+def is_whole(response: bytes) -> bool:
+    head, end, body = response.partition(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length:")[2].split()
+    return bool(end) and len(body) == int(length[0])
+
+
+class HTTP(Scenario):
+    """Requests to a server of which nothing, or an error, may come back; later ones work."""
+
+    # Where the server cannot go on it answers with an error or closes the connection.
+    primary = (MemoryError, OSError, EOFError)
+    head = b"POST /path?x=y HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server = http.Server(self.handle, "127.0.0.1:0")
+        self.server.listen()
+        self.gs[0] = go(self.server.serve)
+        while self.gs[0].state != "waiting":
+            gosched()
+
+    def handle(self, w: Any, r: Any) -> None:
+        w.headers["X-Path"] = r.path
+        w.write(go(bytes, r.body.read()).join())
+
+    def request(self, conn: net.Conn, head: bytes) -> None:
+        conn.set_deadline(TIME_LIMIT / 3)
+        conn.write(head)
+        conn.write(b"hello")
+        answer = b""
+        while not is_whole(answer):
+            more = conn.read()
+            if not more:
+                raise EOFError(answer)
+            answer += more
+        if not answer.startswith(b"HTTP/1.1 200 "):
+            raise OSError(answer)
+        assert answer.endswith(b"\r\n\r\nhello")
+
+    def get(self) -> None:
+        with net.dial("tcp", self.server.addr) as conn:
+            self.request(conn, self.head + b"\r\n")
+            self.request(conn, self.head + b"Connection: close\r\n\r\n")
+
+    def run(self) -> None:
+        self.get()
+
+    def release(self) -> None:
+        self.get()
+        assert self.server.shutdown(TIME_LIMIT / 3), "a connection is lost"
+
+
+class Shutdown(HTTP):
+    """A server is shut down while a connection is idle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle = net.dial("tcp", self.server.addr)
+        self.request(self.idle, self.head + b"\r\n")
+
+    def run(self) -> None:
+        assert self.server.shutdown(TIME_LIMIT / 3), "a connection is lost"
+
+    def release(self) -> None:
+        self.idle.close()
+        assert self.server.shutdown(TIME_LIMIT / 3), "a connection is lost"
+
+
+class Blocking(Scenario):
+    """Calls in the threads of the pool, which are started for them."""
+
+    primary = (MemoryError, RuntimeError)  # RuntimeError: no thread can be started
+
+    def run(self) -> None:
+        self.gs[0] = go(runtime.blocking, divmod, 17, 5)
+        assert runtime.blocking(divmod, 17, 6) == (2, 5)
+        assert self.gs[0].join() == (3, 2)
+
+    def release(self) -> None:
+        for _ in range(3):
+            assert runtime.blocking(divmod, 7, 2) == (3, 1)
+
+
+class BlockingAgain(Blocking):
+    """The same with threads that are there already: threading.Thread.start() waits for ever
+    if its thread ends early for want of memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        held = _thread.allocate_lock()
+        held.acquire()
+        g = go(runtime.blocking, held.acquire)
+        while g.state != "waiting":
+            gosched()
+        runtime.blocking(held.release)
+        g.join()
+
+
+class Preempt(Scenario):
+    """A goroutine that computes makes way for the one that ends it."""
+
+    ended = False
+
+    def end_it(self) -> None:
+        self.ended = True
+
+    def compute(self) -> None:
+        last = time.monotonic() + TIME_LIMIT / 3
+        while not self.ended and not (self.gs[1] and self.gs[1].done()):
+            assert time.monotonic() < last
+
+    def run(self) -> None:
+        self.gs[0] = go(self.compute)
+        self.gs[1] = go(self.end_it)
+        self.gs[0].join()
+        self.gs[1].join()
+
+    def release(self) -> None:
+        self.ended = True
+
+
+class ThreadPreempt(Preempt, Thread):
+    """The same on an M that is not the main one."""
+
+    def __init__(self) -> None:
+        self.away = _thread.allocate_lock()
+        self.away.acquire()
+        super().__init__()
+
+    def body(self) -> None:
+        Preempt.run(self)
+
+    def stop(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the other thread has been quicker
+            self.away.release()
+
+    def run(self) -> None:
+        self.begin.release()
+        # Not in the scheduler: the other M is the only one that runs goroutines.
+        self.away.acquire()
+
+    def release(self) -> None:
+        Preempt.release(self)
+        Thread.release(self)
+
+
+ALL: dict[str, type[Scenario]] = {
+    cls.__name__: cls for cls in list(globals().values()) if isinstance(cls, type)
+}

@@ -1,0 +1,174 @@
+"""What does not fail fails: each n-th allocation and system call, in programs of faults/.
+
+Every trial is a process of its own that runs one of faults/scenarios.py with the n-th
+allocation, or the n-th call of a libc function, failing.  An exception may come of it, but no
+crash, no hang, no goroutine or descriptor that is lost, and the runtime works afterwards.
+
+Here each n is tried once, or every few n where there are many; which ones changes from day to
+day ($GOSCHED_FAULTS_OFFSET fixes it).  `make soak` tries every n of everything.
+"""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+
+import runtime
+
+ROOT = Path(runtime.__file__).resolve().parents[1]
+FAULTS = Path(__file__).with_name("faults")
+OFFSET = int(os.environ.get("GOSCHED_FAULTS_OFFSET", time.time() // 86400))
+
+# There CPython corrupts the dict of a type for which memory runs out while it is made.
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+# Steps from one n to the next, such that each scenario takes about a second.
+ALLOCATIONS = {
+    "Spawn": 1,
+    "Arguments": 1,
+    "Context": 1,
+    "Failing": 1,
+    "Deadlock": 13,
+    "Unbuffered": 1,
+    "Buffered": 1,
+    "Timeouts": 2,
+    "TimerHeap": 2,
+    "Locks": 2,
+    "Nested": 3,
+    "ThreadSpawns": 1,
+    "ThreadWaits": 1,
+    "Net": 3,
+    "Unix": 2,
+    "Pipe": 1,
+    "ThreadNet": 1,
+    "HTTP": 4,
+    "Shutdown": 1,
+    "BlockingAgain": 2,
+    "Preempt": 1,
+    "ThreadPreempt": 2,
+}
+
+THREADS = ["pthread_create:EAGAIN", "pthread_mutex_init:ENOMEM", "pthread_cond_init:ENOMEM"]
+POLLER = ["epoll_create1:EMFILE", "eventfd:EMFILE", "epoll_ctl:ENOMEM", "epoll_wait:EINTR"]
+SOCKETS = [
+    "socket:EMFILE",
+    "bind:EADDRINUSE",
+    "listen:EADDRINUSE",
+    "connect:ECONNREFUSED",
+    "accept4:EMFILE",
+    "accept4:ECONNABORTED",
+    "getsockopt:ENOBUFS",
+    "getpeername:ENOTCONN",
+    "setsockopt:ENOBUFS",
+    "fcntl:EBADF",
+    "recv:ECONNRESET",
+    "recv:EINTR",
+    "send:ECONNRESET",
+    "send:EINTR",
+    "shutdown:ENOTCONN",
+    "close:EINTR",
+]
+CALLS = {
+    "Spawn": THREADS,
+    "ThreadSpawns": THREADS + POLLER,
+    "ThreadWaits": THREADS + POLLER,
+    "Blocking": THREADS + POLLER,
+    "ThreadPreempt": THREADS + POLLER,
+    "Net": SOCKETS + POLLER,
+    "Unix": SOCKETS + POLLER,
+    "ThreadNet": SOCKETS + POLLER + THREADS,
+    "HTTP": SOCKETS + POLLER,
+    "Shutdown": SOCKETS + POLLER,
+    "Pipe": ["read:EIO", "read:EINTR", "write:EIO", "write:EINTR", *POLLER],
+}
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """faults/shim.c, compiled for this Python."""
+    out = tmp_path_factory.mktemp("faults") / "shim.so"
+    include = {f"-I{sysconfig.get_path(p)}" for p in ("include", "platinclude")}
+    flags = ["-O1", "-g", "-shared", "-fPIC", "-Wall", "-Wextra", "-fvisibility=hidden"]
+    command = ["cc", *flags, *sorted(include), str(FAULTS / "shim.c"), "-o", str(out), "-ldl"]
+    subprocess.run(command, check=True)
+    return out
+
+
+def run(shim: Path, script: str, *args: str, procs: int | None = None) -> int:
+    """How many trials came to their failure; AssertionError, with what the script says, if
+    one went wrong."""
+    env = os.environ | {
+        "LD_PRELOAD": str(shim),
+        "PYTHONPATH": str(ROOT),
+        "GOSCHED_STALL_MS": "0",
+    }
+    if procs is not None:
+        env["GOMAXPROCS"] = str(procs)
+    done = subprocess.run(
+        [sys.executable, str(FAULTS / script), *args], capture_output=True, text=True, env=env
+    )
+    assert done.returncode == 0, f"{script} {' '.join(args)}\n{done.stdout}{done.stderr}"
+    return int(done.stdout)
+
+
+def every(step: int) -> str:
+    return f"{1 + OFFSET % step}:{step}"
+
+
+@pytest.mark.parametrize("name", ALLOCATIONS)
+def test_allocation_fails_with_an_exception(shim: Path, name: str) -> None:
+    hits = run(shim, "inject.py", name, "1", every(ALLOCATIONS[name]), "alloc:ENOMEM")
+    assert hits > 0 or name == "Shutdown"
+
+
+@pytest.mark.parametrize("name", ["Spawn", "Timeouts", "ThreadSpawns", "Net", "HTTP", "Shutdown"])
+def test_allocation_fails_with_several_ps(shim: Path, name: str) -> None:
+    run(shim, "inject.py", name, "1", every(ALLOCATIONS[name] * 2), "alloc:ENOMEM", procs=4)
+
+
+# While nothing can be allocated nobody is preempted.
+@pytest.mark.parametrize("name", ["Blocking", *(n for n in ALLOCATIONS if "Preempt" not in n)])
+def test_core_gets_no_memory_any_more_fails_with_exceptions(shim: Path, name: str) -> None:
+    run(shim, "inject.py", name, "-1", "1:1", "core_alloc:ENOMEM")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_call_fails_with_an_exception(shim: Path, name: str) -> None:
+    hits = run(shim, "inject.py", name, "1", "1:1", *CALLS[name])
+    assert hits > 0 or name == "ThreadWaits"  # it may find all it needs made already
+
+
+def test_import_fails_and_works_the_next_time(shim: Path) -> None:
+    what = "core_alloc:ENOMEM" if FREE_THREADED else "alloc:ENOMEM"
+    assert run(shim, "imports.py", every(5 if FREE_THREADED else 61), what) > 0
+    assert run(shim, "imports.py", "1:1", *POLLER, *THREADS) > 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("procs", [1, 4])
+# Of several in a row one may hit the plain thread of a scenario while it handles another.
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [(n, t) for n in ALLOCATIONS for t in ([1] if "Thread" in n else [1, 2, 4])],
+)
+def test_every_allocation_fails_with_an_exception(
+    shim: Path, name: str, times: int, procs: int
+) -> None:
+    run(shim, "inject.py", name, str(times), "1:1", "alloc:ENOMEM", procs=procs)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("procs", [1, 4])
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_fails_with_an_exception(shim: Path, name: str, procs: int) -> None:
+    run(shim, "inject.py", name, "1", "1:1", *CALLS[name], procs=procs)
+
+
+@pytest.mark.soak
+def test_every_import_fails_and_works_the_next_time(shim: Path) -> None:
+    what = ["core_alloc:ENOMEM"] if FREE_THREADED else ["core_alloc:ENOMEM", "alloc:ENOMEM"]
+    run(shim, "imports.py", "1:1", *what)
