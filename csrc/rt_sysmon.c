@@ -111,6 +111,7 @@ look_at(rt_sysmon *sm, rt_p *pp, int64_t now)
         /* A thread that this starts must not inherit that signals are blocked. */
         pthread_sigmask(SIG_SETMASK, &sm->sigmask, NULL);
         rt_sched_lend(pp);
+        rt_sched_wake_one(sm->sched);   /* the start of a thread may have failed before */
         block_signals(NULL);
     }
     if (sm->stall_ns != 0 && stuck >= sm->stall_ns && !mon->reported)

@@ -108,20 +108,16 @@ static void
 no_token_is_lost_to_a_deadline(void)
 {
     pthread_t t;
-    int late = 0;
     CHECK_EQ(rt_parker_init(&pk), 0);
     atomic_store(&given, -1);
     CHECK(pthread_create(&t, NULL, waker_main, NULL) == 0);
     for (int i = 0; i < ROUNDS; i++) {
         atomic_store(&given, i);
-        if (!rt_parker_park(&pk, rt_nanotime() + i % 7 * 500)) {
-            late++;
+        if (!rt_parker_park(&pk, rt_nanotime() + i % 7 * 500))
             CHECK(rt_parker_park(&pk, RT_FOREVER));
-        }
     }
     CHECK(pthread_join(t, NULL) == 0);
     CHECK(!rt_parker_park(&pk, 0));
-    CHECK(late > 0);
     rt_parker_fini(&pk);
 }
 

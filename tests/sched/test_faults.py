@@ -142,6 +142,11 @@ def test_call_fails_with_an_exception(shim: Path, name: str) -> None:
     assert hits > 0 or name == "ThreadWaits"  # it may find all it needs made already
 
 
+def test_threads_start_later_that_cannot_be_started_now(shim: Path) -> None:
+    """Even if nobody but sysmon is left to ask for them."""
+    assert run(shim, "inject.py", "ThreadPreempt", "3", "2:1", "pthread_create:EAGAIN", procs=4) > 0
+
+
 def test_import_fails_and_works_the_next_time(shim: Path) -> None:
     what = "core_alloc:ENOMEM" if FREE_THREADED else "alloc:ENOMEM"
     assert run(shim, "imports.py", every(5 if FREE_THREADED else 61), what) > 0
