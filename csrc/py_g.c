@@ -142,7 +142,7 @@ report_failure(Goroutine *gp)
         py_raise(saved);
 }
 
-#ifdef Py_GIL_DISABLED
+#if PY_VERSION_HEX >= 0x030D0000
 typedef struct {
     Goroutine **found;          /* owned, each */
     size_t n, cap;
@@ -167,7 +167,7 @@ visit_failure(PyObject *op, void *arg)
     return 1;
 }
 
-/* These builds clear modules before what a program's globals refer to is finalized: then
+/* These versions clear modules before what a program's globals refer to is finalized: then
    there is nothing any more to report it with. */
 void
 py_g_report_failures(void)
@@ -376,7 +376,7 @@ py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void (*cancel)(Goroutine
     gp->call.c.arg = arg;
     py_m *cur = py_tls_m;
     if (RT_UNLIKELY(RT_LOAD(core->sched.sysmon.state) != RT_SYSMON_AWAKE))
-        py_preempt_kick();
+        py_sysmon_kick();
     if (RT_LIKELY(cur != NULL))
         RT_COUNT(cur->created, 1);
     else

@@ -244,7 +244,7 @@ py_submit(Goroutine *gp)
 {
     py_m *mp = py_this_m();
     if (RT_UNLIKELY(RT_LOAD(core->sched.sysmon.state) != RT_SYSMON_AWAKE))
-        py_preempt_kick();
+        py_sysmon_kick();
     if (RT_LIKELY(mp != NULL)) {
         RT_COUNT(mp->created, 1);
         rt_p_put_fresh(&mp->p, &gp->g);
@@ -438,7 +438,7 @@ static PyObject *
 m_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     py_m *mp;
-    py_preempt_stop();
+    py_sysmon_stop();
     rt_sched_set_procs(&core->sched, 1);    /* what handlers still start runs on m0 */
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
         if (mp == py_tls_m || mp->is_main)
@@ -482,7 +482,7 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     py_m *mp, *me = py_tls_m;
     Goroutine *gp = me ? me->curg : NULL;
     py_world_after_fork();
-    py_preempt_after_fork();
+    py_sysmon_after_fork();
     pthread_mutex_init(&start_lock, NULL);
     rt_parker_init(&newborn.said);
     memset(&core->lock, 0, sizeof(core->lock));

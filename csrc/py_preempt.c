@@ -1,5 +1,4 @@
-/* py_preempt.c - how a goroutine that computes is made to yield, and what is said about
- * one that cannot be.
+/* py_preempt.c - how a goroutine that computes is made to yield.
  *
  * sysmon (rt_sysmon.h) says when.  A goroutine can be left only between two
  * instructions of Python, on its own thread; so somebody must make the eval loop call
@@ -33,19 +32,9 @@
  * A preempted goroutine raises nothing: an exception on its way to it waits for its next
  * blocking point, for anything else would strike between any two instructions.
  */
-#include "py_inspect.h"
+#include "py_sysmon.h"
 
-#include <errno.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
-
-#define KEEPS_GIL (20 * 1000000)        /* ns of waiting for the GIL that tell that a call
-                                           keeps it: it is handed over every 5 ms */
-#define REPORT_P 1000000000             /* ns between two reports about a P */
-#define REPORT_SITE 10000000000         /* ns between two about a line */
 
 #define PRE (&core->preempt)
 
@@ -404,421 +393,61 @@ drop_token(py_m *Py_UNUSED(mp))
 
 #endif
 
-/* ---- sysmon's callbacks ---- */
+/* ---- for sysmon ---- */
 
-#define OTHERS INT64_MIN
-#define NO_MEMORY (INT64_MIN + 1)
-
-/* Give sysmon's thread the right to touch Python; mp, which it is about, need not finish
-   its 5 ms with the GIL (NULL: it may).  Returns the ns that took, OTHERS where that was
-   long and not mp had the GIL, or NO_MEMORY: then nothing is done. */
-static int64_t
-attach(py_m *mp)
+bool
+py_preempt_raise(py_m *mp)
 {
-    int64_t start = rt_nanotime();
-    bool others = mp != NULL && mp->tstate != NULL && py_gil_is_elsewhere(mp->tstate);
-    PyThreadState *ts = atomic_load(&core->sysmon_tstate);
-    if (ts == NULL) {
-        ts = py_thread_state_new();
-        if (ts == NULL)
-            return NO_MEMORY;
-        atomic_store(&core->sysmon_tstate, ts);
-    }
-    if (mp != NULL && mp->tstate != NULL)
-        py_demand_gil(mp->tstate);
-    PyEval_RestoreThread(ts);
-    int64_t waited = rt_nanotime() - start;
-    return others && waited >= KEEPS_GIL ? OTHERS : waited;
-}
-
-static void
-detach(void)
-{
-    PyEval_SaveThread();
-}
-
-#ifdef Py_GIL_DISABLED
-
-static int64_t
-cpu_time(py_m *mp)
-{
-    clockid_t clock;
-    struct timespec ts;
-    if (pthread_getcpuclockid((pthread_t)mp->tstate->thread_id, &clock) != 0
-        || clock_gettime(clock, &ts) != 0)
-        return 0;
-    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
-/* The first ask of a tick: remember what is compared when it comes to a report. */
-static void
-note_cpu_time(py_m *mp)
-{
-    if (mp->tstate == NULL || mp->preempt.cpu_tick == mp->p.mon.tick)
-        return;
-    mp->preempt.cpu_tick = mp->p.mon.tick;
-    mp->preempt.cpu = cpu_time(mp);
-}
-
-/* Does the thread run, so that stopping it for a look at its stack would keep all others
-   waiting, too?  (Where there is a GIL it does not run while we have it.) */
-static bool
-runs(py_m *mp)
-{
-    return __atomic_load_n(&mp->tstate->state, __ATOMIC_RELAXED) != 0;
-}
-
-/* ... or would it run if it had a processor? */
-static bool
-starves(py_m *mp, int64_t ns)
-{
-    return cpu_time(mp) - mp->preempt.cpu < ns / 2;
-}
-
-#else
-
-static void
-note_cpu_time(py_m *Py_UNUSED(mp))
-{
-}
-static bool
-runs(py_m *Py_UNUSED(mp))
-{
-    return false;
-}
-static bool
-starves(py_m *Py_UNUSED(mp), int64_t Py_UNUSED(ns))
-{
-    return false;
-}
-
-#endif
-
-static void report_stall(py_m *mp, int64_t ns, int64_t waited);
-
-/* Does mp run what sysmon's last look saw?  Called attached. */
-static bool
-same_run(py_m *mp)
-{
-    return mp->curg != NULL && mp->tstate != NULL
-           && atomic_load_explicit(&mp->p.tick, memory_order_relaxed) == mp->p.mon.tick;
-}
-
-static void
-host_preempt(rt_p *pp, int64_t ns)
-{
-    py_m *mp = py_m_of(pp);
-    if (atomic_load(&mp->stopping))
-        return;
-    RT_STORE(mp->preempt.tick, pp->mon.tick);
-    note_cpu_time(mp);
-    if (mp->is_main && !atomic_exchange(&mp->preempt.by_signal, true)) {
-        py_raise_signal(mp->tstate, SIGURG);
-        return;
-    }
-    int64_t waited = attach(mp);
-    if (waited == NO_MEMORY)
-        return;
-    if (core->sched.sysmon.stall_ns != 0 && waited >= KEEPS_GIL
-        && ns + waited >= core->sched.sysmon.stall_ns && !pp->mon.reported) {
-        /* A call has kept the GIL until now, and is still to be seen. */
-        pp->mon.reported = true;
-        report_stall(mp, ns + waited, waited);
-        attach(mp);
-    }
-    if (same_run(mp) && !drop_token(mp))
-        arm(mp);
-    detach();
-}
-
-static void
-host_withdraw(rt_p *pp)
-{
-    py_m *mp = py_m_of(pp);
-    if (!MUST_WITHDRAW || !atomic_load(&mp->preempt.by_event))
-        return;
-    if (attach(mp) == NO_MEMORY)
-        return;
-    disarm(mp);
-    detach();
-}
-
-static bool
-host_stalled(rt_p *pp, int64_t ns)
-{
-    py_m *mp = py_m_of(pp);
-    if (mp->preempt.reported != 0 && rt_nanotime() - mp->preempt.reported < REPORT_P)
+    RT_STORE(mp->preempt.tick, mp->p.mon.tick);
+    if (!mp->is_main || atomic_exchange(&mp->preempt.by_signal, true))
         return false;
-    int64_t waited = attach(mp);
-    if (waited == NO_MEMORY)
-        return false;
-    if (waited == OTHERS) {
-        detach();
-        return false;           /* it may just be waiting for the GIL, too */
-    }
-    report_stall(mp, ns + waited, waited);
+    py_raise_signal(mp->tstate, SIGURG);
     return true;
 }
 
-static void
-host_leave(void)
+void
+py_preempt_ask(py_m *mp)
 {
-    PyThreadState *ts = atomic_load(&core->sysmon_tstate);
-    if (ts == NULL)
-        return;
-    PyEval_RestoreThread(ts);
-    atomic_store(&core->sysmon_tstate, NULL);
-    PyThreadState_Clear(ts);
-    PyThreadState_DeleteCurrent();
+    if (!drop_token(mp))
+        arm(mp);
 }
 
-static int64_t
-host_clock(void)
+bool
+py_preempt_must_withdraw(py_m *mp)
 {
-    return rt_nanotime();
+    return MUST_WITHDRAW && atomic_load(&mp->preempt.by_event);
 }
 
-/* ---- stall reports ---- */
-
-/* To stderr past sys.stderr, whose locks the goroutine may hold that this is about. */
-static void
-write_stderr(const char *text, size_t len)
+void
+py_preempt_withdraw(py_m *mp)
 {
-    while (len > 0) {
-        ssize_t n = write(STDERR_FILENO, text, len);
-        if (n < 0 && errno != EINTR)
-            return;
-        if (n > 0) {
-            text += n;
-            len -= (size_t)n;
-        }
-    }
+    disarm(mp);
 }
 
-/* Was this line reported lately?  If not, it is now. */
-static bool
-site_is_known(PyObject *frames, int64_t now)
+void
+py_preempt_end(void)
 {
-    Py_ssize_t n = PyList_GET_SIZE(frames);
-    Py_hash_t site = n ? PyObject_Hash(PyList_GET_ITEM(frames, n - 1)) : 0;
-    size_t i = (size_t)site % PY_STALL_SITES;
-    if (PRE->sites[i].site == site && PRE->sites[i].when != 0
-        && now - PRE->sites[i].when < REPORT_SITE)
-        return true;
-    PRE->sites[i].site = site;
-    PRE->sites[i].when = now;
-    return false;
-}
-
-typedef struct {
     py_m *mp;
-    Goroutine *gp;              /* owned: what it runs; NULL: not what sysmon has seen */
-    py_stack stack;
-} snapshot;
-
-static void
-take_snapshot(void *arg)
-{
-    snapshot *s = arg;
-    if (!same_run(s->mp))
-        return;
-    s->gp = (Goroutine *)Py_NewRef(s->mp->curg);
-    py_stack_take(&s->stack, s->mp->tstate);
+    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
+        if (atomic_load(&mp->preempt.by_event))
+            disarm(mp);
+    release_tool();
 }
 
-/* The text about mp, which others have waited for ns for; NULL: nothing to say. */
-static PyObject *
-stall_text(py_m *mp, int64_t ns, int64_t waited)
+void
+py_preempt_after_fork(void)
 {
-    int64_t now = rt_nanotime();
-    if (PRE->report == NULL)
-        return NULL;
-    static snapshot snap;       /* sysmon's alone, and its stack is small */
-    snapshot *s = &snap;
-    s->mp = mp;
-    s->gp = NULL;
-    s->stack.n = 0;
-    const char *what = waited >= KEEPS_GIL ? "keeps the GIL" : "blocks";
-    if (mp->tstate == NULL)
-        return NULL;
-    if (!runs(mp))
-        py_stop_world(take_snapshot, s);
-    else if (starves(mp, ns))
-        return NULL;
-    else
-        what = "runs";
-    PyObject *text = NULL, *frames = NULL, *g = Py_None;
-    if (s->gp != NULL) {
-        /* Not in a call: it is Python code that waits for the GIL, which others have. */
-        if (!py_stack_in_call(&PRE->zones, &s->stack))
-            goto done;
-        g = (PyObject *)s->gp;
-    }
-    else if (what[0] == 'k' && waited >= core->sched.sysmon.stall_ns)
-        what = "has kept the GIL";
-    else if (what[0] != 'r')
-        goto done;
-    frames = py_stack_list(&s->stack);
-    if (frames == NULL || (g != Py_None && site_is_known(frames, now)))
-        goto done;
-    mp->preempt.reported = now;
-    text = PyObject_CallFunction(PRE->report, "IOsLO", mp->p.id, g, what,
-                                 (long long)(ns / 1000000), frames);
-done:
-    Py_XDECREF(frames);
-    Py_XDECREF(s->gp);
-    py_stack_drop(&s->stack);
-    return text;
-}
-
-/* Called attached; detaches, because writing may block. */
-static void
-report_stall(py_m *mp, int64_t ns, int64_t waited)
-{
-    PyObject *text = stall_text(mp, ns, waited);
-    PyObject *bytes = text ? PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace") : NULL;
-    char *copy = NULL;
-    size_t len = 0;
-    if (bytes != NULL && (copy = malloc((size_t)PyBytes_GET_SIZE(bytes))) != NULL) {
-        len = (size_t)PyBytes_GET_SIZE(bytes);
-        memcpy(copy, PyBytes_AS_STRING(bytes), len);
-    }
-    Py_XDECREF(text);
-    Py_XDECREF(bytes);
-    PyErr_Clear();
-    detach();
-    write_stderr(copy, len);
-    free(copy);
-}
-
-/* ---- scheduler traces ----
- *
- * One line is written without the GIL, from numbers that may be a little old.  The
- * details need it for the list of goroutines.
- */
-
-typedef struct {
-    char *text;                 /* by malloc() */
-    size_t len, cap;
-} trace_buf;
-
-static void __attribute__((format(printf, 2, 3)))
-put(trace_buf *b, const char *format, ...)
-{
-    char line[512];
-    va_list args;
-    va_start(args, format);
-    int n = vsnprintf(line, sizeof(line), format, args);
-    va_end(args);
-    size_t len = n < 0 ? 0 : (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1;
-    if (b->len + len > b->cap) {
-        size_t cap = (b->len + len) * 2 + 4096;
-        char *text = realloc(b->text, cap);
-        if (text == NULL)
-            return;
-        b->text = text;
-        b->cap = cap;
-    }
-    memcpy(b->text + b->len, line, len);
-    b->len += len;
-}
-
-/* Read what belongs to another thread: a number that may be old. */
-#define PEEK(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
-
-static uint32_t
-runq_len(rt_p *pp)
-{
-    return (PEEK(pp->runnext) != NULL) + PEEK(pp->pinned.len) + PEEK(pp->preempted.len)
-           + PEEK(pp->spill.len) + rt_runq_len(&pp->fresh);
-}
-
-static void
-put_summary(trace_buf *b)
-{
-    uint32_t idle = 0, sleeping = 0, threads = 1;
     py_m *mp;
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
-        threads++;
-        if (atomic_load(&mp->p.sleeping) == RT_AWAKE)
-            continue;
-        sleeping++;
-        idle += RT_LOAD(mp->p.mode) == RT_P_OPEN;
+        if (mp == py_tls_m && atomic_load(&mp->preempt.by_event))
+            disarm(mp);
+        atomic_store(&mp->preempt.by_signal, false);
+        atomic_store(&mp->preempt.by_event, false);
     }
-    put(b, "SCHED %lldms: gomaxprocs=%u idleprocs=%u threads=%u spinningthreads=%d "
-        "idlethreads=%u runqueue=%u [", (long long)(rt_nanotime() - PRE->started) / 1000000,
-        RT_LOAD(core->sched.nprocs), idle, threads, RT_LOAD(core->sched.nspinning), sleeping,
-        RT_LOAD(core->sched.global.len));
-    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
-        put(b, i == 0 ? "%u" : " %u", runq_len(&mp->p));
-    put(b, "]\n");
-}
-
-/* As in Go: 1 runnable, 2 running, 4 waiting. */
-static void
-put_g(trace_buf *b, const py_g_info *info, int m)
-{
-    const char *reason = info->state == RT_G_WAITING ? py_wait_reason(info->reason) : "";
-    put(b, "  G%lld: status=%d(%s) m=", (long long)info->id,
-        info->state == RT_G_WAITING ? 4 : info->state == RT_G_RUNNING ? 2 : 1, reason);
-    if (m < 0)
-        put(b, "nil lockedm=nil\n");
-    else if (info->locked)
-        put(b, "%d lockedm=%d\n", m, m);
-    else
-        put(b, "%d lockedm=nil\n", m);
-}
-
-static void
-put_details(trace_buf *b, const py_g_info *gs, size_t n)
-{
-    py_m *mp;
-    for (int m = 0; (mp = py_each_m((uint32_t)m)) != NULL; m++) {
-        rt_p *pp = &mp->p;
-        put(b, "  P%u: status=%d schedtick=%llu m=%d runqsize=%u timerslen=%u descriptors=%u "
-            "polls=%llu preemptions=%llu\n", pp->id, atomic_load(&pp->sleeping) == RT_AWAKE,
-            (unsigned long long)RT_LOAD(pp->count.ticks), m, runq_len(pp), PEEK(pp->timers.len),
-            PEEK(pp->npd), (unsigned long long)RT_LOAD(pp->count.polls),
-            (unsigned long long)RT_LOAD(pp->count.preemptions));
-    }
-    for (int m = 0; (mp = py_each_m((uint32_t)m)) != NULL; m++) {
-        long long curg = 0;
-        for (size_t i = 0; i < n && curg == 0; i++)
-            if (gs[i].state == RT_G_RUNNING && gs[i].p == (int32_t)mp->p.id)
-                curg = gs[i].id;
-        put(b, "  M%d: p=%u curg=", m, mp->p.id);
-        if (curg != 0)
-            put(b, "%lld", curg);
-        else
-            put(b, "nil");
-        put(b, " spinning=%s blocked=%s idleworkers=%u\n", PEEK(mp->p.spinning) ? "true" : "false",
-            atomic_load(&mp->p.sleeping) == RT_SLEEPING ? "true" : "false", PEEK(mp->nidle));
-    }
-    for (size_t i = 0; i < n; i++) {
-        int m = -1;
-        for (int at = 0; gs[i].p >= 0 && (mp = py_each_m((uint32_t)at)) != NULL; at++)
-            if (gs[i].p == (int32_t)mp->p.id)
-                m = at;
-        put_g(b, &gs[i], m);
-    }
-}
-
-static void
-host_trace(void)
-{
-    trace_buf b = {0};
-    put_summary(&b);
-    if (PRE->trace_detail && attach(NULL) != NO_MEMORY) {
-        py_g_info *gs = NULL;
-        size_t n = 0;
-        if (py_snapshot(&gs, &n) < 0)
-            PyErr_Clear();
-        put_details(&b, gs, n);
-        py_snapshot_free(gs, n);
-        detach();
-    }
-    write_stderr(b.text, b.len);
-    free(b.text);
+#if PY_VERSION_HEX >= 0x030C0000
+    if (atomic_exchange(&PRE->armed, 0) != 0)
+        set_events(PRE->args_off);
+#endif
 }
 
 /* ---- nopreempt() ---- */
@@ -869,127 +498,7 @@ m_nopreempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     return Py_NewRef(PRE->guard);
 }
 
-/* ---- settings ---- */
-
-static void
-bad_setting(const char *name, const char *value, const char *wanted)
-{
-    char line[256];
-    int n = snprintf(line, sizeof(line), "gosched: %s=%.100s ignored: %s\n", name, value, wanted);
-    write_stderr(line, n < (int)sizeof(line) ? (size_t)n : sizeof(line) - 1);
-}
-
-/* A number from 0 to max, or -1. */
-static long
-parse_number(const char *text, size_t len, long max)
-{
-    long value = 0;
-    if (len == 0)
-        return -1;
-    for (size_t i = 0; i < len; i++) {
-        if (text[i] < '0' || text[i] > '9')
-            return -1;
-        value = value * 10 + (text[i] - '0');
-        if (value > max)
-            return -1;
-    }
-    return value;
-}
-
-#define MAX_MS 1000000000L
-
-static void
-read_trace_setting(const char *value)
-{
-    for (const char *p = value, *end; *p != '\0'; p = end + (*end == ',')) {
-        end = p + strcspn(p, ",");
-        const char *eq = memchr(p, '=', (size_t)(end - p));
-        size_t name = eq ? (size_t)(eq - p) : 0;
-        long number = eq ? parse_number(eq + 1, (size_t)(end - eq - 1), MAX_MS) : -1;
-        if (name == 10 && memcmp(p, "schedtrace", 10) == 0 && number >= 0)
-            core->sched.sysmon.trace_ns = number * 1000000LL;
-        else if (name == 11 && memcmp(p, "scheddetail", 11) == 0 && number >= 0 && number <= 1)
-            PRE->trace_detail = number == 1;
-        else {
-            bad_setting("GOSCHED_TRACE", value,
-                        "expected e.g. schedtrace=1000,scheddetail=1 (ms; 0 or 1)");
-            core->sched.sysmon.trace_ns = 0;
-            return;
-        }
-    }
-}
-
-static void
-read_settings(void)
-{
-    core->sched.sysmon.stall_ns = 100 * 1000000LL;
-    const char *value = getenv("GOSCHED_STALL_MS");
-    if (value != NULL) {
-        long ms = parse_number(value, strlen(value), MAX_MS);
-        if (ms >= 0)
-            core->sched.sysmon.stall_ns = ms * 1000000LL;
-        else
-            bad_setting("GOSCHED_STALL_MS", value, "expected milliseconds (0: no reports)");
-    }
-    value = getenv("GOSCHED_PREEMPT");
-    if (value != NULL && strcmp(value, "0") == 0)
-        PRE->off = true;
-    else if (value != NULL && strcmp(value, "1") != 0)
-        bad_setting("GOSCHED_PREEMPT", value, "expected 0 or 1");
-    value = getenv("GOSCHED_TRACE");
-    if (value != NULL)
-        read_trace_setting(value);
-}
-
-/* ---- start and end ---- */
-
-RT_COLD void
-py_preempt_kick(void)
-{
-    rt_sysmon *sm = &core->sched.sysmon;
-    if (atomic_load(&sm->state) == RT_SYSMON_ASLEEP)
-        rt_sysmon_wake(sm);
-    else if (PRE->leaving)
-        atomic_store(&sm->state, RT_SYSMON_AWAKE);      /* do not come here again */
-    else
-        rt_sysmon_start(sm);    /* where this fails, the next one who comes here tries again */
-}
-
-void
-py_preempt_stop(void)
-{
-    PRE->leaving = true;
-    Py_BEGIN_ALLOW_THREADS
-    rt_sysmon_stop(&core->sched.sysmon);
-    Py_END_ALLOW_THREADS
-    py_m *mp;
-    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
-        if (atomic_load(&mp->preempt.by_event))
-            disarm(mp);
-    release_tool();
-}
-
-void
-py_preempt_after_fork(void)
-{
-    rt_sysmon *sm = &core->sched.sysmon;
-    bool traced = sm->trace_ns != 0 && sm->running;
-    rt_sysmon_after_fork(sm);
-    atomic_store(&core->sysmon_tstate, NULL);       /* CPython has freed it */
-    py_m *mp;
-    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
-        if (mp == py_tls_m && atomic_load(&mp->preempt.by_event))
-            disarm(mp);
-        atomic_store(&mp->preempt.by_signal, false);
-        atomic_store(&mp->preempt.by_event, false);
-    }
-#if PY_VERSION_HEX >= 0x030C0000
-    if (atomic_exchange(&PRE->armed, 0) != 0)
-        set_events(PRE->args_off);
-#endif
-    if (traced)
-        py_preempt_kick();
-}
+/* ---- the module's part ---- */
 
 /* Called once by the package. */
 static PyObject *
@@ -1006,7 +515,7 @@ m_set_preempt(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     PRE->report = Py_NewRef(report);
     if (core->sched.sysmon.trace_ns != 0)
-        py_preempt_kick();
+        py_sysmon_kick();
     Py_RETURN_NONE;
 }
 
@@ -1027,13 +536,7 @@ static PyMethodDef functions[] = {
 int
 py_preempt_init(PyObject *module)
 {
-    PRE->started = rt_nanotime();
     PRE->tool = -1;
-    rt_sysmon_init(&core->sched.sysmon, &core->sched,
-                   (rt_sysmon_host){.clock = host_clock, .preempt = host_preempt,
-                                    .withdraw = host_withdraw, .stalled = host_stalled,
-                                    .trace = host_trace, .leave = host_leave});
-    read_settings();
     PyTypeObject *type;
     if (py_add_type(module, &guard_spec, &type, false) < 0)
         return -1;

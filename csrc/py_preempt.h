@@ -1,4 +1,5 @@
-/* py_preempt.h - preemption, stall reports and scheduler traces; see py_preempt.c. */
+/* py_preempt.h - the state of sysmon's Python side, and what others use of it: see
+ * py_sysmon.c (its thread), py_preempt.c, py_stall.c and py_schedtrace.c. */
 #ifndef PY_PREEMPT_H
 #define PY_PREEMPT_H
 
@@ -46,13 +47,14 @@ typedef struct {
     int64_t reported;           /* when its last stall was reported; sysmon's */
 } py_preempt_m;
 
+void py_sysmon_init(void);
 int py_preempt_init(PyObject *module);
 /* On its own thread, before it runs anything. */
 void py_preempt_m_init(py_m *mp);
 /* A goroutine was made: start sysmon, or wake it. */
-void py_preempt_kick(void);
+void py_sysmon_kick(void);
 /* At exit.  Releases the GIL. */
-void py_preempt_stop(void);
-void py_preempt_after_fork(void);
+void py_sysmon_stop(void);
+void py_sysmon_after_fork(void);
 
 #endif

@@ -33,7 +33,7 @@ DEV = ["-X", "dev", "-W", "error"]
 
 SITUATIONS = {
     "nothing else": "",
-    "fresh goroutines": "for _ in range(1000): go(print, 'never')",
+    "fresh goroutines": "for _ in range(1000): go(len, 'never')",
     "thousands parked": """
 ch = Chan()
 for _ in range(5000): go(ch.recv)
