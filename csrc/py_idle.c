@@ -179,7 +179,8 @@ py_idle_block(rt_p *pp, int64_t timeout)
     }
     uint64_t ticks;
     PyThreadState *ts = PyEval_SaveThread();
-    if (timeout == RT_FOREVER && pp->npd == 0 && m0 != NULL && others_quiet(mp, &ticks))
+    if (timeout == RT_FOREVER && pp->npd == 0 && m0 != NULL
+        && (py_has_merges(m0->tstate) || others_quiet(mp, &ticks)))
         rt_p_wake(&m0->p);              /* the last to fall asleep: is it a deadlock? */
 #ifdef Py_GIL_DISABLED
     if (timeout > LOOK_WAIT)

@@ -286,19 +286,21 @@ netfd_wait_edge(py_pd *pd, netfd_direction *d, const char *what)
         wait = err == 0;
     }
     int64_t deadline = d->deadline;
+    bool expired = !wait && netfd_expired(d);
     if (RT_LIKELY(wait))
         py_waitq_push(&d->io, &gp->seat->waiter);
     py_release(&pd->lock);
     if (RT_UNLIKELY(!wait)) {
         py_stay(gp);
-        return err < 0 ? raise_errno(-err) : 0;
+        return err < 0 ? raise_errno(-err) : expired ? raise_timeout(what) : 0;
     }
     uint32_t why = py_park(gp, PY_WAIT_IO, deadline);
     if (RT_LIKELY(why == RT_WAKE_READY))
         return 0;
     py_acquire(&pd->lock);
     py_waitq_remove(&gp->seat->waiter);
-    bool closed = RT_LOAD(pd->fd) < 0, expired = netfd_expired(d);
+    bool closed = RT_LOAD(pd->fd) < 0;
+    expired = netfd_expired(d);
     py_release(&pd->lock);
     if (why == RT_WAKE_INTERRUPT)
         return -1;

@@ -163,6 +163,9 @@ class Group:
                     self._token_out = False
                 elif self._stopped(e, stops):
                     break
+        for g in [*self._dying, *self._children]:
+            if g.done():  # after a deadlock not all have
+                self._forget(g)
         _tokens.pop(self, None)
         result = self._outcome(list(self._errors.values()), stops)
         self._errors.clear()

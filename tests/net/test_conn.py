@@ -640,13 +640,14 @@ def test_plain_thread_is_woken_by_close_and_deadline(pair):
     entered = runtime.Chan(2)
 
     def wait(conn, error):
-        entered.send(None)
+        entered.send(runtime.current())
         with pytest.raises(error):
             conn.read()
 
     def act():
-        entered.recv()
-        entered.recv()
+        for thread in (entered.recv(), entered.recv()):
+            while thread.state != "waiting":
+                runtime.gosched()
         server.set_deadline(0)  # before the other end's close: that ends its stream
         client.close()
 

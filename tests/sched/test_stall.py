@@ -153,8 +153,11 @@ def test_call_that_keeps_the_gil_is_reported() -> None:
     )
     assert (done.returncode, done.stdout) == (0, "end\n")
     if getattr(sys, "_is_gil_enabled", lambda: True)():
-        assert re.match(r"gosched: goroutine \d+ \[\S+\] has kept the GIL for \d+ ms", done.stderr)
-        assert f'File "<string>", line {line(3)}, in keep' in done.stderr
+        found = re.match(r"gosched: (.*) has kept the GIL for \d+ ms in a call(.*),", done.stderr)
+        assert found, done.stderr
+        if found[2] != " that has returned":  # sysmon got a processor in time
+            assert re.fullmatch(r"goroutine \d+ \[\S+\]", found[1])
+            assert f'File "<string>", line {line(3)}, in keep' in done.stderr
         assert "in smaller pieces" in done.stderr
 
 
