@@ -102,8 +102,9 @@ def run(shim: Path, script: str, *args: str, procs: int | None = None) -> int:
     """How many trials came to their failure; AssertionError, with what the script says, if
     one went wrong."""
     env = os.environ | {
-        "LD_PRELOAD": str(shim),
-        "PYTHONPATH": str(ROOT),
+        # A sanitizer's runtime must stay the first.
+        "LD_PRELOAD": ":".join([*os.environ.get("LD_PRELOAD", "").split(), str(shim)]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(FAULTS)]),
         "GOSCHED_STALL_MS": "0",
     }
     if procs is not None:

@@ -320,6 +320,8 @@ def test_handler_may_hand_a_value_to_a_parked_goroutine() -> None:
         ch = Chan()
         signal.signal(signal.SIGUSR1, lambda *a: ch.send("handed over"))
         g = go(ch.recv)
+        while g.state != "waiting":  # another P may have it
+            gosched()
         go(ready)
         print(g.join())
         """,
