@@ -41,13 +41,15 @@
 #include "py_frames.h"
 
 int
-py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *raw_io,
-              PyObject *generator_cm, PyObject *exit_stack, const char *resumes,
-              Py_ssize_t nresumes)
+py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *thread_locks,
+              PyObject *raw_io, PyObject *generator_cm, PyObject *exit_stack,
+              const char *resumes, Py_ssize_t nresumes)
 {
     if (!PyFrozenSet_CheckExact(files) || !PyFrozenSet_CheckExact(functions)
-        || !PyType_Check(raw_io) || !PyType_Check(generator_cm) || !PyType_Check(exit_stack)) {
-        PyErr_SetString(PyExc_TypeError, "expected two frozensets and three types");
+        || !PyTuple_CheckExact(thread_locks) || !PyType_Check(raw_io)
+        || !PyType_Check(generator_cm) || !PyType_Check(exit_stack)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "expected two frozensets, a tuple of types and three types");
         return -1;
     }
     z->acquire = PyUnicode_InternFromString("acquire");
@@ -60,6 +62,7 @@ py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *raw_i
         return -1;
     z->files = Py_NewRef(files);
     z->functions = Py_NewRef(functions);
+    z->thread_locks = Py_NewRef(thread_locks);
     z->raw_io = (PyTypeObject *)Py_NewRef(raw_io);
     z->generator_cm = (PyTypeObject *)Py_NewRef(generator_cm);
     z->exit_stack = (PyTypeObject *)Py_NewRef(exit_stack);
@@ -119,11 +122,25 @@ has(PyObject *o, PyObject *name)
     return value != NULL;
 }
 
+/* Which locks are looked for. */
+typedef struct {
+    const py_zones *z;
+    bool known;                 /* just those of threading, in `with` blocks; then found is: */
+    PyObject *found;            /* borrowed */
+} lock_search;
+
 /* Something that is acquired and released. */
 static bool
-is_lock(const py_zones *z, PyObject *o)
+is_lock(lock_search *q, PyObject *o)
 {
-    return has(o, z->acquire) && has(o, z->release);
+    if (!q->known)
+        return has(o, q->z->acquire) && has(o, q->z->release);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(q->z->thread_locks); i++)
+        if (PyObject_TypeCheck(o, (PyTypeObject *)PyTuple_GET_ITEM(q->z->thread_locks, i))) {
+            q->found = o;
+            return true;
+        }
+    return false;
 }
 
 /* ---- the table of exception handlers (Objects/exception_handling_notes.txt) ---- */
@@ -223,20 +240,20 @@ frame_lasti(iframe *f)
 #define MAX_LEVELS 4             /* of context managers made of others */
 #define MAX_BLOCKS 128          /* handlers of handlers; the compiler allows 20 nested blocks */
 
-static bool in_lock_block(const py_zones *z, iframe *f, int level);
-static bool exits_lock(const py_zones *z, PyObject *exit, int level);
+static bool in_lock_block(lock_search *q, iframe *f, int level);
+static bool exits_lock(lock_search *q, PyObject *exit, int level);
 
 /* Has a contextlib.ExitStack entered a lock? */
 static bool
-stack_holds_lock(const py_zones *z, PyObject *self, int level)
+stack_holds_lock(lock_search *q, PyObject *self, int level)
 {
-    PyObject *callbacks = PyObject_GenericGetAttr(self, z->exit_callbacks);
+    PyObject *callbacks = PyObject_GenericGetAttr(self, q->z->exit_callbacks);
     Py_ssize_t n = callbacks ? PyObject_Size(callbacks) : 0;
     bool held = false;
     for (Py_ssize_t i = 0; i < n && !held; i++) {
         PyObject *item = PySequence_GetItem(callbacks, i);      /* (is_sync, callback) */
         if (item != NULL && PyTuple_CheckExact(item) && PyTuple_GET_SIZE(item) == 2)
-            held = exits_lock(z, PyTuple_GET_ITEM(item, 1), level - 1);
+            held = exits_lock(q, PyTuple_GET_ITEM(item, 1), level - 1);
         Py_XDECREF(item);
     }
     Py_XDECREF(callbacks);
@@ -246,7 +263,7 @@ stack_holds_lock(const py_zones *z, PyObject *self, int level)
 
 /* Is what was entered, whose __exit__ is given, a lock, or made of one by contextlib? */
 static bool
-exits_lock(const py_zones *z, PyObject *exit, int level)
+exits_lock(lock_search *q, PyObject *exit, int level)
 {
     PyObject *self = exit == NULL               ? NULL
                      : PyMethod_Check(exit)    ? PyMethod_GET_SELF(exit)
@@ -254,21 +271,21 @@ exits_lock(const py_zones *z, PyObject *exit, int level)
                                                : NULL;
     if (self == NULL)
         return false;
-    if (is_lock(z, self))
+    if (is_lock(q, self))
         return true;
     if (level == 0)
         return false;
-    if (Py_IS_TYPE(self, z->exit_stack))
-        return stack_holds_lock(z, self, level);
-    if (!Py_IS_TYPE(self, z->generator_cm))
+    if (Py_IS_TYPE(self, q->z->exit_stack))
+        return stack_holds_lock(q, self, level);
+    if (!Py_IS_TYPE(self, q->z->generator_cm))
         return false;
-    PyObject *gen = PyObject_GenericGetAttr(self, z->gen);
+    PyObject *gen = PyObject_GenericGetAttr(self, q->z->gen);
     bool held = false;
     if (gen != NULL && PyGen_CheckExact(gen)) {
         PyGenObject *g = (PyGenObject *)gen;
         /* Created, suspended: the frame is complete, and not that of the caller. */
         if (g->gi_frame_state < 0)
-            held = in_lock_block(z, (iframe *)g->gi_iframe, level - 1);
+            held = in_lock_block(q, (iframe *)g->gi_iframe, level - 1);
     }
     Py_XDECREF(gen);
     PyErr_Clear();
@@ -277,7 +294,7 @@ exits_lock(const py_zones *z, PyObject *exit, int level)
 
 /* Is f inside a block that holds a lock? */
 static bool
-in_lock_block(const py_zones *z, iframe *f, int level)
+in_lock_block(lock_search *q, iframe *f, int level)
 {
     PyCodeObject *code = frame_code(f);
     if (PyBytes_GET_SIZE(code->co_exceptiontable) == 0)
@@ -285,12 +302,12 @@ in_lock_block(const py_zones *z, iframe *f, int level)
     int at = frame_lasti(f), target, depth;
     if (at < 0 || !find_handler(code, at, &target, &depth))
         return false;
-    if (names_a_lock(z, code))
+    if (!q->known && names_a_lock(q->z, code))
         return true;
     PyObject *bytes = PyCode_GetCode(code);
     if (bytes == NULL) {
         PyErr_Clear();
-        return true;            /* no memory: the careful answer */
+        return !q->known;       /* no memory: the careful answer */
     }
     const unsigned char *op = (const unsigned char *)PyBytes_AS_STRING(bytes);
     int n = (int)(PyBytes_GET_SIZE(bytes) / 2);
@@ -301,7 +318,7 @@ in_lock_block(const py_zones *z, iframe *f, int level)
         at = target;
         if (at + 1 < n && op[2 * at] == PUSH_EXC_INFO && op[2 * at + 2] == WITH_EXCEPT_START
             && depth > 0)
-            held = exits_lock(z, f->localsplus[code->co_nlocalsplus + depth - 1], level);
+            held = exits_lock(q, f->localsplus[code->co_nlocalsplus + depth - 1], level);
         if (!find_handler(code, at, &target, &depth))
             break;
     }
@@ -317,7 +334,8 @@ frame_arg(iframe *f, int i)
     return o != NULL && PyCell_Check(o) ? PyCell_GET(o) : o;
 }
 
-/* Has f been called by the signal machinery?  That passes the interrupted frame. */
+/* Has f been called by the signal machinery?  That passes the signal's number and the
+   interrupted frame. */
 static bool
 is_signal_handler(iframe *f, iframe *outer)
 {
@@ -326,15 +344,19 @@ is_signal_handler(iframe *f, iframe *outer)
         return false;
     PyCodeObject *code = frame_code(f);
     int n = code->co_argcount + code->co_kwonlyargcount + ((code->co_flags & CO_VARARGS) != 0);
+    bool number = false;
     for (int i = 0; i < n; i++) {
         PyObject *arg = frame_arg(f, i);
         if (arg == frame)
-            return true;
-        if (arg == NULL || !PyTuple_CheckExact(arg))
-            continue;
-        for (Py_ssize_t j = 0; j < PyTuple_GET_SIZE(arg) && j < 3; j++)
+            return number;
+        Py_ssize_t rest = arg != NULL && PyTuple_CheckExact(arg) ? PyTuple_GET_SIZE(arg) : 0;
+        for (Py_ssize_t j = 0; j < rest && j < 3; j++) {
             if (PyTuple_GET_ITEM(arg, j) == frame)
-                return true;
+                return number;
+            number = PyLong_Check(PyTuple_GET_ITEM(arg, j));
+        }
+        if (rest == 0)
+            number = arg != NULL && PyLong_Check(arg);
     }
     return false;
 }
@@ -342,12 +364,13 @@ is_signal_handler(iframe *f, iframe *outer)
 static const char *
 frames_pinned(const py_zones *z, PyThreadState *ts)
 {
+    lock_search any = {.z = z};
     for (iframe *f = python_frame(top_frame(ts)), *outer; f != NULL; f = outer) {
         outer = python_frame(f->previous);
         PyCodeObject *code = frame_code(f);
         if (code_in_zone(z, code))
             return "code that holds locks of its thread";
-        if (in_lock_block(z, f, MAX_LEVELS))
+        if (in_lock_block(&any, f, MAX_LEVELS))
             return "a lock of its thread";
         PyObject *self = code->co_argcount > 0 ? frame_arg(f, 0) : NULL;
         if (self != NULL && PyObject_TypeCheck(self, z->raw_io))
@@ -356,6 +379,37 @@ frames_pinned(const py_zones *z, PyThreadState *ts)
             return "a signal handler";
     }
     return NULL;
+}
+
+int
+py_frames_check_wait(const py_zones *z, PyThreadState *ts, const char *what)
+{
+    if (z->thread_locks == NULL)
+        return 0;
+    lock_search known = {.z = z, .known = true};
+    for (iframe *f = python_frame(top_frame(ts)), *outer; f != NULL; f = outer) {
+        outer = python_frame(f->previous);
+        PyCodeObject *code = frame_code(f);
+        bool held = in_lock_block(&known, f, MAX_LEVELS);
+        PyErr_Clear();
+        if (!held && !is_signal_handler(f, outer))
+            continue;
+        int line = PyCode_Addr2Line(code, frame_lasti(f) * (int)sizeof(_Py_CODEUNIT));
+        if (held)
+            PyErr_Format(PyExc_RuntimeError,
+                         "%s in a block that holds a %s (\"%U\", line %d, in %U): a lock of the "
+                         "thread does not keep out its other goroutines, or stops them all; "
+                         "use runtime.Mutex, or leave the block first", what,
+                         Py_TYPE(known.found)->tp_name, code->co_filename, line,
+                         code->co_qualname);
+        else
+            PyErr_Format(PyExc_RuntimeError,
+                         "%s in a signal handler (\"%U\", line %d, in %U): what it has interrupted "
+                         "may hold a lock; start a goroutine, or use Chan.try_send()", what,
+                         code->co_filename, line, code->co_qualname);
+        return -1;
+    }
+    return 0;
 }
 
 static bool

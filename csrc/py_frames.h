@@ -10,6 +10,7 @@
 typedef struct {
     PyObject *files;            /* owned frozenset: their code objects' co_filename */
     PyObject *functions;        /* owned frozenset of (co_filename, co_qualname) */
+    PyObject *thread_locks;     /* owned tuple of types: threading's locks */
     PyTypeObject *raw_io;       /* owned: io.RawIOBase, as C code sees it */
     PyTypeObject *generator_cm; /* owned: contextlib._GeneratorContextManager */
     PyTypeObject *exit_stack;   /* owned: contextlib.ExitStack */
@@ -18,9 +19,9 @@ typedef struct {
 } py_zones;
 
 /* -1 with an exception set. */
-int py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *raw_io,
-                  PyObject *generator_cm, PyObject *exit_stack, const char *resumes,
-                  Py_ssize_t nresumes);
+int py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *thread_locks,
+                  PyObject *raw_io, PyObject *generator_cm, PyObject *exit_stack,
+                  const char *resumes, Py_ssize_t nresumes);
 
 /* Does the eval loop itself run signal handlers now, between two instructions?  It
    does so also after calls, but there it cannot be told from C code that looks for
@@ -31,6 +32,10 @@ bool py_between_instructions(const py_zones *z, PyThreadState *ts);
 /* Why the calling thread's stack must not be left for another one of the same thread,
    as a constant text; NULL: it may be.  Runs no Python, leaves no exception. */
 const char *py_frames_pinned(const py_zones *z, PyThreadState *ts);
+
+/* May the calling goroutine wait?  -1 with RuntimeError set: not in a `with` block of one of
+   threading's locks, and not in a signal handler.  `what` it does, for the message. */
+int py_frames_check_wait(const py_zones *z, PyThreadState *ts, const char *what);
 
 /* A copy of the innermost frames of a thread. */
 #define PY_MAX_FRAMES 64

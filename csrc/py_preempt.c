@@ -504,14 +504,15 @@ m_nopreempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 m_set_preempt(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *files, *functions, *raw_io, *generator_cm, *exit_stack, *report;
+    PyObject *files, *functions, *thread_locks, *raw_io, *generator_cm, *exit_stack, *report;
     const char *resumes;
     Py_ssize_t n;
-    if (!PyArg_ParseTuple(args, "OOOOOy#O:_set_preempt", &files, &functions, &raw_io,
-                          &generator_cm, &exit_stack, &resumes, &n, &report))
+    if (!PyArg_ParseTuple(args, "OOOOOOy#O:_set_preempt", &files, &functions,
+                          &thread_locks, &raw_io, &generator_cm, &exit_stack, &resumes, &n,
+                          &report))
         return NULL;
-    if (py_zones_init(&PRE->zones, files, functions, raw_io, generator_cm, exit_stack, resumes,
-                      n) < 0)
+    if (py_zones_init(&PRE->zones, files, functions, thread_locks, raw_io, generator_cm,
+                      exit_stack, resumes, n) < 0)
         return NULL;
     PRE->report = Py_NewRef(report);
     if (core->sched.sysmon.trace_ns != 0)

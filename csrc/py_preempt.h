@@ -14,6 +14,7 @@ typedef struct py_m py_m;
 typedef struct {
     py_zones zones;
     bool off;                   /* GOSCHED_PREEMPT=0 */
+    bool check_waits;           /* GOSCHED_CHECK_WAITS=1 */
     bool leaving;               /* the process ends: there will be no sysmon any more */
     bool trace_detail;          /* GOSCHED_TRACE=scheddetail=1 */
     int64_t started;            /* when the module was loaded */

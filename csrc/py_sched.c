@@ -330,6 +330,21 @@ park_foreign(Goroutine *gp, int64_t deadline)
     return why;
 }
 
+/* GOSCHED_CHECK_WAITS: is it an error that gp, which is armed, waits here?  Then it is set. */
+static RT_COLD bool
+must_not_wait(py_m *mp, Goroutine *gp, int reason)
+{
+    if (reason == PY_WAIT_GOEXIT
+        || py_frames_check_wait(&core->preempt.zones, mp->tstate, py_wait_reason(reason)) == 0)
+        return false;
+    if (rt_g_claim(&gp->g, RT_WAKE_INTERRUPT)) {
+        RT_STORE(gp->g.status, RT_G_RUNNING);
+        return true;
+    }
+    PyErr_Clear();              /* it need not wait any more */
+    return false;
+}
+
 uint32_t
 py_park(Goroutine *gp, int reason, int64_t deadline)
 {
@@ -338,6 +353,8 @@ py_park(Goroutine *gp, int reason, int64_t deadline)
     if (RT_UNLIKELY(gp->g.foreign))
         return park_foreign(gp, deadline);
     py_m *mp = py_tls_m;
+    if (RT_UNLIKELY(core->preempt.check_waits) && must_not_wait(mp, gp, reason))
+        return RT_WAKE_INTERRUPT;
     if (RT_UNLIKELY(py_g_has_pending(gp)) && rt_g_claim(&gp->g, RT_WAKE_INTERRUPT)) {
         RT_STORE(gp->g.status, RT_G_RUNNING);
         py_take_pending(gp);
@@ -402,6 +419,9 @@ py_yield(Goroutine *gp)
         return 0;
     }
     py_m *mp = py_tls_m;
+    if (RT_UNLIKELY(core->preempt.check_waits)
+        && py_frames_check_wait(&core->preempt.zones, mp->tstate, "gosched()") < 0)
+        return -1;
     atomic_store_explicit(&gp->g.wake, RT_WAKE_READY, memory_order_relaxed);
     rt_p_put_yielded(&mp->p, &gp->g);
     schedule(mp, gp);

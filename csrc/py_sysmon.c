@@ -187,6 +187,17 @@ read_settings(void)
         PRE->off = true;
     else if (value != NULL && strcmp(value, "1") != 0)
         bad_setting("GOSCHED_PREEMPT", value, "expected 0 or 1");
+    PyObject *flags = PySys_GetObject("flags"), *dev_mode = NULL;
+    if (flags != NULL)
+        dev_mode = PyObject_GetAttrString(flags, "dev_mode");
+    PRE->check_waits = dev_mode == Py_True;
+    Py_XDECREF(dev_mode);
+    PyErr_Clear();
+    value = getenv("GOSCHED_CHECK_WAITS");
+    if (value != NULL && (strcmp(value, "0") == 0 || strcmp(value, "1") == 0))
+        PRE->check_waits = value[0] == '1';
+    else if (value != NULL)
+        bad_setting("GOSCHED_CHECK_WAITS", value, "expected 0 or 1");
     value = getenv("GOSCHED_TRACE");
     if (value != NULL)
         read_trace_setting(value);

@@ -59,6 +59,13 @@ def _functions() -> frozenset[tuple[str, str]]:
     return frozenset([(os.path.join(stdlib, "functools.py"), "cached_property.__get__")])
 
 
+_THREAD_LOCKS = (
+    type(threading.Lock()),
+    type(threading.RLock()),
+    threading.Condition,
+    threading.Semaphore,
+)
+
 _STALLS = {
     "blocks": (
         "has blocked its thread for {ms} ms in a call",
@@ -115,6 +122,7 @@ def install() -> None:
     _core._set_preempt(
         _files(),
         _functions(),
+        _THREAD_LOCKS,
         io.RawIOBase.__mro__[1],
         contextlib._GeneratorContextManager,
         contextlib.ExitStack,
