@@ -61,6 +61,13 @@ class UnixAddr(NamedTuple):
 Addr = TCPAddr | UnixAddr
 
 
+def _check_text(address: object, example: str) -> None:
+    """TypeError if an address is not a str."""
+    if not isinstance(address, str):
+        kind = type(address).__name__
+        raise TypeError(f"an address is a str such as {example!r}, not {kind}")
+
+
 def split_host_port(hostport: str) -> tuple[str, str]:
     """Split "host:port", "[host]:port" or "[host%zone]:port" into host and port.
 
@@ -72,6 +79,7 @@ def split_host_port(hostport: str) -> tuple[str, str]:
 
     Go: net.SplitHostPort.
     """
+    _check_text(hostport, "host:port")
     colon = hostport.rfind(":")
     if colon < 0:
         raise _addr_error(hostport, "missing port in address")
@@ -148,6 +156,7 @@ def unix_sockaddr(path: str) -> str | bytes:
 
     Raises AddrError for an empty path.
     """
+    _check_text(path, "/run/app.sock")
     if not path:
         raise AddrError("missing path of a unix socket")
     return b"\0" + os.fsencode(path[1:]) if path[0] == "@" else path

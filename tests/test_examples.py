@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -81,6 +82,29 @@ def test_sieve_prints_twenty_primes():
     assert done.stderr == ""
     assert [int(line) for line in done.stdout.split()] == PRIMES
     assert done.returncode == 0
+
+
+def test_parallel_counts_primes():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "parallel.py", "20000"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "2262 primes below 20000"
+    assert re.fullmatch(r"4 goroutines on \d+ of GOMAXPROCS=\d+ Ps", lines[1])
+
+
+def test_first_answer_takes_one_and_tells_of_the_one_that_fails():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "first_answer.py"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    *failures, answer = done.stdout.splitlines()
+    assert answer in ("alpha here", "beta here", "gamma here")
+    assert [line.partition(":")[0] for line in failures] == ["127.0.0.2 fails"]
 
 
 def test_inspect_scheduler_shows_what_each_goroutine_does():

@@ -71,6 +71,15 @@ def test_join_host_port_puts_brackets_where_needed(host, port, joined):
     assert net.split_host_port(joined) == (host, str(port))
 
 
+@pytest.mark.parametrize("network", ["tcp", "unix"])
+@pytest.mark.parametrize("use", [net.listen, net.dial])
+@pytest.mark.parametrize("address", [None, 8080, ("localhost", 80), b"localhost:80"])
+def test_address_that_is_no_str_is_a_type_error(use, network, address):
+    kind = type(address).__name__
+    with pytest.raises(TypeError, match=f"an address is a str such as '.*', not {kind}"):
+        use(network, address)
+
+
 def test_lookup_port_takes_numbers_and_names():
     assert lookup_port("") == 0
     assert lookup_port("0") == 0

@@ -29,7 +29,8 @@ def attempt(fn):
 
 def run_checked(source: str, *options: str, check: str | None = "1") -> list[str]:
     """The lines that a program prints when waits are checked."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": path}
     env.pop("GOSCHED_CHECK_WAITS", None)
     if check is not None:
         env["GOSCHED_CHECK_WAITS"] = check
@@ -67,7 +68,7 @@ def test_unlock_os_thread_without_lock_is_refused() -> None:
         runtime.unlock_os_thread()
 
 
-# --- GOSCHED_CHECK_WAITS ---------------------------------------------------------------------------
+# --- GOSCHED_CHECK_WAITS --------------------------------------------------------------------------
 
 LOCKS = {
     "lock": ("threading.Lock()", "_thread.lock"),
