@@ -491,10 +491,11 @@ abort_shard_main(Goroutine *gp)
 }
 
 /* On the listeners' M: the end of everything (abort), or of what is idle.  Other Ms do
-   their part later. */
-static void
+   their part later.  -1 with MemoryError set: one could not be asked. */
+static int
 close_all(http_server *s, bool abort)
 {
+    int result = 0;
     close_listeners(s);
     if (abort)
         http_count(&s->aborting, 1);
@@ -508,38 +509,43 @@ close_all(http_server *s, bool abort)
         if (sh->mp != home(s)
             && ask(s, sh->mp, abort ? abort_shard_main : shutdown_shard_main, sh) == 0)
             continue;
-        PyErr_Clear();
         if (sh->mp == home(s))
             (abort ? http_shard_abort : http_shard_shutdown)(sh);
+        else {
+            PyErr_Clear();      /* the others first */
+            result = -1;
+        }
         if (abort)
             aborted_one(s);
     }
-    if (!abort)
-        return;
-    aborted_one(s);
-    if (!RT_LOAD(s->aborted) && !rt_timer_started(&s->give_up)) {
+    if (abort)
+        aborted_one(s);
+    if (abort && !RT_LOAD(s->aborted) && !rt_timer_started(&s->give_up)) {
         s->give_up.when = rt_nanotime() + ABORT_WAIT;
         if (rt_timers_start(&home(s)->p.timers, &s->give_up) == 0)
             Py_INCREF(s);
     }
+    if (result < 0)
+        PyErr_NoMemory();
+    return result;
 }
 
 static PyObject *
 shutdown_main(Goroutine *gp)
 {
     http_server *s = gp->call.c.arg;
-    close_all(s, false);
+    int r = close_all(s, false);
     Py_DECREF(s);
-    Py_RETURN_NONE;
+    return r < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *
 abort_main(Goroutine *gp)
 {
     http_server *s = gp->call.c.arg;
-    close_all(s, true);
+    int r = close_all(s, true);
     Py_DECREF(s);
-    Py_RETURN_NONE;
+    return r < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* From any thread.  -1 with an exception set. */
@@ -563,8 +569,7 @@ close_from_here(http_server *s, bool abort)
     }
     if (mp != py_this_m())
         return ask(s, mp, abort ? abort_main : shutdown_main, s);
-    close_all(s, abort);
-    return 0;
+    return close_all(s, abort);
 }
 
 static PyObject *
