@@ -25,16 +25,17 @@
  */
 #include <Python.h>
 
-#if PY_VERSION_HEX < 0x030E0000
 #define Py_BUILD_CORE 1
 #undef _PyGC_FINALIZED          /* the internal header has its own */
 #include "internal/pycore_frame.h"
 #include "internal/pycore_interp.h"
-#undef Py_BUILD_CORE
-#define SEES_FRAMES 1
-#else
-#define SEES_FRAMES 0
+#if PY_VERSION_HEX >= 0x030E0000
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#include "internal/pycore_interpframe.h"
+#pragma GCC diagnostic pop
 #endif
+#undef Py_BUILD_CORE
 
 #include <opcode.h>
 
@@ -175,8 +176,6 @@ names_a_lock(const py_zones *z, PyCodeObject *code)
     return acquires && releases;
 }
 
-#if SEES_FRAMES
-
 typedef struct _PyInterpreterFrame iframe;
 
 static inline iframe *
@@ -192,7 +191,9 @@ top_frame(PyThreadState *ts)
 static inline PyCodeObject *
 frame_code(iframe *f)
 {
-#if PY_VERSION_HEX >= 0x030D0000
+#if PY_VERSION_HEX >= 0x030E0000
+    return _PyFrame_GetCode(f);
+#elif PY_VERSION_HEX >= 0x030D0000
     return (PyCodeObject *)f->f_executable;
 #else
     return f->f_code;
@@ -203,7 +204,10 @@ frame_code(iframe *f)
 static inline iframe *
 python_frame(iframe *f)
 {
-#if PY_VERSION_HEX >= 0x030C0000
+#if PY_VERSION_HEX >= 0x030E0000
+    while (f != NULL && f->owner >= FRAME_OWNED_BY_INTERPRETER)
+        f = f->previous;
+#elif PY_VERSION_HEX >= 0x030C0000
     while (f != NULL && f->owner == FRAME_OWNED_BY_CSTACK)
         f = f->previous;
 #endif
@@ -213,10 +217,34 @@ python_frame(iframe *f)
 static inline int
 frame_lasti(iframe *f)
 {
-#if PY_VERSION_HEX >= 0x030D0000
+#if PY_VERSION_HEX >= 0x030E0000
+    return _PyInterpreterFrame_LASTI(f);        /* without a GIL each thread has its copy */
+#elif PY_VERSION_HEX >= 0x030D0000
     return (int)(f->instr_ptr - (_Py_CODEUNIT *)frame_code(f)->co_code_adaptive);
 #else
     return (int)(f->prev_instr - (_Py_CODEUNIT *)frame_code(f)->co_code_adaptive);
+#endif
+}
+
+/* The i-th local variable, or what is on the value stack above them: borrowed, or NULL. */
+static inline PyObject *
+frame_slot(iframe *f, int i)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    _PyStackRef ref = f->localsplus[i];
+    return PyStackRef_IsNullOrInt(ref) ? NULL : PyStackRef_AsPyObjectBorrow(ref);
+#else
+    return f->localsplus[i];
+#endif
+}
+
+static inline iframe *
+gen_frame(PyGenObject *g)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    return &g->gi_iframe;
+#else
+    return (iframe *)g->gi_iframe;
 #endif
 }
 
@@ -225,6 +253,8 @@ frame_lasti(iframe *f)
 
 static bool in_lock_block(const py_zones *z, iframe *f, int level);
 static bool exits_lock(const py_zones *z, PyObject *exit, int level);
+
+static bool owns_lock(const py_zones *z, PyObject *self, int level);
 
 /* Has a contextlib.ExitStack entered a lock? */
 static bool
@@ -244,7 +274,7 @@ stack_holds_lock(const py_zones *z, PyObject *self, int level)
     return held;
 }
 
-/* Is what was entered, whose __exit__ is given, a lock, or made of one by contextlib? */
+/* Is what was entered, whose bound __exit__ is given, a lock, or made of one? */
 static bool
 exits_lock(const py_zones *z, PyObject *exit, int level)
 {
@@ -252,8 +282,13 @@ exits_lock(const py_zones *z, PyObject *exit, int level)
                      : PyMethod_Check(exit)    ? PyMethod_GET_SELF(exit)
                      : PyCFunction_Check(exit) ? PyCFunction_GET_SELF(exit)
                                                : NULL;
-    if (self == NULL)
-        return false;
+    return self != NULL && owns_lock(z, self, level);
+}
+
+/* Is self, which was entered, a lock, or made of one by contextlib? */
+static bool
+owns_lock(const py_zones *z, PyObject *self, int level)
+{
     if (is_lock(z, self))
         return true;
     if (level == 0)
@@ -268,11 +303,27 @@ exits_lock(const py_zones *z, PyObject *exit, int level)
         PyGenObject *g = (PyGenObject *)gen;
         /* Created, suspended: the frame is complete, and not that of the caller. */
         if (g->gi_frame_state < 0)
-            held = in_lock_block(z, (iframe *)g->gi_iframe, level - 1);
+            held = in_lock_block(z, gen_frame(g), level - 1);
     }
     Py_XDECREF(gen);
     PyErr_Clear();
     return held;
+}
+
+/* Of a `with` block whose handler finds `depth` (> 0) values on f's stack: does it hold a
+   lock?  The topmost is the bound __exit__; from 3.14 on that is in two parts, a function
+   and its self, which is NULL where it was bound already. */
+static bool
+block_holds_lock(const py_zones *z, iframe *f, int depth, int level)
+{
+    int top = frame_code(f)->co_nlocalsplus + depth - 1;
+    PyObject *o = frame_slot(f, top);
+#if PY_VERSION_HEX >= 0x030E0000
+    if (o != NULL)
+        return owns_lock(z, o, level);
+    o = depth > 1 ? frame_slot(f, top - 1) : NULL;
+#endif
+    return exits_lock(z, o, level);
 }
 
 /* Is f inside a block that holds a lock? */
@@ -301,7 +352,7 @@ in_lock_block(const py_zones *z, iframe *f, int level)
         at = target;
         if (at + 1 < n && op[2 * at] == PUSH_EXC_INFO && op[2 * at + 2] == WITH_EXCEPT_START
             && depth > 0)
-            held = exits_lock(z, f->localsplus[code->co_nlocalsplus + depth - 1], level);
+            held = block_holds_lock(z, f, depth, level);
         if (!find_handler(code, at, &target, &depth))
             break;
     }
@@ -313,7 +364,7 @@ in_lock_block(const py_zones *z, iframe *f, int level)
 static PyObject *
 frame_arg(iframe *f, int i)
 {
-    PyObject *o = f->localsplus[i];
+    PyObject *o = frame_slot(f, i);
     return o != NULL && PyCell_Check(o) ? PyCell_GET(o) : o;
 }
 
@@ -373,10 +424,6 @@ py_stack_take(py_stack *s, PyThreadState *ts)
         s->lasti[s->n] = frame_lasti(f) * (int)sizeof(_Py_CODEUNIT);
     }
 }
-
-#else
-#error "py_frames.c does not know the frames of this version of CPython"
-#endif
 
 bool
 py_stack_in_call(const py_zones *z, const py_stack *s)

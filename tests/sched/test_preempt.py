@@ -459,11 +459,7 @@ def test_nothing_stays_instrumented(place: Any) -> None:
         pass
 
     def instrumented() -> list[str]:
-        names = [
-            dis.opname[op]
-            for fn in (hog, step)
-            for op in getattr(fn.__code__, "_co_code_adaptive", b"")[::2]
-        ]
+        names = [i.opname for fn in (hog, step) for i in dis.get_instructions(fn, adaptive=True)]
         return [name for name in names if name.startswith("INSTRUMENTED")]
 
     def body() -> None:
