@@ -53,6 +53,14 @@ py_resume_object_locks(PyThreadState *Py_UNUSED(ts), uintptr_t Py_UNUSED(locks))
 }
 #endif
 
+/* Do frames hold references that are not counted?  The collector finds these in the frames
+   of threads, and we must show it those of goroutines that have been switched away from. */
+#if PY_VERSION_HEX >= 0x030E0000 && defined(Py_GIL_DISABLED)
+#define PY_HAS_UNCOUNTED_REFS 1
+#else
+#define PY_HAS_UNCOUNTED_REFS 0
+#endif
+
 /* A new object (one reference) that any thread may release.  Without a GIL the last release
    elsewhere would be left to the thread that made it, which may be asleep. */
 static inline void

@@ -425,6 +425,51 @@ py_stack_take(py_stack *s, PyThreadState *ts)
     }
 }
 
+#if PY_HAS_UNCOUNTED_REFS
+
+void *
+py_frames_here(PyThreadState *ts)
+{
+    iframe *f = top_frame(ts);
+    /* greenlet takes those out of the chain that are on the C stack, or have not begun. */
+    while (f != NULL && _PyFrame_IsIncomplete(f))
+        f = f->previous;
+    return f;
+}
+
+static int
+visit_uncounted(_PyStackRef ref, visitproc visit, void *arg)
+{
+    if (PyStackRef_IsDeferred(ref) && !PyStackRef_IsNullOrInt(ref))
+        Py_VISIT(PyStackRef_AsPyObjectBorrow(ref));
+    return 0;
+}
+
+int
+py_frames_visit(void *frames, visitproc visit, void *arg)
+{
+    /* The visitors that subtract what they see from the references that are counted get
+       no argument; all others mark objects as in use, or look for one. */
+    if (arg == NULL)
+        return 0;
+    for (iframe *f = frames; f != NULL; f = f->previous) {
+        if (f->owner >= FRAME_OWNED_BY_INTERPRETER)
+            continue;
+        int r = visit_uncounted(f->f_executable, visit, arg);
+        if (r == 0)
+            r = visit_uncounted(f->f_funcobj, visit, arg);
+        /* In a finalizer that the frame has called it may not say how far its stack goes. */
+        _PyStackRef *end = f->stackpointer ? f->stackpointer : _PyFrame_Stackbase(f);
+        for (_PyStackRef *ref = f->localsplus; r == 0 && ref < end; ref++)
+            r = visit_uncounted(*ref, visit, arg);
+        if (r != 0)
+            return r;
+    }
+    return 0;
+}
+
+#endif
+
 bool
 py_stack_in_call(const py_zones *z, const py_stack *s)
 {

@@ -153,6 +153,9 @@ static PyModuleDef def = {
     .m_doc = "The C core of the runtime.  Use the package runtime instead.",
     .m_size = sizeof(py_core),
     .m_slots = slots,
+#if PY_HAS_UNCOUNTED_REFS
+    .m_traverse = py_g_traverse_waiting,
+#endif
 };
 
 PyMODINIT_FUNC
