@@ -9,6 +9,9 @@
 #if PY_VERSION_HEX < 0x030B0000
 #error "gosched needs Python 3.11 or newer"
 #endif
+#if PY_VERSION_HEX >= 0x030F0000
+#error "gosched does not know the frames of this version of CPython"
+#endif
 
 /* A lock for what the GIL protects where there is one; there it is nothing at all.  It is
    held for moments: no Python runs, no reference is dropped and nothing parks
