@@ -318,17 +318,37 @@ typedef struct {
     py_m *mp;
 } Token;
 
+/* NULL: no memory. */
+static PyObject *
+make_token(py_m *mp)
+{
+    Token *token = PyObject_New(Token, PRE->token_type);
+    if (token == NULL)
+        PyErr_Clear();
+    else
+        token->mp = mp;
+    return (PyObject *)token;
+}
+
 static void
 new_token(py_m *mp)
 {
-    Token *token = PyObject_New(Token, PRE->token_type);
-    if (token == NULL) {
-        PyErr_Clear();
+    PyObject *token = make_token(mp);
+    if (token == NULL)
         return;
-    }
-    token->mp = mp;
-    PyObject *old = atomic_exchange(&mp->preempt.token, (PyObject *)token);
+    PyObject *old = atomic_exchange(&mp->preempt.token, token);
     Py_XDECREF(old);            /* none but in a race: then it is a call for nothing */
+}
+
+/* Ask mp, the caller's, once more, for the next time that its eval loop looks. */
+static void
+ask_again(py_m *mp)
+{
+    PyObject *token = make_token(mp);
+    if (token == NULL)
+        return;                 /* sysmon will */
+    atomic_store(&mp->preempt.by_token, true);
+    _Py_DecRefShared(token);    /* as another thread drops it */
 }
 
 static void
@@ -345,7 +365,10 @@ token_dealloc(Token *token)
         new_token(mp);
     if (!concerned(mp))
         return;
-    if (pinned(mp, true, 0) == NULL)
+    /* After a call the lock that it has taken does not show yet. */
+    if (!py_between_instructions(&PRE->zones, mp->tstate))
+        ask_again(mp);
+    else if (pinned(mp, true, 0) == NULL)
         py_give_way(mp);
     else
         beat(mp);

@@ -655,6 +655,49 @@ def test_holder_of_a_lock_of_the_thread_is_not_left(place: Any, holder: Any, loc
     place(assert_not_left, lambda: holder(lock()))
 
 
+def take_with(lock: Any) -> None:
+    with lock:
+        pass
+
+
+def take_and_try(lock: Any) -> None:
+    lock.acquire()
+    try:
+        pass
+    finally:
+        lock.release()
+
+
+class Watcher(Others):
+    """Others that note whether a lock is taken when they come to run."""
+
+    lock: Any
+    found_taken = False
+
+    def body(self) -> None:
+        while not self.over and threading.get_ident() == Others.home:
+            Others.turns += 1
+            self.found_taken = self.found_taken or self.lock.locked()
+            gosched()
+
+
+@everywhere
+@pytest.mark.parametrize("take", [take_with, take_and_try])
+def test_holder_of_a_lock_is_not_left_just_after_taking_it(place: Any, take: Any) -> None:
+    class Here(Watcher):
+        lock = threading.Lock()
+
+    def hog() -> bool:
+        with Here() as others:
+            end = preemptions() + 20
+            while preemptions() < end:
+                for _ in range(1000):
+                    take(Here.lock)
+        return others.found_taken
+
+    assert place(hog) is False
+
+
 @everywhere
 def test_holder_of_a_lock_is_left_after_releasing_it(place: Any) -> None:
     def hog() -> None:

@@ -52,7 +52,7 @@ class Program:
         self.problems: list[str] = []
         self.alive = 0
         self.stopping = False
-        self.lock = threading.Lock()  # for += on what threads share
+        self.lock = threading.Lock()  # for what threads share
 
     def timeout(self) -> float | None:
         # Some wait for ever: the end closes the channels.
@@ -137,9 +137,10 @@ class Program:
         t.start()
 
     def join(self) -> None:
-        if not self.handles:
-            return
-        g, outcome = self.rng.choice(self.handles)
+        with self.lock:
+            if not self.handles:
+                return
+            g, outcome = self.rng.choice(self.handles)
         if g is current():
             return
         try:
@@ -152,8 +153,11 @@ class Program:
             self.problems.append(f"outcome {result!r}, expected {outcome!r}")
 
     def forget(self) -> None:
-        if self.handles and self.rng.random() < 0.5:
-            self.handles.pop(self.rng.randrange(len(self.handles)))
+        dropped = None  # with the lock released: a finalizer may run
+        with self.lock:
+            if self.handles and self.rng.random() < 0.5:
+                dropped = self.handles.pop(self.rng.randrange(len(self.handles)))
+        del dropped
 
     def collect(self) -> None:
         if self.rng.random() < 0.05:
