@@ -326,25 +326,16 @@ block_holds_lock(const py_zones *z, iframe *f, int depth, int level)
     return exits_lock(z, o, level);
 }
 
-/* Is f inside a block that holds a lock? */
+/* Is f, whose code is op[0 ... 2 * n], inside a block that holds a lock when it is at `at`? */
 static bool
-in_lock_block(const py_zones *z, iframe *f, int level)
+in_lock_block_at(const py_zones *z, iframe *f, const unsigned char *op, int n, int at, int level)
 {
     PyCodeObject *code = frame_code(f);
-    if (PyBytes_GET_SIZE(code->co_exceptiontable) == 0)
-        return false;
-    int at = frame_lasti(f), target, depth;
-    if (at < 0 || !find_handler(code, at, &target, &depth))
+    int target, depth;
+    if (!find_handler(code, at, &target, &depth))
         return false;
     if (names_a_lock(z, code))
         return true;
-    PyObject *bytes = PyCode_GetCode(code);
-    if (bytes == NULL) {
-        PyErr_Clear();
-        return true;            /* no memory: the careful answer */
-    }
-    const unsigned char *op = (const unsigned char *)PyBytes_AS_STRING(bytes);
-    int n = (int)(PyBytes_GET_SIZE(bytes) / 2);
     bool held = false;
     /* From the innermost block outwards: the handler of a block is itself covered by
        that of the block around it. */
@@ -354,6 +345,32 @@ in_lock_block(const py_zones *z, iframe *f, int level)
             && depth > 0)
             held = block_holds_lock(z, f, depth, level);
         if (!find_handler(code, at, &target, &depth))
+            break;
+    }
+    return held;
+}
+
+/* Is f inside a block that holds a lock? */
+static bool
+in_lock_block(const py_zones *z, iframe *f, int level)
+{
+    PyCodeObject *code = frame_code(f);
+    int at = frame_lasti(f);
+    if (at < 0 || PyBytes_GET_SIZE(code->co_exceptiontable) == 0)
+        return false;
+    PyObject *bytes = PyCode_GetCode(code);
+    if (bytes == NULL) {
+        PyErr_Clear();
+        return true;            /* no memory: the careful answer */
+    }
+    const unsigned char *op = (const unsigned char *)PyBytes_AS_STRING(bytes);
+    int n = (int)(PyBytes_GET_SIZE(bytes) / 2);
+    bool held = in_lock_block_at(z, f, op, n, at, level);
+    /* A call that has taken the lock is over when the eval loop looks for signals, finalizers
+       and the like, which may have called us; the block begins only with what follows. */
+    for (at++; at < n && !held; at++) {
+        held = in_lock_block_at(z, f, op, n, at, level);
+        if (op[2 * at] != CACHE && op[2 * at] != POP_TOP && op[2 * at] != NOP)
             break;
     }
     Py_DECREF(bytes);

@@ -113,12 +113,23 @@ yield_in_event(py_m *mp)
 
 #if PY_VERSION_HEX < 0x030C0000
 
+/* A goroutine is left where the eval loop would look for signals: when a function begins,
+   or a loop its next turn.  Between two lines it may just have taken a lock. */
+static bool
+turns(py_m *mp, PyFrameObject *frame)
+{
+    int lasti = PyFrame_GetLasti(frame);
+    bool back = mp->preempt.traced == frame && lasti <= mp->preempt.traced_lasti;
+    mp->preempt.traced = frame;
+    mp->preempt.traced_lasti = lasti;
+    return back;
+}
+
 static int
-on_trace(PyObject *Py_UNUSED(obj), PyFrameObject *Py_UNUSED(frame), int what,
-         PyObject *Py_UNUSED(arg))
+on_trace(PyObject *Py_UNUSED(obj), PyFrameObject *frame, int what, PyObject *Py_UNUSED(arg))
 {
     py_m *mp = py_tls_m;
-    if (what != PyTrace_LINE && what != PyTrace_CALL)
+    if (what != PyTrace_CALL && !(what == PyTrace_LINE && turns(mp, frame)))
         return 0;
     mp->tstate->c_tracefunc = NULL;     /* CPython updates what follows from it */
     atomic_store(&mp->preempt.by_event, false);
@@ -136,6 +147,7 @@ arm(py_m *mp)
     if (ts->c_tracefunc != NULL || ts->tracing != 0 || ts->cframe->current_frame == NULL)
         return;                 /* a debugger's, or ours still */
     atomic_store(&mp->preempt.by_event, true);
+    mp->preempt.traced = NULL;
     ts->c_tracefunc = on_trace;
     ts->cframe->use_tracing = 255;
 }

@@ -471,6 +471,8 @@ def test_nothing_stays_instrumented(place: Any) -> None:
         stop.append(1)
         assert [g.join() for g in gs] == [(None, None)] * 2
         # Code that was suspended while events were on loses them when it runs again.
+        hog(stop)
+        step()
         assert instrumented() == []
 
     place(body)
@@ -657,13 +659,13 @@ def test_holder_of_a_lock_of_the_thread_is_not_left(place: Any, holder: Any, loc
 
 def take_with(lock: Any) -> None:
     with lock:
-        pass
+        int()
 
 
 def take_and_try(lock: Any) -> None:
     lock.acquire()
     try:
-        pass
+        int()
     finally:
         lock.release()
 
