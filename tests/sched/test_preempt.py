@@ -659,13 +659,13 @@ def test_holder_of_a_lock_of_the_thread_is_not_left(place: Any, holder: Any, loc
 
 def take_with(lock: Any) -> None:
     with lock:
-        int()
+        len("")
 
 
 def take_and_try(lock: Any) -> None:
     lock.acquire()
     try:
-        int()
+        len("")
     finally:
         lock.release()
 
