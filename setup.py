@@ -137,8 +137,9 @@ class BuildCore(build_ext):
         # No stable ABI: its one file name (.abi3.so) would be shared by all the Pythons that are
         # tried from one checkout, and free-threaded ones cannot load it.
         ext.py_limited_api = False
-        if "_CFFI_NO_LIMITED_API" not in dict(ext.define_macros):
-            ext.define_macros.append(("_CFFI_NO_LIMITED_API", None))
+        # Once, and empty: so it is in the source that cffi 2 writes for free-threaded Pythons.
+        macros = [macro for macro in ext.define_macros if macro[0] != "_CFFI_NO_LIMITED_API"]
+        ext.define_macros = [*macros, ("_CFFI_NO_LIMITED_API", "")]
         ext.depends = sorted({*ext.depends, *HEADERS, *NETPOLL_SOURCES, "csrc/netpoll_ffi.py"})
 
     def is_gcc(self):

@@ -5,17 +5,13 @@
  */
 #include <Python.h>
 
-#if PY_VERSION_HEX < 0x030E0000 || defined(Py_GIL_DISABLED)
 #define Py_BUILD_CORE 1
 #undef _PyGC_FINALIZED          /* the internal header has its own */
-#if PY_VERSION_HEX < 0x030E0000
 #include "internal/pycore_ceval.h"
 #include "internal/pycore_frame.h"
-#endif
 #include "internal/pycore_interp.h"
 #include "internal/pycore_runtime.h"
 #undef Py_BUILD_CORE
-#endif
 
 #include "py_compat.h"
 
@@ -137,7 +133,7 @@ py_demand_gil(PyThreadState *holder)
     struct _ceval_state *ceval = &holder->interp->ceval;
     _Py_atomic_store_relaxed(&ceval->gil_drop_request, 1);
     _Py_atomic_store_relaxed(&ceval->eval_breaker, 1);
-#elif PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED)
+#elif !defined(Py_GIL_DISABLED)
     _Py_atomic_or_uintptr(&holder->eval_breaker, _PY_GIL_DROP_REQUEST_BIT);
 #else
     (void)holder;
@@ -155,7 +151,7 @@ py_gil_is_elsewhere(const PyThreadState *ts)
     struct _gil_runtime_state *gil = ts->interp->ceval.gil;
     const void *holder = (const void *)_Py_atomic_load_relaxed(&gil->last_holder);
     return _Py_atomic_load_relaxed(&gil->locked) && holder != ts;
-#elif PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED)
+#elif !defined(Py_GIL_DISABLED)
     struct _gil_runtime_state *gil = ts->interp->ceval.gil;
     const void *holder = _Py_atomic_load_ptr_relaxed(&gil->last_holder);
     return _Py_atomic_load_int_relaxed(&gil->locked) && holder != ts;

@@ -9,6 +9,9 @@
 #if PY_VERSION_HEX < 0x030B0000
 #error "gosched needs Python 3.11 or newer"
 #endif
+#if PY_VERSION_HEX >= 0x030F0000
+#error "gosched does not know the frames of this version of CPython"
+#endif
 
 /* A lock for what the GIL protects where there is one; there it is nothing at all.  It is
    held for moments: no Python runs, no reference is dropped and nothing parks
@@ -51,6 +54,14 @@ static inline void
 py_resume_object_locks(PyThreadState *Py_UNUSED(ts), uintptr_t Py_UNUSED(locks))
 {
 }
+#endif
+
+/* Do frames hold references that are not counted?  The collector finds these in the frames
+   of threads, and we must show it those of goroutines that have been switched away from. */
+#if PY_VERSION_HEX >= 0x030E0000 && defined(Py_GIL_DISABLED)
+#define PY_HAS_UNCOUNTED_REFS 1
+#else
+#define PY_HAS_UNCOUNTED_REFS 0
 #endif
 
 /* A new object (one reference) that any thread may release.  Without a GIL the last release

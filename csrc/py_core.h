@@ -57,6 +57,9 @@ struct py_seat {
     uint32_t nlocked;           /* lock_os_thread() calls not undone */
     uint32_t nopreempt;         /* nopreempt() sections it is in */
     bool service;               /* a thread that wakes nobody while it is parked */
+#if PY_HAS_UNCOUNTED_REFS
+    void *frames;               /* of py_frames_here() while it is switched away from, or NULL */
+#endif
     py_seat *prev, *next;       /* all seats of an M, or all of foreign threads */
 };
 
@@ -224,6 +227,10 @@ void py_g_run_at_once(Goroutine *gp);
 void py_g_run(py_m *mp, Goroutine *gp, py_seat *seat);
 /* End gp: result (stolen) or the exception set. */
 void py_g_finish(Goroutine *gp, PyObject *result);
+#if PY_HAS_UNCOUNTED_REFS
+/* The module's tp_traverse: what only frames of waiting goroutines refer to. */
+int py_g_traverse_waiting(PyObject *module, visitproc visit, void *arg);
+#endif
 /* At exit: failures that nobody has asked for, where finalizers would come too late. */
 void py_g_report_failures(void);
 const char *py_wait_reason(int reason);

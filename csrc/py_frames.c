@@ -25,16 +25,17 @@
  */
 #include <Python.h>
 
-#if PY_VERSION_HEX < 0x030E0000
 #define Py_BUILD_CORE 1
 #undef _PyGC_FINALIZED          /* the internal header has its own */
 #include "internal/pycore_frame.h"
 #include "internal/pycore_interp.h"
-#undef Py_BUILD_CORE
-#define SEES_FRAMES 1
-#else
-#define SEES_FRAMES 0
+#if PY_VERSION_HEX >= 0x030E0000
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#include "internal/pycore_interpframe.h"
+#pragma GCC diagnostic pop
 #endif
+#undef Py_BUILD_CORE
 
 #include <opcode.h>
 
@@ -192,8 +193,6 @@ names_a_lock(const py_zones *z, PyCodeObject *code)
     return acquires && releases;
 }
 
-#if SEES_FRAMES
-
 typedef struct _PyInterpreterFrame iframe;
 
 static inline iframe *
@@ -209,7 +208,9 @@ top_frame(PyThreadState *ts)
 static inline PyCodeObject *
 frame_code(iframe *f)
 {
-#if PY_VERSION_HEX >= 0x030D0000
+#if PY_VERSION_HEX >= 0x030E0000
+    return _PyFrame_GetCode(f);
+#elif PY_VERSION_HEX >= 0x030D0000
     return (PyCodeObject *)f->f_executable;
 #else
     return f->f_code;
@@ -220,7 +221,10 @@ frame_code(iframe *f)
 static inline iframe *
 python_frame(iframe *f)
 {
-#if PY_VERSION_HEX >= 0x030C0000
+#if PY_VERSION_HEX >= 0x030E0000
+    while (f != NULL && f->owner >= FRAME_OWNED_BY_INTERPRETER)
+        f = f->previous;
+#elif PY_VERSION_HEX >= 0x030C0000
     while (f != NULL && f->owner == FRAME_OWNED_BY_CSTACK)
         f = f->previous;
 #endif
@@ -230,10 +234,34 @@ python_frame(iframe *f)
 static inline int
 frame_lasti(iframe *f)
 {
-#if PY_VERSION_HEX >= 0x030D0000
+#if PY_VERSION_HEX >= 0x030E0000
+    return _PyInterpreterFrame_LASTI(f);        /* without a GIL each thread has its copy */
+#elif PY_VERSION_HEX >= 0x030D0000
     return (int)(f->instr_ptr - (_Py_CODEUNIT *)frame_code(f)->co_code_adaptive);
 #else
     return (int)(f->prev_instr - (_Py_CODEUNIT *)frame_code(f)->co_code_adaptive);
+#endif
+}
+
+/* The i-th local variable, or what is on the value stack above them: borrowed, or NULL. */
+static inline PyObject *
+frame_slot(iframe *f, int i)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    _PyStackRef ref = f->localsplus[i];
+    return PyStackRef_IsNullOrInt(ref) ? NULL : PyStackRef_AsPyObjectBorrow(ref);
+#else
+    return f->localsplus[i];
+#endif
+}
+
+static inline iframe *
+gen_frame(PyGenObject *g)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    return &g->gi_iframe;
+#else
+    return (iframe *)g->gi_iframe;
 #endif
 }
 
@@ -242,6 +270,8 @@ frame_lasti(iframe *f)
 
 static bool in_lock_block(lock_search *q, iframe *f, int level);
 static bool exits_lock(lock_search *q, PyObject *exit, int level);
+
+static bool owns_lock(lock_search *q, PyObject *self, int level);
 
 /* Has a contextlib.ExitStack entered a lock? */
 static bool
@@ -261,7 +291,7 @@ stack_holds_lock(lock_search *q, PyObject *self, int level)
     return held;
 }
 
-/* Is what was entered, whose __exit__ is given, a lock, or made of one by contextlib? */
+/* Is what was entered, whose bound __exit__ is given, a lock, or made of one? */
 static bool
 exits_lock(lock_search *q, PyObject *exit, int level)
 {
@@ -269,8 +299,13 @@ exits_lock(lock_search *q, PyObject *exit, int level)
                      : PyMethod_Check(exit)    ? PyMethod_GET_SELF(exit)
                      : PyCFunction_Check(exit) ? PyCFunction_GET_SELF(exit)
                                                : NULL;
-    if (self == NULL)
-        return false;
+    return self != NULL && owns_lock(q, self, level);
+}
+
+/* Is self, which was entered, a lock, or made of one by contextlib? */
+static bool
+owns_lock(lock_search *q, PyObject *self, int level)
+{
     if (is_lock(q, self))
         return true;
     if (level == 0)
@@ -285,10 +320,50 @@ exits_lock(lock_search *q, PyObject *exit, int level)
         PyGenObject *g = (PyGenObject *)gen;
         /* Created, suspended: the frame is complete, and not that of the caller. */
         if (g->gi_frame_state < 0)
-            held = in_lock_block(q, (iframe *)g->gi_iframe, level - 1);
+            held = in_lock_block(q, gen_frame(g), level - 1);
     }
     Py_XDECREF(gen);
     PyErr_Clear();
+    return held;
+}
+
+/* Of a `with` block whose handler finds `depth` (> 0) values on f's stack: does it hold a
+   lock?  The topmost is the bound __exit__; from 3.14 on that is in two parts, a function
+   and its self, which is NULL where it was bound already. */
+static bool
+block_holds_lock(lock_search *q, iframe *f, int depth, int level)
+{
+    int top = frame_code(f)->co_nlocalsplus + depth - 1;
+    PyObject *o = frame_slot(f, top);
+#if PY_VERSION_HEX >= 0x030E0000
+    if (o != NULL)
+        return owns_lock(q, o, level);
+    o = depth > 1 ? frame_slot(f, top - 1) : NULL;
+#endif
+    return exits_lock(q, o, level);
+}
+
+/* Is f, whose code is op[0 ... 2 * n], inside a block that holds a lock when it is at `at`? */
+static bool
+in_lock_block_at(lock_search *q, iframe *f, const unsigned char *op, int n, int at, int level)
+{
+    PyCodeObject *code = frame_code(f);
+    int target, depth;
+    if (!find_handler(code, at, &target, &depth))
+        return false;
+    if (!q->known && names_a_lock(q->z, code))
+        return true;
+    bool held = false;
+    /* From the innermost block outwards: the handler of a block is itself covered by
+       that of the block around it. */
+    for (int blocks = 0; !held && blocks < MAX_BLOCKS; blocks++) {
+        at = target;
+        if (at + 1 < n && op[2 * at] == PUSH_EXC_INFO && op[2 * at + 2] == WITH_EXCEPT_START
+            && depth > 0)
+            held = block_holds_lock(q, f, depth, level);
+        if (!find_handler(code, at, &target, &depth))
+            break;
+    }
     return held;
 }
 
@@ -297,13 +372,9 @@ static bool
 in_lock_block(lock_search *q, iframe *f, int level)
 {
     PyCodeObject *code = frame_code(f);
-    if (PyBytes_GET_SIZE(code->co_exceptiontable) == 0)
+    int at = frame_lasti(f);
+    if (at < 0 || PyBytes_GET_SIZE(code->co_exceptiontable) == 0)
         return false;
-    int at = frame_lasti(f), target, depth;
-    if (at < 0 || !find_handler(code, at, &target, &depth))
-        return false;
-    if (!q->known && names_a_lock(q->z, code))
-        return true;
     PyObject *bytes = PyCode_GetCode(code);
     if (bytes == NULL) {
         PyErr_Clear();
@@ -311,15 +382,12 @@ in_lock_block(lock_search *q, iframe *f, int level)
     }
     const unsigned char *op = (const unsigned char *)PyBytes_AS_STRING(bytes);
     int n = (int)(PyBytes_GET_SIZE(bytes) / 2);
-    bool held = false;
-    /* From the innermost block outwards: the handler of a block is itself covered by
-       that of the block around it. */
-    for (int blocks = 0; !held && blocks < MAX_BLOCKS; blocks++) {
-        at = target;
-        if (at + 1 < n && op[2 * at] == PUSH_EXC_INFO && op[2 * at + 2] == WITH_EXCEPT_START
-            && depth > 0)
-            held = exits_lock(q, f->localsplus[code->co_nlocalsplus + depth - 1], level);
-        if (!find_handler(code, at, &target, &depth))
+    bool held = in_lock_block_at(q, f, op, n, at, level);
+    /* A call that has taken the lock is over when the eval loop looks for signals, finalizers
+       and the like, which may have called us; the block begins only with what follows. */
+    for (at++; at < n && !held; at++) {
+        held = in_lock_block_at(q, f, op, n, at, level);
+        if (op[2 * at] != CACHE && op[2 * at] != POP_TOP && op[2 * at] != NOP)
             break;
     }
     Py_DECREF(bytes);
@@ -330,7 +398,7 @@ in_lock_block(lock_search *q, iframe *f, int level)
 static PyObject *
 frame_arg(iframe *f, int i)
 {
-    PyObject *o = f->localsplus[i];
+    PyObject *o = frame_slot(f, i);
     return o != NULL && PyCell_Check(o) ? PyCell_GET(o) : o;
 }
 
@@ -428,8 +496,49 @@ py_stack_take(py_stack *s, PyThreadState *ts)
     }
 }
 
-#else
-#error "py_frames.c does not know the frames of this version of CPython"
+#if PY_HAS_UNCOUNTED_REFS
+
+void *
+py_frames_here(PyThreadState *ts)
+{
+    iframe *f = top_frame(ts);
+    /* greenlet takes those out of the chain that are on the C stack, or have not begun. */
+    while (f != NULL && _PyFrame_IsIncomplete(f))
+        f = f->previous;
+    return f;
+}
+
+static int
+visit_uncounted(_PyStackRef ref, visitproc visit, void *arg)
+{
+    if (PyStackRef_IsDeferred(ref) && !PyStackRef_IsNullOrInt(ref))
+        Py_VISIT(PyStackRef_AsPyObjectBorrow(ref));
+    return 0;
+}
+
+int
+py_frames_visit(void *frames, visitproc visit, void *arg)
+{
+    /* The visitors that subtract what they see from the references that are counted get
+       no argument; all others mark objects as in use, or look for one. */
+    if (arg == NULL)
+        return 0;
+    for (iframe *f = frames; f != NULL; f = f->previous) {
+        if (f->owner >= FRAME_OWNED_BY_INTERPRETER)
+            continue;
+        int r = visit_uncounted(f->f_executable, visit, arg);
+        if (r == 0)
+            r = visit_uncounted(f->f_funcobj, visit, arg);
+        /* In a finalizer that the frame has called it may not say how far its stack goes. */
+        _PyStackRef *end = f->stackpointer ? f->stackpointer : _PyFrame_Stackbase(f);
+        for (_PyStackRef *ref = f->localsplus; r == 0 && ref < end; ref++)
+            r = visit_uncounted(*ref, visit, arg);
+        if (r != 0)
+            return r;
+    }
+    return 0;
+}
+
 #endif
 
 bool

@@ -53,4 +53,12 @@ bool py_stack_in_call(const py_zones *z, const py_stack *s);
 PyObject *py_stack_list(const py_stack *s);
 void py_stack_drop(py_stack *s);
 
+#if PY_HAS_UNCOUNTED_REFS
+/* The frames of the calling thread, for py_frames_visit(). */
+void *py_frames_here(PyThreadState *ts);
+/* For the collector: visit what frames refer to without being counted.  They are in a
+   greenlet that has been switched away from; frames may be NULL. */
+int py_frames_visit(void *frames, visitproc visit, void *arg);
+#endif
+
 #endif

@@ -6,7 +6,8 @@
  *
  * The garbage collector sees a goroutine only once it has ended and somebody still
  * has its handle: before that the scheduler makes it reachable by definition, and
- * a goroutine nobody holds dies with its end.
+ * a goroutine nobody holds dies with its end.  What the frames of a waiting goroutine refer
+ * to is counted, and so in use, but for some references of newer free-threaded builds.
  */
 #include "py_core.h"
 
@@ -32,6 +33,22 @@ py_wait_reason(int reason)
 {
     return wait_reasons[reason];
 }
+
+#if PY_HAS_UNCOUNTED_REFS
+int
+py_g_traverse_waiting(PyObject *Py_UNUSED(module), visitproc visit, void *arg)
+{
+    py_m *mp;
+    /* The world is stopped: nobody changes the lists. */
+    for (uint32_t i = 0; core != NULL && (mp = py_each_m(i)) != NULL; i++)
+        for (const py_seat *seat = mp->seats; seat != NULL; seat = seat->next) {
+            int r = py_frames_visit(seat->frames, visit, arg);
+            if (r != 0)
+                return r;
+        }
+    return 0;
+}
+#endif
 
 /* ---- life ---- */
 

@@ -91,6 +91,22 @@ main_thread_ident(void)
     return ident;
 }
 
+/* When a thread has ended greenlet guesses from reference counts whether its main greenlet
+   has leaked.  Without a GIL they may be late, and it frees what is in use. */
+static int
+stop_greenlet_guessing(void)
+{
+#ifdef Py_GIL_DISABLED
+    PyObject *mod = PyImport_ImportModule("greenlet._greenlet");
+    PyObject *r = mod ? PyObject_CallMethod(mod, "enable_optional_cleanup", "O", Py_False) : NULL;
+    Py_XDECREF(mod);
+    if (r == NULL)
+        return -1;
+    Py_DECREF(r);
+#endif
+    return 0;
+}
+
 static int
 module_exec(PyObject *module)
 {
@@ -100,7 +116,7 @@ module_exec(PyObject *module)
         return -1;
     }
     PyGreenlet_Import();
-    if (_PyGreenlet_API == NULL)
+    if (_PyGreenlet_API == NULL || stop_greenlet_guessing() < 0)
         return -1;
     const rt_netpoll_ops *ops = netpoll_table();
     if (ops == NULL)
@@ -153,6 +169,9 @@ static PyModuleDef def = {
     .m_doc = "The C core of the runtime.  Use the package runtime instead.",
     .m_size = sizeof(py_core),
     .m_slots = slots,
+#if PY_HAS_UNCOUNTED_REFS
+    .m_traverse = py_g_traverse_waiting,
+#endif
 };
 
 PyMODINIT_FUNC

@@ -113,12 +113,23 @@ yield_in_event(py_m *mp)
 
 #if PY_VERSION_HEX < 0x030C0000
 
+/* A goroutine is left where the eval loop would look for signals: when a function begins,
+   or a loop its next turn.  Between two lines it may just have taken a lock. */
+static bool
+turns(py_m *mp, PyFrameObject *frame)
+{
+    int lasti = PyFrame_GetLasti(frame);
+    bool back = mp->preempt.traced == frame && lasti <= mp->preempt.traced_lasti;
+    mp->preempt.traced = frame;
+    mp->preempt.traced_lasti = lasti;
+    return back;
+}
+
 static int
-on_trace(PyObject *Py_UNUSED(obj), PyFrameObject *Py_UNUSED(frame), int what,
-         PyObject *Py_UNUSED(arg))
+on_trace(PyObject *Py_UNUSED(obj), PyFrameObject *frame, int what, PyObject *Py_UNUSED(arg))
 {
     py_m *mp = py_tls_m;
-    if (what != PyTrace_LINE && what != PyTrace_CALL)
+    if (what != PyTrace_CALL && !(what == PyTrace_LINE && turns(mp, frame)))
         return 0;
     mp->tstate->c_tracefunc = NULL;     /* CPython updates what follows from it */
     atomic_store(&mp->preempt.by_event, false);
@@ -136,6 +147,7 @@ arm(py_m *mp)
     if (ts->c_tracefunc != NULL || ts->tracing != 0 || ts->cframe->current_frame == NULL)
         return;                 /* a debugger's, or ours still */
     atomic_store(&mp->preempt.by_event, true);
+    mp->preempt.traced = NULL;
     ts->c_tracefunc = on_trace;
     ts->cframe->use_tracing = 255;
 }
@@ -318,17 +330,37 @@ typedef struct {
     py_m *mp;
 } Token;
 
+/* NULL: no memory. */
+static PyObject *
+make_token(py_m *mp)
+{
+    Token *token = PyObject_New(Token, PRE->token_type);
+    if (token == NULL)
+        PyErr_Clear();
+    else
+        token->mp = mp;
+    return (PyObject *)token;
+}
+
 static void
 new_token(py_m *mp)
 {
-    Token *token = PyObject_New(Token, PRE->token_type);
-    if (token == NULL) {
-        PyErr_Clear();
+    PyObject *token = make_token(mp);
+    if (token == NULL)
         return;
-    }
-    token->mp = mp;
-    PyObject *old = atomic_exchange(&mp->preempt.token, (PyObject *)token);
+    PyObject *old = atomic_exchange(&mp->preempt.token, token);
     Py_XDECREF(old);            /* none but in a race: then it is a call for nothing */
+}
+
+/* Ask mp, the caller's, once more, for the next time that its eval loop looks. */
+static void
+ask_again(py_m *mp)
+{
+    PyObject *token = make_token(mp);
+    if (token == NULL)
+        return;                 /* sysmon will */
+    atomic_store(&mp->preempt.by_token, true);
+    _Py_DecRefShared(token);    /* as another thread drops it */
 }
 
 static void
@@ -345,7 +377,10 @@ token_dealloc(Token *token)
         new_token(mp);
     if (!concerned(mp))
         return;
-    if (pinned(mp, true, 0) == NULL)
+    /* After a call the lock that it has taken does not show yet. */
+    if (!py_between_instructions(&PRE->zones, mp->tstate))
+        ask_again(mp);
+    else if (pinned(mp, true, 0) == NULL)
         py_give_way(mp);
     else
         beat(mp);

@@ -38,6 +38,10 @@ typedef struct {
 typedef struct {
     _Atomic bool by_signal;     /* SIGURG was raised for it and has not been handled */
     _Atomic bool by_event;      /* the next event of its thread makes it yield */
+#if PY_VERSION_HEX < 0x030C0000
+    const void *traced;         /* frame of the line event before, to compare; or NULL */
+    int traced_lasti;           /* where in its code that was */
+#endif
     _Atomic uint32_t tick;      /* of the P when it was asked last: whom it concerns */
 #ifdef Py_GIL_DISABLED
     PyObject *_Atomic token;    /* owned: the next one to drop, or NULL */

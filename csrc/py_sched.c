@@ -288,6 +288,9 @@ schedule(py_m *mp, Goroutine *gp)
         uintptr_t locks = py_suspend_object_locks(mp->tstate);
         py_tracing tracing = py_leave_tracing(mp->tstate);
         Py_XSETREF(gp->seat->greenlet, here);
+#if PY_HAS_UNCOUNTED_REFS
+        gp->seat->frames = py_frames_here(mp->tstate);
+#endif
         int r = switch_to(mp, next);
         while (RT_UNLIKELY(mp->next != gp)) {
             /* Someone else's greenlet.switch(), or throw(): keep the exception and
@@ -300,6 +303,9 @@ schedule(py_m *mp, Goroutine *gp)
             r = give_back(mp);
         }
         mp->next = NULL;
+#if PY_HAS_UNCOUNTED_REFS
+        gp->seat->frames = NULL;
+#endif
         if (RT_UNLIKELY(r < 0))
             set_pending(gp, py_take_exception(), false);
         py_enter_tracing(mp->tstate, tracing);

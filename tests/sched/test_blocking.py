@@ -595,10 +595,11 @@ def test_blocking_from_a_goroutine_of_a_plain_thread() -> None:
 
 def test_blocking_call_uses_the_runtime() -> None:
     ch: Chan[int] = Chan()
+    doubled: Chan[int] = Chan()
 
     def call() -> int:
-        g = go(lambda: ch.recv() + 1)
-        ch.send(ch.recv() * 2)
+        g = go(lambda: doubled.recv() + 1)
+        doubled.send(ch.recv() * 2)
         sleep(0.0001)
         return g.join()
 

@@ -751,12 +751,18 @@ def consumer(n):
     gosched()
     return w + n
 
+def own(fn):
+    # A line that pdb passes is off from 3.14 on, in all frames of its code, until it stops.
+    if sys.version_info < (3, 14):
+        return fn
+    return type(fn)(fn.__code__.replace(), globals())
+
 def other():
     while len(log) < 3:
         gosched()
 
 def start():
-    gs = [go(consumer, i) for i in range(3)]
+    gs = [go(own(consumer), i) for i in range(3)]
     go(other)
     for i in range(3):
         ch.send(i * 10)

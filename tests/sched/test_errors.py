@@ -373,10 +373,18 @@ def test_sys_exit_reaches_join_of_main_once() -> None:
         import sys
         from runtime import *
 
-        g = go(sys.exit, 3)
+        def body():
+            while main.wait_reason != "join":
+                gosched()
+            sys.exit(3)
+
+        main = current()
+        g = go(body)
         try:
             g.join()
         except SystemExit as e:
+            while not g.done():
+                gosched()
             print(e.code, e is g.exception())
         gosched()
         sleep(0.001)
@@ -392,12 +400,17 @@ def test_keyboard_interrupt_raised_in_a_goroutine_reaches_main() -> None:
         from runtime import *
 
         def body():
+            while main.wait_reason != "chan receive":
+                gosched()
             raise KeyboardInterrupt("from body")
 
+        main = current()
         g = go(body)
         try:
             Chan().recv()
         except KeyboardInterrupt as e:
+            while not g.done():
+                gosched()
             print(repr(e), e is g.exception())
         """
     )

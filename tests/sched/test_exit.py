@@ -562,6 +562,7 @@ def test_second_interpreter_is_refused() -> None:
         interp = interpreters.create()
         code = "try: import runtime\\nexcept ImportError: pass\\nelse: raise SystemExit('loaded')"
         interpreters.run_string(interp, code)
+        interpreters.destroy(interp)
         print(runtime.go(lambda: "first one works").join())
         """
     )

@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import sysconfig
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -515,3 +516,46 @@ def test_handle_outlives_many_others() -> None:
     settle()
     spawn_and_join(None)
     assert [g.join() for g in kept] == list(range(0, 2000, 10))
+
+
+def test_collector_while_goroutines_wait_in_functions_that_are_gone() -> None:
+    """All that is left of a function may be the frame of a goroutine that waits in it."""
+    source = """
+def inner(n):
+    def innermost(m):
+        return [m, Local(), ch.recv()]
+    return [n, *innermost(n + 1), Local.name]
+def outer(n):
+    return inner(n)
+class Local:
+    name = "local " * 3
+"""
+    ch: Chan[int] = Chan()
+    gs, gone = [], []
+    for i in range(3):
+        names: dict[str, Any] = {"ch": ch}
+        exec(source, names)
+        gs.append(go(names["outer"], i))
+        wait_until_parked(gs)
+        gone += [weakref.ref(names["inner"].__code__), weakref.ref(names["inner"])]
+        del names["inner"]
+    del names
+    gc.collect()
+    assert all(ref() for ref in gone)
+    kept = []
+    for i in range(300):
+        if i % 50 == 0:
+            gc.collect()
+        found: dict[str, Any] = {}
+        exec(f"def f{i}(a, b):\n    return [a, b, 'text {i}', f{i}]", found)
+        kept.append(found)
+    for _ in gs:
+        ch.send(7)
+    for i, g in enumerate(gs):
+        result = g.join()
+        assert (result[:2], result[3:]) == ([i, i + 1], [7, "local " * 3])
+    del g, gs, result
+    # Without a GIL 3.13 makes functions immortal once there are threads.
+    if sys.version_info >= (3, 14) or not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        while any(ref() for ref in gone):
+            gc.collect()

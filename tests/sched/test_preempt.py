@@ -459,11 +459,7 @@ def test_nothing_stays_instrumented(place: Any) -> None:
         pass
 
     def instrumented() -> list[str]:
-        names = [
-            dis.opname[op]
-            for fn in (hog, step)
-            for op in getattr(fn.__code__, "_co_code_adaptive", b"")[::2]
-        ]
+        names = [i.opname for fn in (hog, step) for i in dis.get_instructions(fn, adaptive=True)]
         return [name for name in names if name.startswith("INSTRUMENTED")]
 
     def body() -> None:
@@ -475,6 +471,8 @@ def test_nothing_stays_instrumented(place: Any) -> None:
         stop.append(1)
         assert [g.join() for g in gs] == [(None, None)] * 2
         # Code that was suspended while events were on loses them when it runs again.
+        hog(stop)
+        step()
         assert instrumented() == []
 
     place(body)
@@ -657,6 +655,49 @@ HOLDERS = [
 @pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS.keys())
 def test_holder_of_a_lock_of_the_thread_is_not_left(place: Any, holder: Any, lock: Any) -> None:
     place(assert_not_left, lambda: holder(lock()))
+
+
+def take_with(lock: Any) -> None:
+    with lock:
+        len("")
+
+
+def take_and_try(lock: Any) -> None:
+    lock.acquire()
+    try:
+        len("")
+    finally:
+        lock.release()
+
+
+class Watcher(Others):
+    """Others that note whether a lock is taken when they come to run."""
+
+    lock: Any
+    found_taken = False
+
+    def body(self) -> None:
+        while not self.over and threading.get_ident() == Others.home:
+            Others.turns += 1
+            self.found_taken = self.found_taken or self.lock.locked()
+            gosched()
+
+
+@everywhere
+@pytest.mark.parametrize("take", [take_with, take_and_try])
+def test_holder_of_a_lock_is_not_left_just_after_taking_it(place: Any, take: Any) -> None:
+    class Here(Watcher):
+        lock = threading.Lock()
+
+    def hog() -> bool:
+        with Here() as others:
+            end = preemptions() + 20
+            while preemptions() < end:
+                for _ in range(1000):
+                    take(Here.lock)
+        return others.found_taken
+
+    assert place(hog) is False
 
 
 @everywhere

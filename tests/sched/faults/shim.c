@@ -68,7 +68,7 @@ static int nranges;
 static const char *const frail[] = {
     "PyType_FromModuleAndSpec", /* goes on with half a type */
     "PyContext_CopyCurrent",    /* frees an empty context as if the collector had it */
-#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030E0000
+#ifdef Py_GIL_DISABLED
     "PyList_New",               /* frees a list whose fields are not set */
 #endif
 };
