@@ -10,8 +10,11 @@ int
 py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot, bool publish)
 {
     PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
-    if (type == NULL)
+    if (type == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_NoMemory();   /* CPython 3.12 forgets it where it copies the name */
         return -1;
+    }
     *slot = (PyTypeObject *)type;
     return publish ? PyModule_AddType(module, *slot) : 0;
 }

@@ -47,12 +47,6 @@ def load(fault: Fault) -> bool:
         sys.modules["runtime._core"] = core
     except (MemoryError, OSError, ImportError, RuntimeError):  # "can't allocate lock"
         disarm()
-    except SystemError:
-        disarm()
-        # In these versions PyType_FromModuleAndSpec() fails without an exception, and the shim
-        # cannot see that it is called: it ends in a jump.
-        if not hasattr(sys, "_is_gil_enabled"):
-            raise
     hit = faults.seen() >= fault[1]
     del sys.modules["runtime"], core, execute
     gc.collect()
