@@ -98,7 +98,8 @@ test-ft: ## the suite on a free-threaded build of Python, without the GIL (FT_PY
 	PYTHON_GIL=0 $(MAKE) test VENV=.venv-ft PYTHON="$$python" INHERIT="$$python"
 
 # Greenlet throws C++ exceptions and swaps stacks: libstdc++ must be there before ASan's
-# interceptors look for it, and fake stacks (use-after-return) must be off.
+# interceptors look for it, and fake stacks (use-after-return) must be off.  ASan does not take
+# its allocator's locks at a fork, so a child may wait for one for ever: tests that fork are left out.
 asan: $(VENV)/.stamp-test build ## the Python tests on a core built with ASan + UBSan
 	@rm -rf build/asan
 	@CC=$(SANITIZE_CC) GOSCHED_SANITIZE=address,undefined $(PY) setup.py -q build \
@@ -107,7 +108,7 @@ asan: $(VENV)/.stamp-test build ## the Python tests on a core built with ASan + 
 	ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:quarantine_size_mb=64 \
 	UBSAN_OPTIONS=print_stacktrace=1 \
 	PYTHONMALLOC=malloc PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/asan \
-		$(PYTEST) --ignore=tests/test_c.py $(ARGS)
+		$(PYTEST) --ignore=tests/test_c.py -k 'not fork' $(ARGS)
 
 fuzz: ## fuzz the HTTP/1 parser for FUZZ_SECONDS
 	@mkdir -p build/fuzz/corpus
