@@ -81,6 +81,7 @@ struct Goroutine {
     bool failed;                /* outcome is an exception */
     bool asked;                 /* someone took the exception: no report */
     bool cold;                  /* any of the fields after `call` may be set */
+    bool service;               /* the runtime's own, for a short while: not counted */
     py_lock lock;               /* guards outcome and joiners */
     PyObject *weakrefs;
     union {
@@ -223,6 +224,9 @@ int py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void (*cancel)(Gorou
                  void *arg);
 /* A cancel() that calls entry(), for one that never waits. */
 void py_g_run_at_once(Goroutine *gp);
+/* The same for mp's thread's own sake, without a cancel(): no program sees the goroutine,
+   unless it waits. */
+int py_g_spawn_service(py_m *mp, PyObject *(*entry)(Goroutine *));
 /* Run a fresh goroutine to its end on the calling worker, in that worker's seat. */
 void py_g_run(py_m *mp, Goroutine *gp, py_seat *seat);
 /* End gp: result (stolen) or the exception set. */

@@ -236,7 +236,7 @@ g_free(Goroutine *gp)
     if (RT_LIKELY(reuse)) {
         gp->g.pp = NULL;
         gp->g.started = gp->g.pinned = 0;
-        gp->asked = gp->failed = gp->cold = false;
+        gp->failed = gp->asked = gp->cold = gp->service = false;
         gp->g.link.next = mp->free_g;
         mp->free_g = &gp->g;
         mp->nfree_g++;
@@ -374,7 +374,7 @@ py_g_finish(Goroutine *gp, PyObject *result)
         Py_CLEAR(result);
     py_m *mp = py_tls_m;
     mp->curg = NULL;
-    RT_COUNT(mp->finished, 1);
+    RT_COUNT(mp->finished, !gp->service);
     if (Py_REFCNT(gp) != 1)
         publish_end(gp, result);
     else
@@ -382,23 +382,43 @@ py_g_finish(Goroutine *gp, PyObject *result)
     Py_DECREF(gp);
 }
 
-int
-py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void (*cancel)(Goroutine *), void *arg)
+static Goroutine *
+g_alloc_c(PyObject *(*entry)(Goroutine *), void (*cancel)(Goroutine *), void *arg)
 {
     Goroutine *gp = py_g_alloc();
     if (gp == NULL)
-        return -1;
+        return NULL;
     gp->call.c.entry = entry;
     gp->call.c.cancel = cancel;
     gp->call.c.arg = arg;
-    py_m *cur = py_tls_m;
     if (RT_UNLIKELY(RT_LOAD(core->sched.sysmon.state) != RT_SYSMON_AWAKE))
         py_sysmon_kick();
+    return gp;
+}
+
+int
+py_g_spawn_c(py_m *mp, PyObject *(*entry)(Goroutine *), void (*cancel)(Goroutine *), void *arg)
+{
+    Goroutine *gp = g_alloc_c(entry, cancel, arg);
+    if (gp == NULL)
+        return -1;
+    py_m *cur = py_tls_m;
     if (RT_LIKELY(cur != NULL))
         RT_COUNT(cur->created, 1);
     else
         atomic_fetch_add(&core->created, 1);
     rt_p_put_pinned(cur ? &cur->p : NULL, &mp->p, &gp->g);
+    return 0;
+}
+
+int
+py_g_spawn_service(py_m *mp, PyObject *(*entry)(Goroutine *))
+{
+    Goroutine *gp = g_alloc_c(entry, NULL, NULL);
+    if (gp == NULL)
+        return -1;
+    gp->service = true;
+    rt_p_put_pinned(&mp->p, &mp->p, &gp->g);
     return 0;
 }
 

@@ -170,7 +170,7 @@ void
 py_idle_block(rt_p *pp, int64_t timeout)
 {
     py_m *mp = py_m_of(pp), *m0 = core->m0;
-    if (py_has_merges(mp->tstate) && py_g_spawn_c(mp, merge_main, NULL, NULL) == 0)
+    if (py_has_merges(mp->tstate) && py_g_spawn_service(mp, merge_main) == 0)
         return;
     PyErr_Clear();
     if (mp->is_main) {

@@ -620,7 +620,8 @@ static PyMethodDef functions[] = {
      "current()\n--\n\nThe calling Goroutine; a plain thread gets one that stands for it."},
     {"num_goroutine", m_num_goroutine, METH_NOARGS,
      "num_goroutine()\n--\n\n"
-     "How many goroutines exist, the main one included.\n\n"
+     "How many goroutines exist, the main one included; not what the runtime itself\n"
+     "does in one.\n\n"
      "Go: runtime.NumGoroutine."},
     {"_on_sigint", m_on_sigint, METH_VARARGS, NULL},
     {0},

@@ -78,6 +78,10 @@ class Spread:
             assert len(self.conns) < 1000, "not all threads get connections"
         return self
 
+    def settle(self) -> None:
+        """Wait until the server, too, is done with every request: that is after its response."""
+        self.address.until(idle=len(self.conns), active=0)
+
     def __enter__(self) -> Spread:
         return self
 
@@ -140,7 +144,7 @@ def test_a_thread_whose_handler_blocks_gets_no_connections(procs, serve):
     server = serve(handler)
     with Spread(server) as spread:
         listens = spread.one_more()     # on ties the listener's own
-        spread.over(procs)
+        spread.over(procs).settle()
         thread, blocked = next((t, conns) for t, conns in spread.by_thread.items() if t != listens)
         blocked[0].send(get("/block"))
         server.until(active=1)
@@ -243,7 +247,7 @@ def test_shutdown_ends_connections_on_all_ps(procs, serve):
     server = serve(handler)
     result: list[bool] = []
     with Spread(server) as spread:
-        spread.over(procs)
+        spread.over(procs).settle()
         held = [conns[0] for conns in spread.by_thread.values()]
         for c in held:
             c.send(get("/held"))
@@ -277,7 +281,7 @@ def test_close_fails_handlers_on_all_ps(procs, serve):
 
     server = serve(handler)
     with Spread(server) as spread:
-        spread.over(procs)
+        spread.over(procs).settle()
         for reader, writer, *_ in spread.by_thread.values():
             reader.send("POST /r HTTP/1.1\r\nHost: t\r\nContent-Length: 6\r\n\r\n")
             writer.send(get("/w"))
@@ -327,7 +331,7 @@ def test_close_does_not_wait_for_a_thread_whose_handler_blocks(procs, serve):
     server = serve(handler)
     with Spread(server) as spread:
         listens = spread.one_more()
-        spread.over(procs)
+        spread.over(procs).settle()
         for thread, conns in spread.by_thread.items():
             if thread != listens:
                 conns[0].send(get("/block"))

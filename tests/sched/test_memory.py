@@ -63,17 +63,21 @@ def test_hundred_thousand_parked_goroutines_are_released() -> None:
         ch.send(i)
     assert sorted(g.join() for g in gs) == list(range(n))
     assert num_goroutine() == base
-    # A second round takes what the first has given back.
-    full = resident()
-    gs = [go(ch.recv) for _ in range(n)]
-    wait_until_parked(gs)
-    ch.close()
-    for g in gs:
-        with pytest.raises(ChanClosed):
-            g.join()
-    assert num_goroutine() == base
-    if full:
-        assert resident() - full < n * 2_000
+    # Further rounds take what was given back: not each, as every thread has its own heap and
+    # may get more goroutines than ever before.
+    grown = []
+    while not grown or (grown[-1] > n * 500 and len(grown) < 8):
+        full = resident()
+        gs = [go(ch.recv) for _ in range(n)]
+        wait_until_parked(gs)
+        ch.close()
+        for g in gs:
+            with pytest.raises(ChanClosed):
+                g.join()
+        assert num_goroutine() == base
+        grown.append(resident() - full)
+        ch = Chan()
+    assert grown[-1] <= n * 500, grown
 
 
 def test_many_sleepers_all_wake() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import runtime
-from runtime import Cancelled, Chan, Mutex, WaitGroup, current, go, gosched, sleep
+from runtime import Cancelled, Chan, Mutex, WaitGroup, current, go, goroutines, gosched, sleep
 
 ROOT = Path(runtime.__file__).resolve().parents[1]
 
@@ -234,11 +234,25 @@ def test_num_goroutine_and_stats_agree_with_several_ps(procs: int) -> None:
     for g in gs:
         with pytest.raises(runtime.ChanClosed):
             g.join()
-    while runtime.num_goroutine() != before:
-        gosched()
     s = runtime.stats()
     assert s["created"] - s["finished"] + 1 == s["goroutines"] == before
     assert current().state == "running"
+
+
+def test_goroutines_of_the_runtime_itself_are_not_counted(procs: int) -> None:
+    """Without a GIL it merges reference counts in goroutines of its own, when there is time."""
+    ch: Chan[list[None]] = Chan()
+    before = runtime.stats()
+    for _ in range(3):
+        gs = [go(ch.recv) for _ in range(3000)]
+        for _ in gs:
+            ch.send([])
+        for g in gs:
+            g.join()
+        assert len(goroutines()) == runtime.num_goroutine() == before["goroutines"]
+    after = runtime.stats()
+    assert after["created"] - before["created"] == 9000
+    assert after["finished"] - before["finished"] == 9000
 
 
 @pytest.mark.parametrize("n", ["1", "2", "4"])
