@@ -318,6 +318,25 @@ finish:
         Py_CLEAR(seat->greenlet);
 }
 
+/* At exit a GoExit strikes anywhere, so code that had just given a lock back, or was about
+   to take one, may do that twice: is exc such an accident? */
+static bool
+struck_at_exit(PyObject *exc)
+{
+    if (!atomic_load(&py_tls_m->stopping))
+        return false;
+    bool struck = false;
+    Py_INCREF(exc);
+    for (int i = 0; exc != NULL && !struck && i < 100; i++) {   /* it may be a ring */
+        PyObject *context = PyException_GetContext(exc);
+        Py_DECREF(exc);
+        exc = context;
+        struck = exc != NULL && PyErr_GivenExceptionMatches(exc, core->exc_goexit);
+    }
+    Py_XDECREF(exc);
+    return struck;
+}
+
 static RT_COLD void
 finish_failed(Goroutine *gp)
 {
@@ -333,6 +352,8 @@ finish_failed(Goroutine *gp)
     }
     else if (PyErr_GivenExceptionMatches(exc, core->exc_cancelled))
         gp->asked = true;       /* somebody wanted that */
+    else if (struck_at_exit(exc))
+        gp->asked = true;
     py_acquire(&gp->lock);
     PyObject *late = gp->outcome;
     gp->outcome = exc;

@@ -516,6 +516,45 @@ print("end")
 # --- threads --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("options", [[], DEV], ids=["plain", "dev"])
+def test_exit_strikes_a_goroutine_between_giving_a_lock_back_and_leaving(
+    options: list[str],
+) -> None:
+    """What that makes fail is no news; what else fails, is."""
+    done = run(
+        """
+        import threading
+        from runtime import *
+
+        gomaxprocs(2)
+        lock, ready = threading.Lock(), threading.Semaphore(0)
+
+        def twice():
+            lock.acquire()
+            try:
+                lock.release()
+                ready.release()
+                while True:
+                    pass
+            finally:
+                lock.release()
+
+        def fails():
+            raise ValueError("news")
+
+        go(twice)
+        ready.acquire()
+        go(fails)
+        while num_goroutine() > 2:
+            gosched()
+        """,
+        *options,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.count("Traceback") == 1
+    assert done.stderr.endswith("ValueError: news\n")
+
+
 def test_main_thread_ends_before_other_threads_which_go_on() -> None:
     done = run(
         """
