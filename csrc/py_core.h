@@ -187,6 +187,8 @@ typedef struct {
     PyObject *report_failure;   /* runtime._errors.report_failure */
     PyObject *may_deadlock;     /* runtime._errors.may_deadlock */
     PyObject *report_deadlock;  /* runtime._inspect.report_deadlock */
+    PyFrameObject *hook_under;  /* owned; while m0's scheduler calls one of the two: the frame of
+                                   the goroutine on whose stack it does, or NULL */
     PyObject *end_child;        /* runtime._errors.end_child */
     PyObject *nothing;          /* runtime._errors.nothing */
     _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */

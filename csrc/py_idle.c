@@ -83,9 +83,11 @@ others_quiet(const py_m *me, uint64_t *ticks)
 static PyObject *
 call_hook(PyObject *fn)
 {
+    core->hook_under = PyThreadState_GetFrame(PyThreadState_Get());
     PyObject *r = PyObject_CallNoArgs(fn);
     if (r == NULL)
         py_interrupt_main(py_take_exception());
+    Py_CLEAR(core->hook_under);
     return r;
 }
 

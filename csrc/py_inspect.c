@@ -167,6 +167,8 @@ top_frame(py_m *mp, const Goroutine *gp, PyFrameObject *here)
         if (mp->curg != NULL || mp->parking != gp)
             return NULL;
     }
+    if (mp->is_main && core->hook_under != NULL && mp->curg == NULL)
+        return (PyFrameObject *)Py_NewRef(core->hook_under);
     if (mp == py_tls_m)
         return (PyFrameObject *)Py_XNewRef(here);
     return PyThreadState_GetFrame(mp->tstate);

@@ -1192,6 +1192,36 @@ def test_dump_on_signal_does_not_hide_a_deadlock() -> None:
     assert "DeadlockError" in done.stderr
 
 
+def test_stacks_end_where_a_goroutine_waits_while_the_scheduler_looks_for_deadlocks() -> None:
+    """It does that on the stack of whoever was the last to wait."""
+    done = run(
+        """
+        import sys
+        from runtime import *
+
+        def profile(frame, event, arg):
+            if frame.f_code.co_name == "may_deadlock":
+                sys.setprofile(None)
+                print(stack(all=True), end="")
+
+        def wait():
+            Chan().recv()
+
+        sys.setprofile(profile)
+        try:
+            wait()
+        except DeadlockError:
+            pass
+        """
+    )
+    assert done.returncode == 0
+    assert re.fullmatch(
+        r"goroutine 1 \[chan receive\]:\n"
+        r"__main__.wait\(...\)\n.*\n__main__.<module>\(...\)\n.*\n",
+        done.stdout,
+    )
+
+
 def test_dump_while_stderr_is_being_written() -> None:
     """No "reentrant call" of the buffer the signal interrupts, nor a deadlock."""
     source = """
