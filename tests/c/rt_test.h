@@ -1,4 +1,4 @@
-/* rt_test.h - the C tests' whole framework: CHECK and RUN.
+/* rt_test.h - the C tests' whole framework: CHECK and RUN, and what several need.
  *
  * A test is `static void name(void)`, called from its file's main by RUN(name).
  * The first failing CHECK prints where and what on stderr and exits with 1; a
@@ -9,8 +9,10 @@
 #ifndef RT_TEST_H
 #define RT_TEST_H
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 /* The -cap4 configs call this at RT_YIELD_POINT(): now and then another thread runs. */
@@ -65,5 +67,24 @@ rt_test_yield(void)
         fflush(stdout);                                                      \
         fn();                                                                \
     } while (0)
+
+/* Memory for what has cache lines of its own. */
+static inline void *
+rt_test_zeroed(size_t size)
+{
+    void *p = aligned_alloc(64, (size + 63) / 64 * 64);
+    CHECK(p != NULL);
+    memset(p, 0, size);
+    return p;
+}
+
+static inline int
+rt_test_open_fds(void)
+{
+    int n = 0;
+    for (int fd = 0; fd < 256; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
 
 #endif

@@ -88,15 +88,6 @@ close_pair(int fd[2])
     close(fd[1]);
 }
 
-static int
-open_fds(void)
-{
-    int n = 0;
-    for (int fd = 0; fd < 256; fd++)
-        n += fcntl(fd, F_GETFD) >= 0;
-    return n;
-}
-
 static bool
 fd_is_open(int fd)
 {
@@ -118,16 +109,16 @@ static void
 open_is_close_on_exec_and_close_leaves_nothing(void)
 {
     bool before[256];
-    int count = open_fds();
+    int count = rt_test_open_fds();
     for (int fd = 0; fd < 256; fd++)
         before[fd] = fd_is_open(fd);
     setup();
-    CHECK(open_fds() > count);
+    CHECK(rt_test_open_fds() > count);
     for (int fd = 0; fd < 256; fd++)
         if (!before[fd] && fd_is_open(fd))
             CHECK(fcntl(fd, F_GETFD) & FD_CLOEXEC);
     teardown();
-    CHECK_EQ(open_fds(), count);
+    CHECK_EQ(rt_test_open_fds(), count);
 }
 
 static void
@@ -138,7 +129,7 @@ open_fails_cleanly_without_descriptors(void)
     int first_free = dup(0);
     CHECK(first_free >= 0);
     close(first_free);
-    int count = open_fds(), failures = 0;
+    int count = rt_test_open_fds(), failures = 0;
     /* Room for n descriptors, until that is enough. */
     for (int n = 0;; n++) {
         lim = old;
@@ -151,7 +142,7 @@ open_fails_cleanly_without_descriptors(void)
             break;
         CHECK_EQ(err, -EMFILE);
         CHECK(np == NULL);
-        CHECK_EQ(open_fds(), count);
+        CHECK_EQ(rt_test_open_fds(), count);
         failures++;
     }
     CHECK(failures >= 1);

@@ -68,19 +68,10 @@ fake_start(rt_sched *s, uint32_t id)
     return host.start_rc;
 }
 
-static void *
-zeroed(size_t size)
-{
-    void *p = aligned_alloc(64, (size + 63) / 64 * 64);
-    CHECK(p != NULL);
-    memset(p, 0, size);
-    return p;
-}
-
 static rt_p *
 new_p(uint32_t id)
 {
-    rt_p *pp = zeroed(sizeof(*pp));
+    rt_p *pp = rt_test_zeroed(sizeof(*pp));
     uint64_t bit = UINT64_C(1) << id % 64;      /* who starts an M has taken it */
     if (id < RT_MAX_P && atomic_fetch_and(&sched->idle[id / 64], ~bit) & bit)
         atomic_fetch_sub(&sched->nidle, 1);
@@ -94,7 +85,7 @@ static void
 setup(uint32_t n, uint32_t made)
 {
     memset(&host, 0, sizeof(host));
-    sched = zeroed(sizeof(*sched));
+    sched = rt_test_zeroed(sizeof(*sched));
     rt_sched_init(sched, rt_netpoll_default(),
                   (rt_host){.block = fake_block, .unpark = fake_unpark, .start = fake_start});
     nps = 0;
@@ -615,7 +606,7 @@ put_starts_one_m_at_a_time(void)
     CHECK_EQ(atomic_load(&sched->nidle), 2);
     CHECK(!is_idle(1) && is_idle(2) && is_idle(3));
     /* It finds some: now another may be started. */
-    rt_p *pp = zeroed(sizeof(*pp));
+    rt_p *pp = rt_test_zeroed(sizeof(*pp));
     CHECK_EQ(rt_p_init(pp, sched, 1, true), 0);
     ps[nps++] = pp;
     CHECK_EQ(find(pp), 0);
@@ -1030,15 +1021,6 @@ has_work_sees_each_source(void)
     teardown();
 }
 
-static int
-open_fds(void)
-{
-    int n = 0;
-    for (int fd = 0; fd < 256; fd++)
-        n += fcntl(fd, F_GETFD) >= 0;
-    return n;
-}
-
 static void
 after_fork_only_the_forking_p_is_left(void)
 {
@@ -1062,13 +1044,13 @@ after_fork_only_the_forking_p_is_left(void)
     atomic_store(&sched->nspinning, 2);
     atomic_store(&me->sleeping, RT_SLEEPING);
     rt_netpoll *one;
-    int count = open_fds();
+    int count = rt_test_open_fds();
     CHECK_EQ(sched->netpoll->open(&one), 0);
-    int each = open_fds() - count;
+    int each = rt_test_open_fds() - count;
     sched->netpoll->close(one);
 
     CHECK_EQ(rt_sched_after_fork(sched, me), 0);
-    CHECK_EQ(open_fds(), count - 2 * each);     /* the pollers of the other two are closed */
+    CHECK_EQ(rt_test_open_fds(), count - 2 * each);     /* the pollers of the other two are closed */
     CHECK_EQ(me->id, 0);
     CHECK_EQ(atomic_load(&me->mode), RT_P_OPEN);
     CHECK_EQ(atomic_load(&sched->nprocs), 3);
@@ -1122,7 +1104,7 @@ without_a_poller_there_is_no_p(void)
     const rt_netpoll_ops *real = sched->netpoll;
     ops.open = no_poller;
     sched->netpoll = &ops;
-    rt_p *pp = zeroed(sizeof(*pp));
+    rt_p *pp = rt_test_zeroed(sizeof(*pp));
     CHECK_EQ(rt_p_init(pp, sched, 0, false), -EMFILE);
     CHECK_EQ(atomic_load(&sched->nallp), 0);
     CHECK(atomic_load(&sched->by_id[0]) == NULL);

@@ -47,15 +47,6 @@ g_of(rt_g *gp)
     return (tg *)gp;
 }
 
-static void *
-zeroed(size_t size)
-{
-    void *p = aligned_alloc(64, (size + 63) / 64 * 64);
-    CHECK(p != NULL);
-    memset(p, 0, size);
-    return p;
-}
-
 typedef struct {
     rt_p p;                     /* first */
     pthread_t thread;
@@ -195,7 +186,7 @@ start_m(uint32_t id, bool spinning)
     if (w.quitting)
         err = -EAGAIN;
     else if (rt_p_by_id(&w.sched, id) == NULL) {
-        tm *mp = zeroed(sizeof(*mp));
+        tm *mp = rt_test_zeroed(sizeof(*mp));
         CHECK(pthread_create(&mp->thread, NULL, m_main, mp) == 0);
         CHECK_EQ(rt_p_init(&mp->p, &w.sched, id, spinning), 0);
         mp->ok = true;

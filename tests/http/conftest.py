@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 import pytest
 
 import runtime
+from programs import environment
 from runtime import http
 
 SAFETY = 60.0
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(__file__).parent / "scripts"
 
 
@@ -273,13 +273,11 @@ class Program(Address):
 
     def __init__(self, script: str, *args: str, **popen: Any) -> None:
         self._err = tempfile.TemporaryFile()  # noqa: SIM115
-        env = dict(os.environ)
-        env["PYTHONPATH"] = os.pathsep.join([*filter(None, [env.get("PYTHONPATH")]), str(ROOT)])
         self.proc = subprocess.Popen(
             [sys.executable, str(SCRIPTS / script), *args],
             stdout=subprocess.PIPE,
             stderr=self._err,
-            env=env,
+            env=environment(),
             **popen,
         )
         self.addr = self.read_line()

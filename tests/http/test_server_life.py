@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import runtime
+from programs import environment
 from runtime import http
 
 SAFETY = 60.0
@@ -94,7 +95,7 @@ def test_listen_and_serve_on_a_port_in_use_is_one_line_and_status_1(serve):
         capture_output=True,
         text=True,
         timeout=SAFETY,
-        env={**os.environ, "PYTHONPATH": str(SCRIPTS.parents[2])},
+        env=environment(),
     )
     assert p.returncode == 1
     assert p.stderr == f"gosched: cannot listen on {addr}: Address already in use\n"
@@ -596,7 +597,7 @@ assert signal.getsignal(signal.SIGINT) is before
         capture_output=True,
         text=True,
         timeout=SAFETY,
-        env={**os.environ, "PYTHONPATH": str(SCRIPTS.parents[2])},
+        env=environment(),
     )
     assert (p.returncode, p.stderr, p.stdout) == (0, "", "")
 
@@ -610,7 +611,7 @@ def test_listen_and_serve_is_over_after_a_signal():
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(SCRIPTS.parents[2])},
+        env=environment(),
     )
     while p.poll() is None:
         try:

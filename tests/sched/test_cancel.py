@@ -5,14 +5,8 @@ import threading
 import pytest
 
 import runtime
-from runtime import Cancelled, Chan, Goroutine, Mutex, WaitGroup, current, go, gosched, sleep
-
-
-def parked(g: Goroutine) -> Goroutine:
-    """g, once it waits for something."""
-    while g.state != "waiting":
-        gosched()
-    return g
+from runtime import Cancelled, Chan, Mutex, WaitGroup, current, go, gosched, sleep
+from waits import parked
 
 
 @pytest.mark.parametrize(

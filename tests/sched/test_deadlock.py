@@ -1,30 +1,10 @@
 """DeadlockError: only when no goroutine can ever run again."""
 
-import os
 import re
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import pytest
 
-import runtime
-
-ROOT = Path(runtime.__file__).resolve().parents[1]
-
-
-def run(source: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; the time limit is only a safety net."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(source)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-
+from programs import run
 
 REPORT = re.compile(r"fatal error: .* - deadlock!\n\n(?:goroutine .*:\n(?:.+\n)*\n)+")
 

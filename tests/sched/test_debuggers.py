@@ -12,7 +12,6 @@ import inspect
 import io
 import json
 import linecache
-import os
 import pstats
 import signal
 import subprocess
@@ -30,9 +29,9 @@ import greenlet
 import pytest
 
 import runtime
+from programs import environment
 from runtime import Chan, Mutex, WaitGroup, current, go, gosched, sleep
 
-ROOT = Path(runtime.__file__).resolve().parents[1]
 # A thread's tracer sees the goroutines that this thread runs: here all but those on_another_m().
 pytestmark = pytest.mark.usefixtures("one_p")
 NEW_IN_3_12 = pytest.mark.skipif(sys.version_info < (3, 12), reason="new in Python 3.12")
@@ -49,14 +48,13 @@ def tools() -> Iterator[None]:
 
 def run(*args: str | Path, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
     """Run Python to its end; the time limit is only a safety net."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, *map(str, args)],
         input=stdin,
         capture_output=True,
         text=True,
         timeout=60,
-        env=os.environ | {"PYTHONPATH": path, "GOMAXPROCS": "1"} | env,
+        env=environment(**{"GOMAXPROCS": "1"} | env),
     )
 
 
@@ -1255,13 +1253,12 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
         [sys.executable, "-c", HANGS + source],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": path},
+        env=environment(),
     ) as child:
         assert child.stdout is not None and child.stderr is not None
         try:

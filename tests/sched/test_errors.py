@@ -1,31 +1,13 @@
 """Failures are never lost: join() raises them, or runtime.excepthook reports them."""
 
-import os
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import runtime
+from programs import run
 from runtime import Chan, Goroutine, current, go, gosched
-
-ROOT = Path(runtime.__file__).resolve().parents[1]
-
-
-def run(source: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; the time limit is only a safety net."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(source)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": path},
-    )
 
 
 class Failure(Exception):

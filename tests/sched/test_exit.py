@@ -3,31 +3,12 @@
 Handlers of atexit may use the runtime, all of it, whenever they were registered.
 """
 
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
-import runtime
-
-ROOT = Path(runtime.__file__).resolve().parents[1]
-
-
-def run(source: str | Path, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; the time limit is only a safety net."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    program = ["-c", textwrap.dedent(source)] if isinstance(source, str) else [str(source)]
-    return subprocess.run(
-        [sys.executable, *options, *program],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | {"PYTHONPATH": path} | env,
-    )
-
+from programs import run
 
 DEV = ["-X", "dev", "-W", "error"]
 

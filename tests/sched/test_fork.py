@@ -6,14 +6,12 @@ import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
 import runtime
+from programs import environment
 from runtime import net
-
-ROOT = Path(runtime.__file__).resolve().parents[1]
 
 PRELUDE = """
 import atexit, os, signal, sys, threading
@@ -79,14 +77,14 @@ GOROUTINES = ["goroutine", "goroutine on another M"]
 
 def run(source: str) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; the time limit is only a safety net."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    env = environment()
+    env.pop("PYTHONUNBUFFERED", None)
     return subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", source],
         capture_output=True,
         text=True,
         timeout=60,
-        env=env | {"PYTHONPATH": path},
+        env=env,
     )
 
 

@@ -1,34 +1,16 @@
 """Programs that use greenlet themselves, properly or not: the scheduler stays intact."""
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 from typing import Any
 
 import greenlet
 import pytest
 
-import runtime
+from programs import run
 from runtime import Chan, current, go, gosched, num_goroutine, sleep
 
 # The order in which one P runs things, or greenlets of the calling thread.
 pytestmark = pytest.mark.usefixtures("one_p")
 
-ROOT = Path(runtime.__file__).resolve().parents[1]
-
-
-def run(source: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; the time limit is only a safety net."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(source)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": path},
-    )
 
 
 def settle() -> None:

@@ -7,19 +7,17 @@ import random
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import runtime
+from programs import environment, run
 from runtime import (
     Cancelled,
     Chan,
@@ -35,32 +33,7 @@ from runtime import (
     num_goroutine,
     sleep,
 )
-
-ROOT = Path(runtime.__file__).resolve().parents[1]
-
-
-def run(source: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; the time limit is only a safety net."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(source)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-
-
-def until(condition: Callable[[], Any]) -> None:
-    """Return once the condition holds; other goroutines and threads run meanwhile."""
-    while not condition():
-        sleep(0.0005)
-
-
-def parked(g: Goroutine[Any]) -> Goroutine[Any]:
-    """g, once it waits for something."""
-    until(lambda: g.state == "waiting")
-    return g
+from waits import parked, until
 
 
 def for_ever() -> None:
@@ -1172,7 +1145,6 @@ def test_deadlock_of_goroutines_that_cannot_be_cancelled() -> None:
 
 @pytest.mark.parametrize("where", ["block", "end", "child"])
 def test_ctrl_c_cancels_the_group(where: str) -> None:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     source = f"""
 import os
 from runtime import *
@@ -1209,7 +1181,7 @@ sleep(0)
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": path},
+        env=environment(),
     ) as child:
         assert child.stdout is not None
         try:

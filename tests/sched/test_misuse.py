@@ -1,17 +1,15 @@
 """Waiting where that is impossible: a clear error, and nothing is broken afterwards."""
 
-import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
 import runtime
+from programs import environment
 from runtime import current, go
 
-ROOT = Path(runtime.__file__).resolve().parents[1]
 PRELUDE = """
 import contextlib, os, signal, threading
 import runtime
@@ -29,8 +27,7 @@ def attempt(fn):
 
 def run_checked(source: str, *options: str, check: str | None = "1") -> list[str]:
     """The lines that a program prints when waits are checked."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    env = os.environ | {"PYTHONPATH": path}
+    env = environment()
     env.pop("GOSCHED_CHECK_WAITS", None)
     if check is not None:
         env["GOSCHED_CHECK_WAITS"] = check

@@ -9,37 +9,24 @@ import contextlib
 import gc
 import io
 import itertools
-import os
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal, localcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import runtime
+import programs
 from runtime import Cancelled, Chan, Mutex, current, go, gosched, net, nopreempt, sleep, stats
-
-ROOT = Path(runtime.__file__).resolve().parents[1]
 
 pytestmark = pytest.mark.usefixtures("one_p")
 
-
-def run(source: str, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; the time limit is only a safety net."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(source)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": path, "GOMAXPROCS": "1"} | env,
-    )
+run = partial(programs.run, GOMAXPROCS="1")
 
 
 def on_main(fn: Callable[..., Any], *args: Any) -> Any:
@@ -1086,13 +1073,12 @@ def threads(pid: int) -> dict[str, list[str]]:
 
 @pytest.mark.skipif(not Path("/proc/self/syscall").exists(), reason="needs Linux's /proc")
 def test_idle_program_is_not_woken_by_sysmon() -> None:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     source = "import sys\nfrom runtime import *\ngo(int).join()\nprint('ready', flush=True)\n"
     source += "go(sleep, 1000).join()\n"
     with subprocess.Popen(
         [sys.executable, "-c", source],
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": path, "GOMAXPROCS": "1"},
+        env=programs.environment(GOMAXPROCS="1"),
     ) as program:
         try:
             assert program.stdout is not None

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 import runtime
+from programs import environment
 from runtime import Chan, go, gosched
-
-ROOT = Path(runtime.__file__).resolve().parents[1]
 
 
 def in_main(fn: Callable[..., Any], *args: Any) -> Any:
@@ -47,8 +46,7 @@ def script(tmp_path: Path, source: str, *options: str) -> subprocess.CompletedPr
         capture_output=True,
         text=True,
         timeout=60,  # only a safety net
-        env=os.environ
-        | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        env=environment(),
     )
 
 

@@ -1,21 +1,15 @@
 """Several Ps: GOMAXPROCS, stealing, the spare P, locked threads."""
 
-import os
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 import runtime
+from programs import run
 from runtime import Cancelled, Chan, Mutex, WaitGroup, current, go, goroutines, gosched, sleep
-
-ROOT = Path(runtime.__file__).resolve().parents[1]
 
 
 @pytest.fixture(params=[2, 4])
@@ -23,17 +17,6 @@ def procs(request: pytest.FixtureRequest) -> Iterator[int]:
     before = runtime.gomaxprocs(request.param)
     yield request.param
     runtime.gomaxprocs(before)
-
-
-def run(source: str, **env: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(source)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": path} | env,
-    )
 
 
 def test_gomaxprocs_returns_the_previous_setting() -> None:
@@ -278,35 +261,26 @@ def test_deadlock_is_found_with_any_number_of_ps(n: str) -> None:
 
 @pytest.mark.parametrize("options", [[], ["-X", "dev"]], ids=["plain", "dev"])
 def test_exit_while_several_ms_compute_park_and_sleep(options: list[str]) -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            *options,
-            "-c",
-            textwrap.dedent(
-                """
-                import threading
-                from runtime import *
+    done = run(
+        """
+        import threading
+        from runtime import *
 
-                together = threading.Barrier(4)
+        together = threading.Barrier(4)
 
-                def spin():
-                    together.wait()
-                    while True:
-                        pass
+        def spin():
+            together.wait()
+            while True:
+                pass
 
-                for _ in range(1000):
-                    go(Chan().recv)
-                    go(sleep, 1000)
-                spinners = [go(spin) for _ in range(3)]
-                together.wait()
-                print("end")
-                """
-            ),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "GOMAXPROCS": "4"},
+        for _ in range(1000):
+            go(Chan().recv)
+            go(sleep, 1000)
+        spinners = [go(spin) for _ in range(3)]
+        together.wait()
+        print("end")
+        """,
+        *options,
+        GOMAXPROCS="4",
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")

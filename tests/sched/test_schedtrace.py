@@ -1,17 +1,13 @@
 """GOSCHED_TRACE: a line about the scheduler every so many milliseconds, as in Go."""
 
-import os
 import re
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
-import runtime
-
-ROOT = Path(runtime.__file__).resolve().parents[1]
+from programs import environment
 
 SUMMARY = re.compile(
     r"SCHED \d+ms: gomaxprocs=\d+ idleprocs=\d+ threads=\d+ spinningthreads=\d+ idlethreads=\d+ "
@@ -39,14 +35,13 @@ print("end")
 
 
 def start(source: str, **env: str) -> "subprocess.Popen[str]":
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(source)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": path, "GOMAXPROCS": "1"} | env,
+        env=environment(**{"GOMAXPROCS": "1"} | env),
     )
 
 

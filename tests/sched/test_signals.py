@@ -4,7 +4,6 @@ The programs tell by a line on their standard output when the signal may come.  
 written by a goroutine that runs because main is parked already.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import runtime
-
-ROOT = Path(runtime.__file__).resolve().parents[1]
+from programs import environment
 
 PRELUDE = """
 import os, signal, sys, threading
@@ -40,7 +37,6 @@ def wait_until_asleep(pid: int) -> None:
 
 def run(source: str, *signals: int, asleep: bool = False) -> tuple[int, str, str]:
     """Run a program; send one of the signals for each line "ready" it prints."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     lines = []
     with subprocess.Popen(
         [sys.executable, "-c", PRELUDE + textwrap.dedent(source)],
@@ -48,7 +44,7 @@ def run(source: str, *signals: int, asleep: bool = False) -> tuple[int, str, str
         stderr=subprocess.PIPE,
         text=True,
         # Some of these handlers wait.
-        env=os.environ | {"PYTHONPATH": path, "GOSCHED_CHECK_WAITS": "0"},
+        env=environment(GOSCHED_CHECK_WAITS="0"),
     ) as child:
         assert child.stdout is not None
         try:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import runtime
+from programs import environment
 
-ROOT = Path(runtime.__file__).resolve().parents[1]
 SOAK = Path(__file__).with_name("soak.py")
 
 
@@ -19,7 +18,7 @@ def soak(seconds: float, seed: int) -> None:
         capture_output=True,
         text=True,
         timeout=seconds * 3 + 600,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "GOSCHED_STALL_MS": "0"},
+        env=environment(GOSCHED_STALL_MS="0"),
     )
     assert (done.returncode, done.stderr) == (0, ""), f"seed {seed}\n{done.stdout}"
     print(done.stdout, end="")

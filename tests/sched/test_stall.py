@@ -1,6 +1,5 @@
 """Stall reports: who keeps others waiting in a call, and where."""
 
-import os
 import re
 import subprocess
 import sys
@@ -9,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import runtime
-
-ROOT = Path(runtime.__file__).resolve().parents[1]
+import programs
 
 # On the spare P, so that no other P can take what waits.
 PRELUDE = """
@@ -45,16 +42,11 @@ def program(source: str) -> list[str]:
     return [sys.executable, "-c", PRELUDE + textwrap.dedent(source)]
 
 
-def environment(**env: str) -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return os.environ | {"PYTHONPATH": path, "GOMAXPROCS": "1", "GOSCHED_STALL_MS": "20"} | env
+SETTINGS = {"GOMAXPROCS": "1", "GOSCHED_STALL_MS": "20"}
 
 
 def run(source: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; the time limit is only a safety net."""
-    return subprocess.run(
-        program(source), capture_output=True, text=True, timeout=120, env=environment(**env)
-    )
+    return programs.run(PRELUDE + textwrap.dedent(source), **SETTINGS | env)
 
 
 def run_until_reported(source: str) -> tuple[str, str]:
@@ -68,7 +60,7 @@ def run_until_reported(source: str) -> tuple[str, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(),
+        env=programs.environment(**SETTINGS),
     ) as child:
         try:
             assert child.stderr is not None

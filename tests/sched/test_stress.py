@@ -10,16 +10,14 @@ from pathlib import Path
 
 import pytest
 
-import runtime
+from programs import environment
 
-ROOT = Path(runtime.__file__).resolve().parents[1]
 SCRIPT = Path(__file__).with_name("scripts") / "stress.py"
 SEEDS = int(os.environ.get("GOSCHED_STRESS_SEEDS", "120"))
 
 
 @pytest.mark.parametrize("dev", [False, True], ids=["plain", "dev"])
 def test_random_programs_keep_the_rules(dev: bool) -> None:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     first = 1_000_000 * dev
     batch = 60
     for seed in range(first, first + SEEDS, batch):
@@ -28,6 +26,6 @@ def test_random_programs_keep_the_rules(dev: bool) -> None:
             capture_output=True,
             text=True,
             timeout=600,
-            env=os.environ | {"PYTHONPATH": path},
+            env=environment(),
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")

@@ -1,34 +1,16 @@
 """Threads that are not the runtime's: they spawn, join, send, receive, lock and wait."""
 
 import contextvars
-import os
-import subprocess
-import sys
-import textwrap
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import runtime
+from programs import run
 from runtime import Chan, ChanClosed, Goroutine, Mutex, WaitGroup, current, go, gosched, sleep
-
-ROOT = Path(runtime.__file__).resolve().parents[1]
-
-
-def run(source: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; the time limit is only a safety net."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(source)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": path},
-    )
 
 
 class Thread(threading.Thread):
