@@ -42,15 +42,15 @@
 #include "py_frames.h"
 
 int
-py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *thread_locks,
-              PyObject *raw_io, PyObject *generator_cm, PyObject *exit_stack,
-              const char *resumes, Py_ssize_t nresumes)
+py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *exempt,
+              PyObject *thread_locks, PyObject *raw_io, PyObject *generator_cm,
+              PyObject *exit_stack, const char *resumes, Py_ssize_t nresumes)
 {
     if (!PyFrozenSet_CheckExact(files) || !PyFrozenSet_CheckExact(functions)
-        || !PyTuple_CheckExact(thread_locks) || !PyType_Check(raw_io)
-        || !PyType_Check(generator_cm) || !PyType_Check(exit_stack)) {
+        || !PyDict_CheckExact(exempt) || !PyTuple_CheckExact(thread_locks)
+        || !PyType_Check(raw_io) || !PyType_Check(generator_cm) || !PyType_Check(exit_stack)) {
         PyErr_SetString(PyExc_TypeError,
-                        "expected two frozensets, a tuple of types and three types");
+                        "expected two frozensets, a dict, a tuple of types and three types");
         return -1;
     }
     z->acquire = PyUnicode_InternFromString("acquire");
@@ -63,6 +63,7 @@ py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *threa
         return -1;
     z->files = Py_NewRef(files);
     z->functions = Py_NewRef(functions);
+    z->exempt = Py_NewRef(exempt);
     z->thread_locks = Py_NewRef(thread_locks);
     z->raw_io = (PyTypeObject *)Py_NewRef(raw_io);
     z->generator_cm = (PyTypeObject *)Py_NewRef(generator_cm);
@@ -93,18 +94,30 @@ py_between_instructions(const py_zones *z, PyThreadState *ts)
     return between;
 }
 
-/* Of the whole function, by its file or by itself? */
-static bool
-code_in_zone(const py_zones *z, PyCodeObject *code)
+enum zone {
+    ZONE_NONE,
+    ZONE_LOCKS,                 /* it may hold a lock anywhere */
+    ZONE_BOTTOM                 /* it never returns, so what its callers hold is nobody's */
+};
+
+/* What is said of a function, by its file or by itself? */
+static enum zone
+zone_of(const py_zones *z, PyCodeObject *code)
 {
-    if (PySet_Contains(z->files, code->co_filename) == 1)
-        return true;
-    if (PySet_GET_SIZE(z->functions) == 0)
-        return false;
+    bool file = PySet_Contains(z->files, code->co_filename) == 1;
+    if (!file && PySet_GET_SIZE(z->functions) == 0)
+        return ZONE_NONE;
     PyObject *key = PyTuple_Pack(2, code->co_filename, code->co_qualname);
-    bool in = key != NULL && PySet_Contains(z->functions, key) == 1;
-    Py_XDECREF(key);
-    return in;
+    if (key == NULL)
+        return ZONE_LOCKS;
+    enum zone zone = file ? ZONE_LOCKS : ZONE_NONE;
+    PyObject *bottom = file ? PyDict_GetItemWithError(z->exempt, key) : NULL;
+    if (bottom != NULL)
+        zone = bottom == Py_True ? ZONE_BOTTOM : ZONE_NONE;
+    else if (!file && PySet_Contains(z->functions, key) == 1)
+        zone = ZONE_LOCKS;
+    Py_DECREF(key);
+    return zone;
 }
 
 /* Has o an attribute of this name?  Runs no Python: what its type does not have is looked
@@ -436,8 +449,11 @@ frames_pinned(const py_zones *z, PyThreadState *ts)
     for (iframe *f = python_frame(top_frame(ts)), *outer; f != NULL; f = outer) {
         outer = python_frame(f->previous);
         PyCodeObject *code = frame_code(f);
-        if (code_in_zone(z, code))
+        enum zone zone = zone_of(z, code);
+        if (zone == ZONE_LOCKS)
             return "code that holds locks of its thread";
+        if (zone == ZONE_BOTTOM)
+            return NULL;
         if (in_lock_block(&any, f, MAX_LEVELS))
             return "a lock of its thread";
         PyObject *self = code->co_argcount > 0 ? frame_arg(f, 0) : NULL;
@@ -458,6 +474,8 @@ py_frames_check_wait(const py_zones *z, PyThreadState *ts, const char *what)
     for (iframe *f = python_frame(top_frame(ts)), *outer; f != NULL; f = outer) {
         outer = python_frame(f->previous);
         PyCodeObject *code = frame_code(f);
+        if (zone_of(z, code) == ZONE_BOTTOM)
+            return 0;
         bool held = in_lock_block(&known, f, MAX_LEVELS);
         PyErr_Clear();
         if (!held && !is_signal_handler(f, outer))

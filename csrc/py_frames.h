@@ -10,6 +10,8 @@
 typedef struct {
     PyObject *files;            /* owned frozenset: their code objects' co_filename */
     PyObject *functions;        /* owned frozenset of (co_filename, co_qualname) */
+    PyObject *exempt;           /* owned dict: functions in these files that hold nothing while
+                                   they call others; True: nor matters who has called them */
     PyObject *thread_locks;     /* owned tuple of types: threading's locks */
     PyTypeObject *raw_io;       /* owned: io.RawIOBase, as C code sees it */
     PyTypeObject *generator_cm; /* owned: contextlib._GeneratorContextManager */
@@ -19,9 +21,9 @@ typedef struct {
 } py_zones;
 
 /* -1 with an exception set. */
-int py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *thread_locks,
-                  PyObject *raw_io, PyObject *generator_cm, PyObject *exit_stack,
-                  const char *resumes, Py_ssize_t nresumes);
+int py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *exempt,
+                  PyObject *thread_locks, PyObject *raw_io, PyObject *generator_cm,
+                  PyObject *exit_stack, const char *resumes, Py_ssize_t nresumes);
 
 /* Does the eval loop itself run signal handlers now, between two instructions?  It
    does so also after calls, but there it cannot be told from C code that looks for

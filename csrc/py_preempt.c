@@ -539,14 +539,15 @@ m_nopreempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 m_set_preempt(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *files, *functions, *thread_locks, *raw_io, *generator_cm, *exit_stack, *report;
+    PyObject *files, *functions, *exempt, *thread_locks, *raw_io, *generator_cm, *exit_stack;
+    PyObject *report;
     const char *resumes;
     Py_ssize_t n;
-    if (!PyArg_ParseTuple(args, "OOOOOOy#O:_set_preempt", &files, &functions,
+    if (!PyArg_ParseTuple(args, "OOOOOOOy#O:_set_preempt", &files, &functions, &exempt,
                           &thread_locks, &raw_io, &generator_cm, &exit_stack, &resumes, &n,
                           &report))
         return NULL;
-    if (py_zones_init(&PRE->zones, files, functions, thread_locks, raw_io, generator_cm,
+    if (py_zones_init(&PRE->zones, files, functions, exempt, thread_locks, raw_io, generator_cm,
                       exit_stack, resumes, n) < 0)
         return NULL;
     PRE->report = Py_NewRef(report);

@@ -134,6 +134,7 @@ def _set_hooks(
 def _set_preempt(
     files: frozenset[str],
     functions: frozenset[tuple[str, str]],
+    exempt: dict[tuple[str, str], bool],
     thread_locks: tuple[type, ...],
     raw_io: type,
     generator_cm: type,

@@ -59,6 +59,27 @@ def _functions() -> frozenset[tuple[str, str]]:
     return frozenset([(os.path.join(stdlib, "functools.py"), "cached_property.__get__")])
 
 
+def _exempt() -> dict[tuple[str, str], bool]:
+    """Functions of `_files` that hold nothing while they call the program's.
+
+    True: a process begins there.  What its callers hold, in the copy that a forked one has of the
+    stack, is held for good.
+    """
+    stdlib = os.path.dirname(threading.__file__)
+    names = {
+        "multiprocessing/process": {"BaseProcess._bootstrap": True, "BaseProcess.run": False},
+        "multiprocessing/pool": dict.fromkeys(("worker", "mapstar", "starmapstar"), False),
+        "concurrent/futures/process": dict.fromkeys(
+            ("_process_worker", "_process_chunk", "_process_chunk.<locals>.<listcomp>"), False
+        ),
+    }
+    return {
+        (os.path.join(stdlib, *name.split("/")) + ".py", function): bottom
+        for name, functions in names.items()
+        for function, bottom in functions.items()
+    }
+
+
 _THREAD_LOCKS = (
     type(threading.Lock()),
     type(threading.RLock()),
@@ -122,6 +143,7 @@ def install() -> None:
     _core._set_preempt(
         _files(),
         _functions(),
+        _exempt(),
         _THREAD_LOCKS,
         io.RawIOBase.__mro__[1],
         contextlib._GeneratorContextManager,

@@ -197,9 +197,10 @@ def test_no_deadlock_when_the_program_has_a_signal_handler() -> None:
         signal.signal(signal.SIGUSR1, lambda *a: ch.try_send("signal"))
         # The signal comes from a process that waits until this one sleeps.
         code = '''if True:
-            import os, signal, sys
+            import os, pathlib, signal, sys
             pid = int(sys.argv[1])
-            while open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "S":
+            stat = pathlib.Path(f"/proc/{pid}/stat")
+            while stat.read_text().rpartition(")")[2].split()[0] != "S":
                 pass
             os.kill(pid, signal.SIGUSR1)
         '''

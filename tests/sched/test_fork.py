@@ -79,8 +79,9 @@ def run(source: str) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; the time limit is only a safety net."""
     env = environment()
     env.pop("PYTHONUNBUFFERED", None)
+    warnings = ["-W", "ignore::DeprecationWarning", "-W", "ignore::ResourceWarning"]
     return subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", source],
+        [sys.executable, *warnings, "-c", source],
         capture_output=True,
         text=True,
         timeout=60,

@@ -28,7 +28,8 @@ def attempt(fn):
 def run_checked(source: str, *options: str, check: str | None = "1") -> list[str]:
     """The lines that a program prints when waits are checked."""
     env = environment()
-    env.pop("GOSCHED_CHECK_WAITS", None)
+    for name in ("GOSCHED_CHECK_WAITS", "PYTHONDEVMODE"):
+        env.pop(name, None)
     if check is not None:
         env["GOSCHED_CHECK_WAITS"] = check
     done = subprocess.run(

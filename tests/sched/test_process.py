@@ -196,6 +196,37 @@ if __name__ == "__main__":
     assert (done.stdout, done.stderr, done.returncode) == (one * 2, "", 0)
 
 
+def test_functions_in_children_are_preempted(program: str, tmp_path: Path) -> None:
+    """Whatever has started the child, or calls the function there, may hold locks."""
+    done = script(
+        tmp_path,
+        program
+        + """
+def compute(n=1):
+    seen = []
+    go(seen.append, n)
+    while not seen:
+        pass
+    return seen[0]
+
+def main():
+    process = context().Process(target=compute)
+    process.start()
+    process.join()
+    print("process", process.exitcode)
+    with context().Pool(1) as pool:
+        print("pool", pool.apply(compute), pool.map(compute, [2, 3]))
+    with ProcessPoolExecutor(1, mp_context=context()) as executor:
+        print("executor", executor.submit(compute).result(), list(executor.map(compute, [2, 3])))
+
+if __name__ == "__main__":
+    go(main).join()
+""",
+    )
+    wanted = "process 0\npool 1 [2, 3]\nexecutor 1 [2, 3]\n"
+    assert (done.stdout, done.stderr, done.returncode) == (wanted, "", 0)
+
+
 def test_multiprocessing_child_of_a_child(program: str, tmp_path: Path) -> None:
     done = script(
         tmp_path,

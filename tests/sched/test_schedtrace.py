@@ -45,13 +45,16 @@ def start(source: str, **env: str) -> "subprocess.Popen[str]":
     )
 
 
-def trace(source: str, setting: str, wanted: int, **env: str) -> list[str]:
-    """The lines on standard error until `wanted` summaries have come; then the program ends."""
+def trace(source: str, setting: str, wanted: int, last: str = "", **env: str) -> list[str]:
+    """The lines on standard error until `wanted` summaries that end so have come.
+
+    Then the program ends.
+    """
     with start(source, GOSCHED_TRACE=setting, **env) as child:
         try:
             assert child.stderr is not None
             lines: list[str] = []
-            while sum(line.startswith("SCHED ") for line in lines) < wanted:
+            while sum(line.startswith("SCHED ") and line.endswith(last) for line in lines) < wanted:
                 line = child.stderr.readline()
                 assert line, "the program has ended"
                 lines.append(line.rstrip("\n"))
@@ -86,9 +89,10 @@ def test_summary_counts_goroutines_that_wait_for_their_turn() -> None:
         print("end")
         """,
         "schedtrace=10",
-        10,
+        1,
+        last="[4]",
     )
-    assert any(line.endswith("[4]") for line in lines)
+    assert SUMMARY.fullmatch(lines[-1])
 
 
 def test_detail_adds_ps_ms_and_gs() -> None:

@@ -543,6 +543,7 @@ def test_sigint_in_c_code_that_holds_a_lock_does_not_leave_it_half_way() -> None
         file.flush()
         g.join()
         drain.join()
+        file.close()
         print(bytes(got[full:]))
         """
     )
