@@ -407,8 +407,8 @@ def test_fork_child_gets_deadlock_error(place: str) -> None:
 @pytest.mark.parametrize("place", KINDS)
 def test_fork_child_gets_keyboard_interrupt(place: str) -> None:
     child = """
-        go(lambda: (gosched(), os.kill(os.getpid(), signal.SIGINT), sleep(1000)))
         try:
+            go(lambda: (gosched(), os.kill(os.getpid(), signal.SIGINT), sleep(1000)))
             sleep(1000)
         except KeyboardInterrupt:
             say("interrupted while parked")
