@@ -12,20 +12,10 @@
  * The *_now functions are called with the channel's lock held and leave it to the
  * caller to ready, once it has let go, the waiter they have served.
  */
-#include "py_core.h"
+#include "py_chan.h"
+#include "py_wait.h"
 
 #include <structmember.h>
-
-typedef struct {
-    PyObject_HEAD
-    py_lock lock;               /* guards all of the following but weakrefs */
-    py_waitq recvq, sendq;
-    PyObject **buf;             /* owned ring of owned values, `capacity` long */
-    Py_ssize_t capacity, len, head;
-    bool closed;
-    uint8_t reason;             /* PY_WAIT_*: what its receivers wait for */
-    PyObject *weakrefs;
-} Chan;
 
 static void
 buf_push(Chan *ch, PyObject *value)
@@ -89,13 +79,11 @@ try_send(Chan *ch, PyObject *value)
 }
 
 static int
-send_slow(Chan *ch, PyObject *value, PyObject *timeout)
+send_slow(Chan *ch, PyObject *value, const py_limits *limits)
 {
-    int64_t deadline;
-    if (py_deadline(timeout, &deadline) < 0)
-        return -1;
+    py_wait wait;
     Goroutine *gp = py_current("Chan.send()");
-    if (gp == NULL)
+    if (gp == NULL || py_wait_begin(&wait, limits) < 0)
         return -1;
     py_waiter *w = &gp->seat->waiter, *served;
     rt_g_arm(&gp->g);
@@ -110,11 +98,13 @@ send_slow(Chan *ch, PyObject *value, PyObject *timeout)
         if (served != NULL)
             py_ready(served->g, true);
         py_stay(gp);
+        py_wait_end(&wait);
         if (r < 0)
             raise_closed("send on a closed channel");
         return r;
     }
-    uint32_t why = py_park(gp, PY_WAIT_CHAN_SEND, deadline);
+    uint32_t why = py_wait_park(gp, PY_WAIT_CHAN_SEND, &wait);
+    py_wait_end(&wait);
     if (RT_LIKELY(why == RT_WAKE_READY))
         return 0;
     py_acquire(&ch->lock);
@@ -166,13 +156,11 @@ try_recv(Chan *ch, PyObject **out)
 
 /* As try_recv(), but waits; -2 with an exception set. */
 static int
-recv_slow(Chan *ch, PyObject *timeout, PyObject **out)
+recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
 {
-    int64_t deadline;
-    if (py_deadline(timeout, &deadline) < 0)
-        return -2;
+    py_wait wait;
     Goroutine *gp = py_current("Chan.recv()");
-    if (gp == NULL)
+    if (gp == NULL || py_wait_begin(&wait, limits) < 0)
         return -2;
     py_waiter *w = &gp->seat->waiter, *served;
     rt_g_arm(&gp->g);
@@ -185,9 +173,11 @@ recv_slow(Chan *ch, PyObject *timeout, PyObject **out)
         if (served != NULL)
             py_ready(served->g, false);
         py_stay(gp);
+        py_wait_end(&wait);
         return r;
     }
-    uint32_t why = py_park(gp, ch->reason, deadline);
+    uint32_t why = py_wait_park(gp, ch->reason, &wait);
+    py_wait_end(&wait);
     if (RT_LIKELY(why == RT_WAKE_READY)) {
         *out = w->value;
         w->value = NULL;
@@ -205,31 +195,16 @@ recv_slow(Chan *ch, PyObject *timeout, PyObject **out)
 
 /* ---- methods ---- */
 
-/* The optional timeout after npos positional arguments; NULL with TypeError set. */
-static PyObject *
-timeout_arg(const char *usage, Py_ssize_t npos, PyObject *const *args, Py_ssize_t nargs,
-            PyObject *kwnames)
-{
-    Py_ssize_t nkw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
-    if (RT_LIKELY(nargs == npos && nkw == 0))
-        return Py_None;
-    if (nargs >= npos && nargs + nkw == npos + 1
-        && (nkw == 0
-            || PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "timeout") == 0))
-        return args[npos];
-    PyErr_Format(PyExc_TypeError, "wrong arguments: %s", usage);
-    return NULL;
-}
-
 static PyObject *
 chan_send(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *timeout = timeout_arg("send(value, timeout=None)", 1, args, nargs, kwnames);
-    if (RT_UNLIKELY(timeout == NULL))
+    py_limits limits;
+    if (RT_UNLIKELY(py_limits_parse(&limits, "send(value, " PY_LIMITS_USAGE ")", 1, args, nargs,
+                                    kwnames) < 0))
         return NULL;
     int r = try_send(ch, args[0]);
     if (r == 0)
-        r = send_slow(ch, args[0], timeout);
+        r = send_slow(ch, args[0], &limits);
     if (r < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -238,12 +213,14 @@ chan_send(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 static PyObject *
 chan_recv(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *value, *timeout = timeout_arg("recv(timeout=None)", 0, args, nargs, kwnames);
-    if (RT_UNLIKELY(timeout == NULL))
+    PyObject *value;
+    py_limits limits;
+    if (RT_UNLIKELY(py_limits_parse(&limits, "recv(" PY_LIMITS_USAGE ")", 0, args, nargs,
+                                    kwnames) < 0))
         return NULL;
     int r = try_recv(ch, &value);
     if (r == 0)
-        r = recv_slow(ch, timeout, &value);
+        r = recv_slow(ch, &limits, &value);
     if (RT_LIKELY(r > 0))
         return value;
     return r == -1 ? raise_closed("receive on a closed channel that is drained") : NULL;
@@ -252,12 +229,14 @@ chan_recv(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 static PyObject *
 chan_recv_ok(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *value, *timeout = timeout_arg("recv_ok(timeout=None)", 0, args, nargs, kwnames);
-    if (timeout == NULL)
+    PyObject *value;
+    py_limits limits;
+    if (RT_UNLIKELY(py_limits_parse(&limits, "recv_ok(" PY_LIMITS_USAGE ")", 0, args, nargs,
+                                    kwnames) < 0))
         return NULL;
     int r = try_recv(ch, &value);
     if (r == 0)
-        r = recv_slow(ch, timeout, &value);
+        r = recv_slow(ch, &limits, &value);
     if (r > 0)
         return Py_BuildValue("(NO)", value, Py_True);
     return r == -1 ? Py_BuildValue("(OO)", Py_None, Py_False) : NULL;
@@ -319,7 +298,7 @@ chan_next(Chan *ch)
     PyObject *value;
     int r = try_recv(ch, &value);
     if (r == 0)
-        r = recv_slow(ch, Py_None, &value);
+        r = recv_slow(ch, &PY_NO_LIMITS, &value);
     return r > 0 ? value : NULL;        /* closed: StopIteration without an exception */
 }
 
@@ -418,18 +397,19 @@ chan_dealloc(Chan *ch)
 
 static PyMethodDef chan_methods[] = {
     {"send", FASTKW(chan_send),
-     "send($self, value, /, timeout=None)\n--\n\n"
+     "send($self, value, /, timeout=None, *, ctx=None)\n--\n\n"
      "Send value, waiting until a receiver takes it or the buffer has room.\n\n"
-     "Raises ChanClosed, or TimeoutError after timeout seconds; then nothing was sent.\n\n"
+     "Raises ChanClosed, TimeoutError after timeout seconds, or ctx.err() when the context\n"
+     "ctx ends; then nothing was sent.\n\n"
      "Go: ch <- value."},
     {"recv", FASTKW(chan_recv),
-     "recv($self, timeout=None)\n--\n\n"
+     "recv($self, timeout=None, *, ctx=None)\n--\n\n"
      "Receive a value, waiting until there is one.\n\n"
      "Raises ChanClosed when the channel is closed and drained, TimeoutError after\n"
-     "timeout seconds; then nothing was taken.\n\n"
+     "timeout seconds, or ctx.err() when the context ctx ends; then nothing was taken.\n\n"
      "Go: <-ch."},
     {"recv_ok", FASTKW(chan_recv_ok),
-     "recv_ok($self, timeout=None)\n--\n\n"
+     "recv_ok($self, timeout=None, *, ctx=None)\n--\n\n"
      "Receive (value, True), or (None, False) when the channel is closed and drained.\n\n"
      "Go: value, ok := <-ch."},
     {"try_send", (PyCFunction)chan_try_send, METH_O,

@@ -34,6 +34,12 @@ struct py_waiter {
     py_waiter *prev, *next;
     py_waitq *queue;            /* the queue it is in, or NULL */
     PyObject *value;            /* owned: to send, or received */
+    uint8_t kind;               /* PY_WAITER_* */
+};
+
+enum {                          /* py_waiter.kind */
+    PY_WAITER_PLAIN,
+    PY_WAITER_CONTEXT           /* in the queue of a context's done channel */
 };
 
 enum {                          /* rt_g.reason; the texts are in py_g.c */
@@ -360,7 +366,7 @@ py_waitq_claim(py_waitq *q, uint32_t why)
     py_waiter *w;
     while ((w = q->head) != NULL) {
         py_waitq_remove(w);
-        if (rt_g_claim(&w->g->g, why))
+        if (rt_g_claim(&w->g->g, RT_LIKELY(w->kind == PY_WAITER_PLAIN) ? why : RT_WAKE_CONTEXT))
             return w;
     }
     return NULL;
@@ -403,11 +409,6 @@ py_waitq_wake_all(py_waitq *q, uint32_t why)
     py_waitq_claim_all(q, why, &out);
     py_ready_all(&out);
 }
-
-/* Time. */
-/* A timeout argument (None, or seconds) as a deadline; -1 with an exception set. */
-int py_deadline(PyObject *timeout, int64_t *deadline);
-PyObject *py_raise_timeout(const char *what);
 
 /* py_stack.c */
 /* From now on data-stack chunks come from rt_arena. */

@@ -9,7 +9,7 @@
  * a goroutine nobody holds dies with its end.  What the frames of a waiting goroutine refer
  * to is counted, and so in use, but for some references of newer free-threaded builds.
  */
-#include "py_core.h"
+#include "py_wait.h"
 
 #include <stdlib.h>
 #include <structmember.h>
@@ -616,21 +616,11 @@ take_outcome(Goroutine *gp)
 static PyObject *
 g_join(Goroutine *gp, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *timeout = Py_None;
-    Py_ssize_t nkw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
-    if (nargs + nkw > 1
-        || (nkw == 1
-            && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "timeout"))) {
-        PyErr_SetString(PyExc_TypeError, "join() takes one argument: join(timeout=None)");
+    py_limits limits;
+    if (py_limits_parse(&limits, "join(" PY_LIMITS_USAGE ")", 0, args, nargs, kwnames) < 0)
         return NULL;
-    }
-    if (nargs + nkw == 1)
-        timeout = args[0];
     if (py_g_ended(gp))
         return take_outcome(gp);
-    int64_t deadline;
-    if (py_deadline(timeout, &deadline) < 0)
-        return NULL;
     Goroutine *me = py_current("Goroutine.join()");
     if (me == NULL)
         return NULL;
@@ -649,19 +639,24 @@ g_join(Goroutine *gp, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
                         "ends with it");
         return NULL;
     }
+    py_wait wait;
+    if (py_wait_begin(&wait, &limits) < 0)
+        return NULL;
     py_acquire(&gp->lock);
     if (py_g_ended(gp)) {
         py_release(&gp->lock);
+        py_wait_end(&wait);
         return take_outcome(gp);
     }
     rt_g_arm(&me->g);
     py_waitq_push(&gp->joiners, &me->seat->waiter);
     py_release(&gp->lock);
     Py_INCREF(gp);              /* keeps the queue alive */
-    uint32_t why = py_park(me, PY_WAIT_JOIN, deadline);
+    uint32_t why = py_wait_park(me, PY_WAIT_JOIN, &wait);
     py_acquire(&gp->lock);
     py_waitq_remove(&me->seat->waiter);
     py_release(&gp->lock);
+    py_wait_end(&wait);
     PyObject *result = NULL;
     if (why == RT_WAKE_READY)
         result = take_outcome(gp);
@@ -786,7 +781,7 @@ g_repr(Goroutine *gp)
 
 static PyMethodDef g_methods[] = {
     {"join", (PyCFunction)(void (*)(void))g_join, METH_FASTCALL | METH_KEYWORDS,
-     "join($self, timeout=None)\n--\n\n"
+     "join($self, timeout=None, *, ctx=None)\n--\n\n"
      "Wait until the goroutine has ended and return what its function returned.\n\n"
      "timeout is in seconds.  Raises what the function raised, TimeoutError when the\n"
      "time is up, RuntimeError when a goroutine joins itself."},

@@ -5,6 +5,7 @@
  * or full, and set by the next event; while one is clear its call is not tried.
  */
 #include "py_http.h"
+#include "py_wait.h"
 
 #include <errno.h>
 #include <poll.h>

@@ -10,6 +10,7 @@
  * more; both sides are sequentially consistent, so one of the two sees the other.
  */
 #include "py_http.h"
+#include "py_wait.h"
 
 #include <errno.h>
 #include <netinet/in.h>

@@ -5,6 +5,7 @@
  * held where there is one.
  */
 #include "py_netfd.h"
+#include "py_wait.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -49,6 +49,7 @@
  * there: every py_pd starts anew.
  */
 #include "py_netfd.h"
+#include "py_wait.h"
 
 #include <errno.h>
 #include <sched.h>

@@ -22,9 +22,8 @@
  *
  * Each M runs its goroutines on its own thread: py_m.c.
  */
-#include "py_core.h"
+#include "py_wait.h"
 
-#include <math.h>
 #include <signal.h>
 
 py_core *core;
@@ -492,52 +491,37 @@ host_unpark(rt_g *g)
 
 /* ---- time ---- */
 
-int
-py_deadline(PyObject *timeout, int64_t *deadline)
-{
-    if (timeout == NULL || timeout == Py_None) {
-        *deadline = RT_FOREVER;
-        return 0;
-    }
-    double s = PyFloat_AsDouble(timeout);
-    if (s == -1.0 && PyErr_Occurred())
-        return -1;
-    if (isnan(s)) {
-        PyErr_SetString(PyExc_ValueError, "a time in seconds must be a number, not NaN");
-        return -1;
-    }
-    if (s > 9e9)                /* 285 years */
-        *deadline = RT_FOREVER;
-    else
-        *deadline = rt_nanotime() + (s > 0 ? (int64_t)(s * 1e9) : 0);
-    return 0;
-}
-
-PyObject *
-py_raise_timeout(const char *what)
-{
-    PyErr_Format(PyExc_TimeoutError, "%s: the time is up", what);
-    return NULL;
-}
-
 static PyObject *
-m_sleep(PyObject *Py_UNUSED(module), PyObject *seconds)
+m_sleep(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    int64_t deadline;
-    if (py_deadline(seconds, &deadline) < 0)
+    py_limits limits;
+    if (nargs != 1) {
+        PyErr_SetString(PyExc_TypeError, "wrong arguments: sleep(seconds, *, ctx=None)");
         return NULL;
-    Goroutine *gp = py_current("sleep()");
-    if (gp == NULL)
-        return NULL;
-    if (deadline <= rt_nanotime()) {
-        if (py_yield(gp) < 0)
-            return NULL;
     }
+    if (py_limits_parse(&limits, "sleep(seconds, *, ctx=None)", 1, args, nargs, kwnames) < 0)
+        return NULL;
+    if (limits.timeout != Py_None || args[0] == Py_None) {
+        PyErr_SetString(PyExc_TypeError, limits.timeout != Py_None
+                        ? "wrong arguments: sleep(seconds, *, ctx=None)"
+                        : "sleep(seconds): seconds must be a number, not None");
+        return NULL;
+    }
+    limits.timeout = args[0];
+    py_wait wait;
+    Goroutine *gp = py_current("sleep()");
+    if (gp == NULL || py_wait_begin(&wait, &limits) < 0)
+        return NULL;
+    bool interrupted;
+    if (wait.deadline <= py_now())
+        interrupted = py_yield(gp) < 0;
     else {
         rt_g_arm(&gp->g);
-        if (py_park(gp, PY_WAIT_SLEEP, deadline) == RT_WAKE_INTERRUPT)
-            return NULL;
+        interrupted = py_wait_park(gp, PY_WAIT_SLEEP, &wait) != RT_WAKE_TIMEOUT;
     }
+    py_wait_end(&wait);
+    if (interrupted)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -603,9 +587,10 @@ m_on_sigint(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 }
 
 static PyMethodDef functions[] = {
-    {"sleep", m_sleep, METH_O,
-     "sleep(seconds, /)\n--\n\n"
+    {"sleep", (PyCFunction)(void (*)(void))m_sleep, METH_FASTCALL | METH_KEYWORDS,
+     "sleep(seconds, /, *, ctx=None)\n--\n\n"
      "Park the calling goroutine for at least that long; 0 or less yields.\n\n"
+     "Raises ctx.err() when the context ctx ends before.\n\n"
      "Go: time.Sleep."},
     {"gosched", m_gosched, METH_NOARGS,
      "gosched()\n--\n\n"

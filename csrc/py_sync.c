@@ -3,7 +3,7 @@
  * A mutex is handed over: unlock gives it to the longest waiter, if there is one,
  * so that nobody overtakes and no waiter starves.
  */
-#include "py_core.h"
+#include "py_wait.h"
 
 #include <structmember.h>
 

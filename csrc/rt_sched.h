@@ -62,7 +62,8 @@ enum {                          /* rt_g.wake */
     RT_WAKE_READY,              /* what it waited for has happened */
     RT_WAKE_CLOSED,             /* the channel or descriptor was closed */
     RT_WAKE_TIMEOUT,
-    RT_WAKE_INTERRUPT           /* an exception is pending for it */
+    RT_WAKE_INTERRUPT,          /* an exception is pending for it */
+    RT_WAKE_CONTEXT             /* the context of what it does has ended */
 };
 
 struct rt_g {
