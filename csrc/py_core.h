@@ -411,8 +411,20 @@ py_waitq_wake_all(py_waitq *q, uint32_t why)
 }
 
 /* py_stack.c */
-/* From now on data-stack chunks come from rt_arena. */
+/* From now on data-stack chunks come from rt_arena, and copies of C stacks from rt_slab. */
 void py_stack_install(void);
+/* One of our switches is under way: what greenlet allocates meanwhile is such a copy, most
+   likely.  Only a hint, for builds with a GIL. */
+extern bool py_stack_copying;
+static inline void
+py_stack_hint(bool copying)
+{
+#ifdef Py_GIL_DISABLED
+    (void)copying;
+#else
+    py_stack_copying = copying;
+#endif
+}
 /* Give the calling worker, which has run no Python yet, a small first chunk. */
 void py_stack_seed(PyThreadState *ts);
 
