@@ -51,7 +51,7 @@ send_slow(Chan *ch, PyObject *value, const py_limits *limits)
     int r = py_chan_send_now(ch, value, &served);
     if (RT_LIKELY(r == 0)) {
         w->value = Py_NewRef(value);
-        py_waitq_push(&ch->sendq, w);
+        py_chan_queue(ch, &ch->sendq, w);
     }
     py_release(&ch->lock);
     if (RT_UNLIKELY(r != 0)) {              /* things have changed meanwhile */
@@ -107,7 +107,7 @@ recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
     py_acquire(&ch->lock);
     int r = py_chan_recv_now(ch, out, &served);
     if (RT_LIKELY(r == 0))
-        py_waitq_push(&ch->recvq, w);
+        py_chan_queue(ch, &ch->recvq, w);
     py_release(&ch->lock);
     if (RT_UNLIKELY(r != 0)) {
         if (served != NULL)
@@ -240,6 +240,7 @@ close_now(Chan *ch)
     py_acquire(&ch->lock);
     bool was_closed = ch->closed;
     ch->closed = true;
+    py_chan_changed(ch);
     py_waitq_claim_all(&ch->recvq, RT_WAKE_CLOSED, &woken);
     py_waitq_claim_all(&ch->sendq, RT_WAKE_CLOSED, &woken);
     py_release(&ch->lock);

@@ -12,6 +12,10 @@ typedef struct {
     Py_ssize_t capacity, len, head;
     bool closed;
     uint8_t reason;             /* PY_WAIT_*: what its receivers wait for */
+#ifdef Py_GIL_DISABLED
+    _Atomic uint32_t changes;   /* how often it may have become ready for somebody; others may
+                                   look: see py_select.c */
+#endif
     PyObject *weakrefs;
 } Chan;
 
@@ -50,11 +54,23 @@ PyObject *py_chan_raise_closed(const char *what);
 /* The *_now functions are called with the channel's lock held and leave it to the caller to
    ready, once it has let go, the waiter they have served. */
 
+/* The channel, which is locked, may now be ready for who finds it later. */
+static inline void
+py_chan_changed(Chan *ch)
+{
+#ifdef Py_GIL_DISABLED
+    RT_COUNT(ch->changes, 1);
+#else
+    (void)ch;
+#endif
+}
+
 static inline void
 py_chan_push(Chan *ch, PyObject *value)
 {
     Py_ssize_t i = ch->head + ch->len++;
     ch->buf[i >= ch->capacity ? i - ch->capacity : i] = value;
+    py_chan_changed(ch);
 }
 
 static inline PyObject *
@@ -64,7 +80,16 @@ py_chan_pop(Chan *ch)
     if (++ch->head == ch->capacity)
         ch->head = 0;
     ch->len--;
+    py_chan_changed(ch);
     return value;
+}
+
+/* w waits in q, one of the channel's two. */
+static inline void
+py_chan_queue(Chan *ch, py_waitq *q, py_waiter *w)
+{
+    py_waitq_push(q, w);
+    py_chan_changed(ch);
 }
 
 /* Send without waiting: 1 done, 0 would block, -1 closed (no exception set). */

@@ -12,6 +12,11 @@
  * cannot both wait for, or both hand a value to, the other.  Go locks all channels, in the
  * order of their addresses; here no lock is held while another is taken.
  *
+ * With default=True nobody waits, and nothing may be overlooked either: one who sends to one
+ * channel, and only then takes from another, leaves no moment when both are empty.  So the
+ * channels count when they may have become ready, and if one has meanwhile, all are tried
+ * once more.  With a GIL nothing happens meanwhile.
+ *
  * While its park is taken back others cannot claim it and drop its waiters from their
  * queues, as they do with those that are served elsewhere.  That is made up for by trying all
  * cases again.  Two selects may do this to each other in lockstep for a few rounds, and
@@ -243,6 +248,36 @@ select_now(PyObject *const *cases, uint32_t n, PyObject *result)
     return r;
 }
 
+#ifdef Py_GIL_DISABLED
+/* Grows whenever one of the channels may have become ready. */
+static uint64_t
+count_changes(PyObject *const *cases, uint32_t n)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        Chan *ch = ((Case *)cases[i])->ch;
+        if (ch != NULL)
+            sum += RT_LOAD(ch->changes);
+    }
+    return sum;
+}
+
+/* As select_now(), and 0 means that there was a moment when no case could go on. */
+static int
+select_at_once(PyObject *const *cases, uint32_t n, PyObject *result)
+{
+    int r;
+    uint64_t changes;
+    do {
+        changes = count_changes(cases, n);
+        r = select_now(cases, n, result);
+    } while (r == 0 && n > 1 && count_changes(cases, n) != changes);
+    return r;
+}
+#else
+#define select_at_once select_now
+#endif
+
 /* ---- waiting ---- */
 
 typedef struct {
@@ -280,7 +315,7 @@ queue_case(const Case *c, py_waiter *w)
     else
         ready = ready || ch->len > 0 || has_peer(&ch->sendq, w->g);
     if (!ready)
-        py_waitq_push(c->value != NULL ? &ch->sendq : &ch->recvq, w);
+        py_chan_queue(ch, c->value != NULL ? &ch->sendq : &ch->recvq, w);
     py_release(&ch->lock);
     return !ready;
 }
@@ -451,9 +486,10 @@ m_select(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, P
     PyObject *result = new_result();
     if (result == NULL)
         return NULL;
-    int r = select_now(args, (uint32_t)nargs, result);
+    uint32_t n = (uint32_t)nargs;
+    int r = has_default ? select_at_once(args, n, result) : select_now(args, n, result);
     if (r == 0 && !has_default)
-        r = select_slow(args, (uint32_t)nargs, &limits, result);
+        r = select_slow(args, n, &limits, result);
     if (r < 0)
         Py_CLEAR(result);
     return result;
