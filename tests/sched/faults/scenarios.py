@@ -187,7 +187,7 @@ class Select(Scenario):
 
     def __init__(self) -> None:
         super().__init__()
-        self.never = [recv(None)] * 270
+        self.never = [recv(None)] * 257
         self.sent = [False] * 8
         self.received = [False] * 8
 
@@ -196,7 +196,7 @@ class Select(Scenario):
         try:
             for i in range(0, 8, 2):
                 index = select(*self.never, send(a, i), send(b, i + 1)).index
-                self.sent[i + (index - 270)] = True
+                self.sent[i + (index - 257)] = True
         finally:
             close(a)
             close(b)
