@@ -107,6 +107,20 @@ def test_first_answer_takes_one_and_tells_of_the_one_that_fails():
     assert [line.partition(":")[0] for line in failures] == ["127.0.0.2 fails"]
 
 
+def test_fan_in_merges_all_sources_and_gives_up_on_the_silent_one():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "fan_in.py"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    *lines, last = done.stdout.splitlines()
+    assert last == "the others are silent"
+    for name, how_many in ("alpha", 3), ("beta", 5), ("gamma", 1):
+        *numbers, end = [line for line in lines if line.startswith(name)]
+        assert numbers == [f"{name}: {i}" for i in range(how_many)]
+        assert end == f"{name} has ended"
+    assert [line for line in lines if line.startswith("delta")] == ["delta: 0"]
+
+
 def test_inspect_scheduler_shows_what_each_goroutine_does():
     done = subprocess.run(
         [sys.executable, EXAMPLES / "inspect_scheduler.py"],
