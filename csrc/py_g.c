@@ -26,6 +26,12 @@ static const char *const wait_reasons[PY_WAIT_REASONS] = {
     [PY_WAIT_GOEXIT] = "goexit",
     [PY_WAIT_SYSCALL] = "syscall",      /* a call on a thread of the pool */
     [PY_WAIT_FUTURE] = "future",
+    [PY_WAIT_RWMUTEX_LOCK] = "sync.RWMutex.Lock",
+    [PY_WAIT_RWMUTEX_RLOCK] = "sync.RWMutex.RLock",
+    [PY_WAIT_ONCE] = "sync.Once.Do",
+    [PY_WAIT_COND] = "sync.Cond.Wait",
+    [PY_WAIT_SEMA] = "semacquire",
+    [PY_WAIT_EVENT] = "sync.Event.Wait",
 };
 
 const char *
@@ -478,8 +484,8 @@ copy_args(Goroutine *gp, PyObject *const *args, uint32_t npos, uint32_t nkw)
     return 0;
 }
 
-static PyObject *
-go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+PyObject *
+py_go(PyObject *name, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
     if (RT_UNLIKELY(nargs < 1)) {
@@ -511,8 +517,8 @@ go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
             goto fail;
     }
     gp->code = py_caller(ts, &gp->lasti);
-    if (self->name != NULL) {
-        gp->name = Py_NewRef(self->name);
+    if (name != NULL) {
+        gp->name = Py_NewRef(name);
         gp->cold = true;
     }
     Py_INCREF(gp);              /* the scheduler's reference */
@@ -525,6 +531,12 @@ go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 fail:
     Py_DECREF(gp);
     return NULL;
+}
+
+static PyObject *
+go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    return py_go(self->name, args, nargsf, kwnames);
 }
 
 static Go *
