@@ -5,7 +5,6 @@ import weakref
 from typing import Any
 
 import pytest
-from waits import parked
 
 from runtime import (
     Cancelled,
@@ -14,11 +13,12 @@ from runtime import (
     excepthook,
     go,
     goexit,
-    gosched,
     goroutines,
+    gosched,
     nopreempt,
     sleep,
 )
+from waits import parked
 
 
 def settle() -> None:
@@ -170,33 +170,32 @@ def test_mutex_is_kept_for_a_woken_waiter_that_cannot_run() -> None:
     assert not mu.locked
 
 
-def test_mutex_starving_waiter_that_leaves_does_not_keep_the_mutex() -> None:
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+def test_mutex_starving_waiters_that_leave_do_not_keep_the_mutex(how: str) -> None:
     mu = Mutex()
-    for how in ("cancel", "timeout"):
+
+    def body() -> None:
+        mu.lock(0.003 if how == "timeout" else None)
+        mu.unlock()
+
+    for _ in range(3):
         mu.lock()
         gs = []
         for _ in range(4):
-            gs.append(go(mu.lock, 0.003 if how == "timeout" else None))
+            gs.append(go(body))
             settle()
         spin(0.0015)
         mu.unlock()
-        mu.lock()  # takes it from the one that is woken, or waits until all have left
-        settle()
-        for g in gs:
-            if how == "cancel":
-                g.cancel()
-        got = 0
+        with mu:  # takes it from the one that is woken, or comes after all of them
+            settle()
+            for g in gs:
+                if how == "cancel":
+                    g.cancel()
         for g in gs:
             try:
                 g.join()
-                got += 1
-                mu.unlock()
             except (Cancelled, TimeoutError):
                 pass
-        if got == 0:
-            mu.unlock()
-        while mu.locked:
-            mu.unlock()
         assert mu.try_lock()
         mu.unlock()
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from contexts import Background, Context, Ended
-from waits import parked, until
 
+from contexts import Background, Context, Ended
 from runtime import Cancelled, Chan, Goroutine, go, gomaxprocs, gosched, sleep, sync
 from runtime.errgroup import Group as ErrGroup
 from runtime.singleflight import Group as Flights
+from waits import parked, until
 
 
 class Wait:
@@ -439,7 +439,7 @@ def test_wait_races_of_everything_that_ends_it_lose_nothing(
             raise
 
     gs: list[Goroutine[Any]] = []
-    started: Chan[None] = Chan()
+    started: Chan[None] = Chan(1)
 
     def spawn() -> None:
         for _ in range(15):
