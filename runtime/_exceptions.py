@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import MemberDescriptorType
 from typing import Any
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
@@ -24,6 +25,8 @@ def duplicate(exc: BaseException) -> BaseException:
         other = RuntimeError(f"{type(exc).__name__}: {exc}")
         other.__cause__ = exc
         return other
+    if hasattr(exc, "__notes__"):
+        other.__notes__ = list(exc.__notes__)
     other.__traceback__ = exc.__traceback__
     other.__context__ = exc.__context__
     other.__cause__ = exc.__cause__
@@ -41,4 +44,10 @@ def _copy(exc: Any) -> Any:
     base.__init__(other, *args)
     if state and state[0] is not None:
         other.__setstate__(state[0])
+    for c in cls.__mro__:  # slots, and what some of the built-in ones forget
+        for name, member in vars(c).items():
+            if isinstance(member, MemberDescriptorType) and not name.startswith("__"):
+                value = getattr(exc, name, None)
+                if value is not getattr(other, name, None):
+                    setattr(other, name, value)
     return other
