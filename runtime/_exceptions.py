@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from types import MemberDescriptorType
 from typing import Any
@@ -49,5 +50,6 @@ def _copy(exc: Any) -> Any:
             if isinstance(member, MemberDescriptorType) and not name.startswith("__"):
                 value = getattr(exc, name, None)
                 if value is not getattr(other, name, None):
-                    setattr(other, name, value)
+                    with contextlib.suppress(AttributeError, TypeError):  # read-only
+                        setattr(other, name, value)
     return other

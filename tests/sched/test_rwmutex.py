@@ -7,23 +7,22 @@ from typing import Any
 
 import pytest
 
-from runtime import go, gosched, sync
+from runtime import atomic, go, gosched, sync
 from waits import parked, until
 
 
 def test_rwmutex_readers_share_and_a_writer_excludes() -> None:
-    rw = sync.RWMutex()
-    readers = writers = most = 0
+    rw, readers, shared = sync.RWMutex(), atomic.Int64(), atomic.Bool()
+    writers = 0
 
     def read() -> None:
-        nonlocal readers, most
         for _ in range(20):
             with rw.reader():
-                readers += 1
-                most = max(most, readers)
+                if readers.add() > 1:
+                    shared.store(True)
                 assert writers == 0
                 gosched()
-                readers -= 1
+                readers.add(-1)
 
     def write() -> None:
         nonlocal writers
@@ -31,13 +30,13 @@ def test_rwmutex_readers_share_and_a_writer_excludes() -> None:
             with rw:
                 writers += 1
                 assert writers == 1
-                assert readers == 0
+                assert readers.load() == 0
                 gosched()
                 writers -= 1
 
     for g in [go(f) for f in [read] * 10 + [write] * 5]:
         g.join()
-    assert most > 1
+    assert shared.load()
     assert not rw.locked
     assert rw.readers == 0
 
