@@ -28,6 +28,12 @@ static const char *const wait_reasons[PY_WAIT_REASONS] = {
     [PY_WAIT_FUTURE] = "future",
     [PY_WAIT_SELECT] = "select",
     [PY_WAIT_SELECT_NONE] = "select (no cases)",
+    [PY_WAIT_RWMUTEX_LOCK] = "sync.RWMutex.Lock",
+    [PY_WAIT_RWMUTEX_RLOCK] = "sync.RWMutex.RLock",
+    [PY_WAIT_ONCE] = "sync.Once.Do",
+    [PY_WAIT_COND] = "sync.Cond.Wait",
+    [PY_WAIT_SEMA] = "semacquire",
+    [PY_WAIT_EVENT] = "sync.Event.Wait",
 };
 
 const char *
@@ -480,8 +486,8 @@ copy_args(Goroutine *gp, PyObject *const *args, uint32_t npos, uint32_t nkw)
     return 0;
 }
 
-static PyObject *
-go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+PyObject *
+py_go(PyObject *name, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
     if (RT_UNLIKELY(nargs < 1)) {
@@ -513,8 +519,8 @@ go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
             goto fail;
     }
     gp->code = py_caller(ts, &gp->lasti);
-    if (self->name != NULL) {
-        gp->name = Py_NewRef(self->name);
+    if (name != NULL) {
+        gp->name = Py_NewRef(name);
         gp->cold = true;
     }
     Py_INCREF(gp);              /* the scheduler's reference */
@@ -527,6 +533,12 @@ go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 fail:
     Py_DECREF(gp);
     return NULL;
+}
+
+static PyObject *
+go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    return py_go(self->name, args, nargsf, kwnames);
 }
 
 static Go *
