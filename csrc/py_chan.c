@@ -261,8 +261,9 @@ chan_try_recv(Chan *ch, PyObject *Py_UNUSED(ignored))
     return Py_BuildValue("(OO)", Py_None, Py_False);
 }
 
-static PyObject *
-chan_close(Chan *ch, PyObject *Py_UNUSED(ignored))
+/* False: it was closed already. */
+static bool
+close_now(Chan *ch)
 {
     py_waitq woken = {0};
     py_acquire(&ch->lock);
@@ -271,9 +272,15 @@ chan_close(Chan *ch, PyObject *Py_UNUSED(ignored))
     py_waitq_claim_all(&ch->recvq, RT_WAKE_CLOSED, &woken);
     py_waitq_claim_all(&ch->sendq, RT_WAKE_CLOSED, &woken);
     py_release(&ch->lock);
-    if (was_closed)
-        return raise_closed("close of a closed channel");
     py_ready_all(&woken);
+    return !was_closed;
+}
+
+static PyObject *
+chan_close(Chan *ch, PyObject *Py_UNUSED(ignored))
+{
+    if (!close_now(ch))
+        return raise_closed("close of a closed channel");
     Py_RETURN_NONE;
 }
 
@@ -333,20 +340,49 @@ chan_repr(Chan *ch)
                                 ch->closed ? " closed" : "", (void *)ch);
 }
 
+/* ---- for the rest of the core ---- */
+
+int
+py_chan_try_send(PyObject *op, PyObject *value)
+{
+    Chan *ch = (Chan *)op;
+    py_waiter *served;
+    py_acquire(&ch->lock);
+    int r = send_now(ch, value, &served);
+    py_release(&ch->lock);
+    if (served != NULL)
+        py_ready(served->g, false);
+    return r;
+}
+
+int
+py_chan_drain(PyObject *op)
+{
+    Chan *ch = (Chan *)op;
+    py_acquire(&ch->lock);
+    Py_ssize_t n = ch->len;
+    py_release(&ch->lock);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *value;
+        if (try_recv(ch, &value) <= 0)
+            return (int)i;
+        Py_DECREF(value);
+    }
+    return (int)n;
+}
+
+void
+py_chan_close(PyObject *op)
+{
+    close_now((Chan *)op);
+}
+
 /* ---- life ---- */
 
-static PyObject *
-chan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+PyObject *
+py_chan_new(Py_ssize_t capacity)
 {
-    static char *names[] = {"capacity", NULL};
-    Py_ssize_t capacity = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|n:Chan", names, &capacity))
-        return NULL;
-    if (capacity < 0) {
-        PyErr_Format(PyExc_ValueError, "Chan(capacity): it must be 0 or more, not %zd", capacity);
-        return NULL;
-    }
-    Chan *ch = (Chan *)type->tp_alloc(type, 0);
+    Chan *ch = (Chan *)core->chan_type->tp_alloc(core->chan_type, 0);
     if (ch == NULL)
         return NULL;
     if (capacity > 0) {
@@ -359,6 +395,20 @@ chan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     ch->capacity = capacity;
     ch->reason = PY_WAIT_CHAN_RECV;
     return (PyObject *)ch;
+}
+
+static PyObject *
+chan_new(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"capacity", NULL};
+    Py_ssize_t capacity = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|n:Chan", names, &capacity))
+        return NULL;
+    if (capacity < 0) {
+        PyErr_Format(PyExc_ValueError, "Chan(capacity): it must be 0 or more, not %zd", capacity);
+        return NULL;
+    }
+    return py_chan_new(capacity);
 }
 
 static int
