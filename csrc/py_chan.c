@@ -13,6 +13,7 @@
  * caller to ready, once it has let go, the waiter they have served.
  */
 #include "py_chan.h"
+#include "py_time.h"
 #include "py_wait.h"
 
 #include <structmember.h>
@@ -125,6 +126,10 @@ send_slow(Chan *ch, PyObject *value, const py_limits *limits)
 static inline int
 recv_now(Chan *ch, PyObject **out, py_waiter **served)
 {
+    if (RT_UNLIKELY(ch->clock != NULL)) {
+        *served = NULL;
+        return py_clock_take(ch, out);
+    }
     py_waiter *w = *served = py_waitq_claim(&ch->sendq, RT_WAKE_READY);
     if (ch->len > 0) {
         *out = buf_pop(ch);
@@ -163,11 +168,12 @@ recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
     if (gp == NULL || py_wait_begin(&wait, limits) < 0)
         return -2;
     py_waiter *w = &gp->seat->waiter, *served;
+    py_clock_prepare(ch);
     rt_g_arm(&gp->g);
     py_acquire(&ch->lock);
     int r = recv_now(ch, out, &served);
     if (RT_LIKELY(r == 0))
-        py_waitq_push(&ch->recvq, w);
+        py_clock_push(ch, w);
     py_release(&ch->lock);
     if (RT_UNLIKELY(r != 0)) {
         if (served != NULL)
@@ -184,7 +190,7 @@ recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
         return 1;
     }
     py_acquire(&ch->lock);
-    py_waitq_remove(w);
+    py_clock_remove(ch, w);
     py_release(&ch->lock);
     if (why == RT_WAKE_CLOSED)
         return -1;
@@ -438,6 +444,7 @@ chan_dealloc(Chan *ch)
         PyObject_ClearWeakRefs((PyObject *)ch);
     chan_clear(ch);
     PyMem_Free(ch->buf);
+    PyMem_Free(ch->clock);
     type->tp_free(ch);
     Py_DECREF(type);
     Py_TRASHCAN_END

@@ -12,6 +12,7 @@ typedef struct {
     Py_ssize_t capacity, len, head;
     bool closed;
     uint8_t reason;             /* PY_WAIT_*: what its receivers wait for */
+    struct py_clock *clock;     /* owned, or NULL: it is a timer's, see py_time.h */
     PyObject *weakrefs;
 } Chan;
 

@@ -35,6 +35,7 @@ struct py_waiter {
     py_waitq *queue;            /* the queue it is in, or NULL */
     PyObject *value;            /* owned: to send, or received */
     uint8_t kind;               /* PY_WAITER_* */
+    bool ticks;                 /* waits in an iteration over a Ticker */
 };
 
 enum {                          /* py_waiter.kind */
@@ -165,6 +166,7 @@ struct py_m {
         _Atomic uint64_t accepted, closed, requests;
     } http;
     void *http_cache;           /* owned: see py_http.h; NULL until it is needed */
+    struct py_clock *dropped;   /* see py_time.c */
 };
 
 #define PY_MAX_IDLE_WORKERS 1024
@@ -186,7 +188,7 @@ typedef struct {
     PyObject *module;           /* borrowed */
     PyTypeObject *goroutine_type, *go_type, *chan_type, *chan_iter_type, *mutex_type,
         *waitgroup_type, *netfd_type, *conn_type, *request_type, *writer_type,
-        *headers_type, *body_type, *server_type;
+        *headers_type, *body_type, *server_type, *timer_type, *ticker_type;
     PyObject *foreign_key;      /* of a thread's Goroutine in its thread state's dict */
     PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed;
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
@@ -419,6 +421,7 @@ void py_stack_seed(PyThreadState *ts);
 /* The other py_ files. */
 int py_chan_init_types(PyObject *module);
 int py_sync_init_types(PyObject *module);
+int py_time_init_types(PyObject *module);
 int py_netfd_init_types(PyObject *module);
 void py_netfd_after_fork(void);
 int py_http_init_types(PyObject *module);
