@@ -265,6 +265,7 @@ clock_channel(int64_t when, int64_t period)
     c->period = period;
     c->ch = ch;
     ch->clock = c;
+    PyObject_GC_UnTrack(ch);    /* it never refers to anything */
     return ch;
 }
 
@@ -279,8 +280,20 @@ timer_alloc(Py_ssize_t nargs)
         return NULL;
     memset(&t->alarm, 0, sizeof(*t) - offsetof(Timer, alarm)
            + (size_t)nargs * sizeof(t->args[0]));
-    PyObject_GC_Track(t);
     return t;
+}
+
+/* The collector sees only what it may have to collect: functions that nobody will call.  A
+   million that are to be called must not make it slow. */
+static inline void
+track_locked(Timer *t, bool yes)
+{
+    if (yes == PyObject_GC_IsTracked((PyObject *)t))
+        return;
+    if (yes)
+        PyObject_GC_Track(t);
+    else
+        PyObject_GC_UnTrack(t);
 }
 
 /* In its goroutine. */
@@ -331,6 +344,11 @@ timer_fired(rt_timer *alarm)
         if (restarted)          /* by reset(), with a reference of its own */
             Py_DECREF(t);
         return;
+    }
+    if (Py_REFCNT(t) > 1) {
+        py_acquire(&t->lock);
+        track_locked(t, !rt_alarms_has(t->home, alarm));
+        py_release(&t->lock);
     }
     gp->call.c.entry = run_function;
     gp->call.c.cancel = lose_function;
@@ -419,8 +437,11 @@ timer_set(Timer *t, int64_t when)
         if (as != NULL) {
             if (!pending)
                 Py_INCREF(t);
+            track_locked(t, false);
             timer_start(t, as, when);
         }
+        else
+            track_locked(t, true);
         py_release(&t->lock);
         if (pending && as == NULL)
             Py_DECREF(t);
@@ -541,7 +562,7 @@ static void
 timer_dealloc(Timer *t)
 {
     PyTypeObject *type = Py_TYPE(t);
-    PyObject_GC_UnTrack(t);
+    track_locked(t, false);
     Py_TRASHCAN_BEGIN(t, timer_dealloc)
     if (t->weakrefs != NULL)
         PyObject_ClearWeakRefs((PyObject *)t);
