@@ -2,16 +2,21 @@
  *
  * There are two kinds of timers.  What after_func() starts is an alarm from when it is
  * started until it fires or is stopped; as long it owns a reference to its Timer, which
- * the goroutine inherits that runs the function.  Any other has a channel with a clock
- * (py_time.h), made when it is first asked for.
+ * the goroutine inherits that runs the function.  Any other has a channel with a *clock*,
+ * made when it is first asked for.
+ *
+ * A clock says when the next value is due, and nothing else: no buffer, no value that lies
+ * about.  From then on a receiver finds the value there, which is made for it; so one that
+ * was stopped or reset meanwhile can leave nothing stale behind.  Only while somebody waits
+ * to receive is the clock started as an alarm.  So a timer that nobody waits for costs
+ * nothing but its memory, and nothing keeps that.
  *
  * Which M fires an alarm does not matter: a receiver is readied wherever it belongs, and a
  * function runs in a fresh goroutine.  Firing runs no Python and drops no last reference.
  *
  * Lock order: Timer.lock or Chan.lock, then that of the alarms.
  */
-#include "py_time.h"
-
+#include "py_chan.h"
 #include "py_wait.h"
 
 #include <math.h>
@@ -42,7 +47,18 @@ typedef struct {
     PyObject *weakrefs;
 } Ticker;
 
-/* ---- clocks and homes ---- */
+/* Guarded by the channel's lock. */
+typedef struct py_clock py_clock;
+struct py_clock {
+    rt_timer alarm;             /* while it is started it owns a reference to ch */
+    rt_alarms *home;            /* the set it was last started in, or NULL */
+    int64_t when;               /* the next value is due, ns, py_now(); RT_FOREVER: stopped */
+    int64_t period;             /* ns from value to value; 0: there is one only */
+    Chan *ch;                   /* borrowed: whose it is */
+    py_clock *next;             /* in py_m.dropped */
+};
+
+/* ---- the time, and homes of alarms ---- */
 
 /* Where an alarm goes that the caller starts: to its own P.  On a thread that is no M it is
    the spare P, as for a goroutine, or any that exists, or NULL: there is none. */
@@ -156,7 +172,7 @@ clock_start(py_clock *c, rt_alarms *as, int64_t when)
 
 /* Somebody waits to receive: the alarm must be started. */
 void
-py_clock_start_slow(Chan *ch)
+py_clock_start(Chan *ch)
 {
     py_clock *c = ch->clock;
     rt_alarms *here;
@@ -169,7 +185,7 @@ py_clock_start_slow(Chan *ch)
 
 /* Nobody does any more, or not for this. */
 void
-py_clock_stop_slow(Chan *ch)
+py_clock_stop(Chan *ch)
 {
     py_clock *c = ch->clock;
     if (c->home != NULL && rt_alarms_stop(c->home, &c->alarm))
@@ -187,9 +203,10 @@ clock_set(Chan *ch, int64_t when, int64_t period)
     bool pending = c->when != NEVER;
     c->when = when;
     c->period = period;
-    py_clock_stop_slow(ch);
+    py_chan_changed(ch);
+    py_clock_stop(ch);
     if (ch->recvq.head != NULL)
-        py_clock_start_slow(ch);
+        py_clock_start(ch);
     py_release(&ch->lock);
     return pending;
 }
@@ -727,7 +744,7 @@ ticker_next(Ticker *t)
     bool stopped = ch->clock->when == NEVER;
     if (!stopped && py_clock_take(ch, &value) == 0) {
         w->ticks = true;
-        py_clock_push(ch, w);
+        py_chan_queue(ch, &ch->recvq, w);
     }
     py_release(&ch->lock);
     if (stopped || value != NULL) {
@@ -742,7 +759,7 @@ ticker_next(Ticker *t)
         return value;
     }
     py_acquire(&ch->lock);
-    py_clock_remove(ch, w);
+    py_chan_leave(ch, w);
     py_release(&ch->lock);
     return NULL;
 }

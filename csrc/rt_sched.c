@@ -9,12 +9,6 @@
    whatever else there is; every 16 the timers. */
 #define FAIR_TICKS 61
 
-#if defined(__x86_64__) || defined(__i386__)
-#define cpu_relax() __builtin_ia32_pause()
-#else
-#define cpu_relax() ((void)0)
-#endif
-
 /* ---- the idle mask ---- */
 
 static void
@@ -454,7 +448,7 @@ doze(rt_p *pp, int *n)
                 *n = 0;
                 return true;
             }
-            cpu_relax();
+            rt_cpu_relax();
         }
         if (RT_LOAD(pp->npd) != 0
             && (*n = ops->wait(pp->np, pp->events, RT_POLL_BATCH, 0, NULL)) != 0)
