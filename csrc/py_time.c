@@ -286,6 +286,18 @@ clock_channel(int64_t when, int64_t period)
     return ch;
 }
 
+/* The same for who sees nothing but its receiving side. */
+static PyObject *
+clock_receiver(int64_t when, int64_t period)
+{
+    Chan *ch = clock_channel(when, period);
+    if (ch == NULL)
+        return NULL;
+    PyObject *receiver = py_chan_receiver(ch);
+    Py_DECREF(ch);
+    return receiver;
+}
+
 /* ---- after_func() ---- */
 
 static Timer *
@@ -510,7 +522,7 @@ timer_get_c(Timer *t, void *Py_UNUSED(closure))
         py_release(&t->lock);
         Py_XDECREF(made);
     }
-    return Py_NewRef((PyObject *)ch);
+    return py_chan_receiver(ch);
 }
 
 static PyObject *
@@ -611,7 +623,7 @@ static PyMethodDef timer_methods[] = {
 };
 static PyGetSetDef timer_getset[] = {
     {"c", (getter)timer_get_c, NULL,
-     "The channel that the time is received from, once, when the timer has expired.", NULL},
+     "A Receiver of the time the timer has expired at.", NULL},
     {0},
 };
 static PyMemberDef timer_members[] = {
@@ -674,7 +686,7 @@ ticker_dealloc(Ticker *t)
 static PyObject *
 ticker_get_c(Ticker *t, void *Py_UNUSED(closure))
 {
-    return Py_NewRef((PyObject *)t->ch);
+    return py_chan_receiver(t->ch);
 }
 
 /* Iterations end; those who receive from the channel wait on, for a reset(). */
@@ -787,7 +799,7 @@ static PyMethodDef ticker_methods[] = {
     {0},
 };
 static PyGetSetDef ticker_getset[] = {
-    {"c", (getter)ticker_get_c, NULL, "The channel that ticks are received from.", NULL},
+    {"c", (getter)ticker_get_c, NULL, "A Receiver of the ticks.", NULL},
     {0},
 };
 static PyMemberDef ticker_members[] = {
@@ -828,7 +840,7 @@ m_after(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
     PyObject *seconds = one_number(args, nargs, "after(seconds)");
     if (seconds == NULL || to_ns(seconds, "after(seconds)", false, &ns) < 0)
         return NULL;
-    return (PyObject *)clock_channel(later(py_now(), ns), 0);
+    return clock_receiver(later(py_now(), ns), 0);
 }
 
 static PyObject *
@@ -838,7 +850,7 @@ m_tick(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
     PyObject *seconds = one_number(args, nargs, "tick(seconds)");
     if (seconds == NULL || to_ns(seconds, "tick(seconds)", true, &ns) < 0)
         return NULL;
-    return (PyObject *)clock_channel(later(py_now(), ns), ns);
+    return clock_receiver(later(py_now(), ns), ns);
 }
 
 static PyObject *
@@ -862,8 +874,8 @@ m_since(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 static PyMethodDef functions[] = {
     {"after", FAST(m_after),
      "after(seconds, /)\n--\n\n"
-     "A channel from which the time, see now(), can be received once, that long after now.\n\n"
-     "Nothing needs to be stopped: a channel that nobody refers to is gone.\n\n"
+     "A Receiver of the time, see now(), once, that long after now.\n\n"
+     "It needs no stopping: one that nobody refers to is gone.\n\n"
      "    select(recv(replies), recv(after(1.5)))\n\n"
      "Go: time.After."},
     {"after_func", FAST(m_after_func),
@@ -875,7 +887,8 @@ static PyMethodDef functions[] = {
      "Go: time.AfterFunc."},
     {"tick", FAST(m_tick),
      "tick(seconds, /)\n--\n\n"
-     "The channel of a Ticker that is never stopped.\n\n"
+     "The Receiver of a Ticker that is never stopped.\n\n"
+     "ValueError unless seconds is more than 0.\n\n"
      "Go: time.Tick."},
     {"now", m_now, METH_NOARGS,
      "now()\n--\n\n"
