@@ -103,6 +103,7 @@ recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
     if (gp == NULL || py_wait_begin(&wait, limits) < 0)
         return -2;
     py_waiter *w = &gp->seat->waiter, *served;
+    py_clock_prepare(ch);
     rt_g_arm(&gp->g);
     py_acquire(&ch->lock);
     int r = py_chan_recv_now(ch, out, &served);
@@ -124,7 +125,7 @@ recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
         return 1;
     }
     py_acquire(&ch->lock);
-    py_waitq_remove(w);
+    py_chan_leave(ch, w);
     py_release(&ch->lock);
     if (why == RT_WAKE_CLOSED)
         return -1;
@@ -434,6 +435,7 @@ chan_dealloc(Chan *ch)
         PyObject_ClearWeakRefs((PyObject *)ch);
     chan_clear(ch);
     PyMem_Free(ch->buf);
+    PyMem_Free(ch->clock);
     type->tp_free(ch);
     Py_DECREF(type);
     Py_TRASHCAN_END

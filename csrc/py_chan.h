@@ -12,6 +12,7 @@ typedef struct {
     Py_ssize_t capacity, len, head;
     bool closed;
     uint8_t reason;             /* PY_WAIT_*: what its receivers wait for */
+    struct py_clock *clock;     /* owned, or NULL: a timer's or ticker's, see py_time.c */
 #ifdef Py_GIL_DISABLED
     _Atomic uint32_t changes;   /* how often it may have become ready for somebody; others may
                                    look: see py_select.c */
@@ -54,6 +55,22 @@ PyObject *py_chan_raise_closed(const char *what);
 /* The *_now functions are called with the channel's lock held and leave it to the caller to
    ready, once it has let go, the waiter they have served. */
 
+/* py_time.c: the channel of a timer has a clock, and nothing else.  Called with its lock. */
+
+/* As py_chan_recv_now(). */
+int py_clock_take(Chan *ch, PyObject **out);
+/* Somebody waits to receive; and nobody does any more. */
+void py_clock_start(Chan *ch);
+void py_clock_stop(Chan *ch);
+/* To be called before one arms who may have to wait to receive, without the lock. */
+void py_clock_prepare_slow(void);
+static inline void
+py_clock_prepare(const Chan *ch)
+{
+    if (RT_UNLIKELY(ch->clock != NULL))
+        py_clock_prepare_slow();
+}
+
 /* The channel, which is locked, may now be ready for who finds it later. */
 static inline void
 py_chan_changed(Chan *ch)
@@ -90,6 +107,17 @@ py_chan_queue(Chan *ch, py_waitq *q, py_waiter *w)
 {
     py_waitq_push(q, w);
     py_chan_changed(ch);
+    if (RT_UNLIKELY(ch->clock != NULL))
+        py_clock_start(ch);
+}
+
+/* It does not any more, or has not for a while. */
+static inline void
+py_chan_leave(Chan *ch, py_waiter *w)
+{
+    py_waitq_remove(w);
+    if (RT_UNLIKELY(ch->clock != NULL) && ch->recvq.head == NULL)
+        py_clock_stop(ch);
 }
 
 /* Send without waiting: 1 done, 0 would block, -1 closed (no exception set). */
@@ -117,6 +145,10 @@ py_chan_send_now(Chan *ch, PyObject *value, py_waiter **served)
 static inline int
 py_chan_recv_now(Chan *ch, PyObject **out, py_waiter **served)
 {
+    if (RT_UNLIKELY(ch->clock != NULL)) {
+        *served = NULL;
+        return py_clock_take(ch, out);
+    }
     py_waiter *w = *served = py_waitq_claim(&ch->sendq, RT_WAKE_READY);
     if (ch->len > 0) {
         *out = py_chan_pop(ch);

@@ -38,6 +38,7 @@ struct py_waiter {
         int64_t n;              /* in queues of locks, what each needs; 0 outside */
     };
     uint8_t kind;               /* PY_WAITER_* */
+    bool ticks;                 /* waits in an iteration over a Ticker */
 };
 
 enum {                          /* py_waiter.kind */
@@ -171,6 +172,7 @@ struct py_m {
         _Atomic uint64_t accepted, closed, requests;
     } http;
     void *http_cache;           /* owned: see py_http.h; NULL until it is needed */
+    struct py_clock *dropped;   /* see py_time.c */
 };
 
 #define PY_MAX_IDLE_WORKERS 1024
@@ -194,7 +196,7 @@ typedef struct {
         *sender_type, *case_type, *selected_type, *mutex_type,
         *rwmutex_type, *rlocker_type, *waitgroup_type, *waitgroup_task_type, *once_type,
         *cond_type, *semaphore_type, *event_type, *int64_type, *bool_type, *value_type,
-        *map_type, *netfd_type, *conn_type, *request_type, *writer_type,
+        *map_type, *timer_type, *ticker_type, *netfd_type, *conn_type, *request_type, *writer_type,
         *headers_type, *body_type, *server_type;
     PyObject *foreign_key;      /* of a thread's Goroutine in its thread state's dict */
     PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed;
@@ -454,6 +456,7 @@ int py_chan_init_types(PyObject *module);
 int py_chan_view_init_types(PyObject *module);
 int py_select_init(PyObject *module);
 int py_sync_init_types(PyObject *module);
+int py_time_init_types(PyObject *module);
 int py_netfd_init_types(PyObject *module);
 void py_netfd_after_fork(void);
 int py_http_init_types(PyObject *module);

@@ -427,7 +427,7 @@ leave_queues(PyObject *const *cases, selection *s)
             continue;
         /* Whoever else takes it out may look at it still, and has the lock then. */
         py_acquire(&ch->lock);
-        py_waitq_remove(&s->cases[i].waiter);
+        py_chan_leave(ch, &s->cases[i].waiter);
         py_release(&ch->lock);
     }
 }
@@ -455,6 +455,9 @@ select_wait(Goroutine *gp, PyObject *const *cases, uint32_t n, selection *s, py_
             PyObject *result)
 {
     uint32_t why = RT_WAKE_NONE;
+    for (uint32_t i = 0; RT_UNLIKELY(gp->g.foreign) && i < n; i++)
+        if (((Case *)cases[i])->ch != NULL)
+            py_clock_prepare(((Case *)cases[i])->ch);
     rt_g_arm(&gp->g);
     if (queue_all(gp, cases, n, s) || !py_disarm(gp))
         why = py_wait_park(gp, n > 0 ? PY_WAIT_SELECT : PY_WAIT_SELECT_NONE, wait);
