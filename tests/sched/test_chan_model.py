@@ -111,9 +111,14 @@ class ChanMachine(RuleBasedStateMachine):
                 return TIMEOUT
 
         self.ops[self.next] = go(body)
-        gosched()
-        gosched()
+        self.settle()
         return self.next
+
+    def settle(self) -> None:
+        """All operations wait or have ended, although a loaded machine may preempt them."""
+        gosched()
+        while any(g.state not in ("waiting", "dead") for g in self.ops.values()):
+            gosched()
 
     @rule()
     def send(self) -> None:
@@ -197,8 +202,7 @@ class ChanMachine(RuleBasedStateMachine):
     def agrees(self) -> None:
         if not hasattr(self, "ch"):
             return
-        gosched()
-        gosched()
+        self.settle()
         assert len(self.ch) == len(self.model.buffer)
         assert self.ch.closed == self.model.closed
         waiting = set(self.model.waiting())
