@@ -19,9 +19,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import runtime
 from runtime import Chan, ChanClosed, Goroutine, current, go, gosched
-
-pytestmark = pytest.mark.usefixtures("one_p")
 
 CLOSED = "closed"
 TIMEOUT = "timeout"
@@ -221,7 +220,12 @@ class ChanMachine(RuleBasedStateMachine):
             assert g.join() == CLOSED
 
 
-def test_channel_behaves_like_the_model() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        ChanMachine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
-    )
+@pytest.mark.parametrize("procs", [1, 4])
+def test_channel_behaves_like_the_model(procs: int) -> None:
+    before = runtime.gomaxprocs(procs)
+    try:
+        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+            ChanMachine, settings=settings(max_examples=100, stateful_step_count=40)
+        )
+    finally:
+        runtime.gomaxprocs(before)
