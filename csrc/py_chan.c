@@ -163,6 +163,9 @@ set_pair(PyObject *pair, PyObject *value)
     PyTuple_SET_ITEM(pair, 1, Py_NewRef(Py_True));
     Py_DECREF(Py_None);
     Py_DECREF(Py_False);
+    /* While it waited the collector may have found that nothing in it can be in a cycle. */
+    if (RT_UNLIKELY(!PyObject_GC_IsTracked(pair)))
+        PyObject_GC_Track(pair);
 }
 
 PyObject *

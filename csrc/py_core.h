@@ -201,6 +201,10 @@ typedef struct {
                                    the goroutine on whose stack it does, or NULL */
     PyObject *end_child;        /* runtime._errors.end_child */
     PyObject *nothing;          /* runtime._errors.nothing */
+#ifndef Py_GIL_DISABLED
+    PyObject *free_cases[32];   /* freed objects that have no references: py_select.c */
+    uint32_t nfree_cases;
+#endif
     _Atomic uint32_t seed;      /* of py_random(), for threads that are not Ms */
     _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */
     _Atomic int64_t next_id;

@@ -1,6 +1,6 @@
 """Types of what the C core provides; the public names are those of the package `runtime`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import FrameType, GenericAlias
 from typing import (
@@ -18,7 +18,7 @@ from typing import (
     overload,
 )
 
-from _typeshed import ReadableBuffer, WriteableBuffer, structseq
+from _typeshed import ReadableBuffer, WriteableBuffer
 from typing_extensions import disjoint_base
 
 _P = ParamSpec("_P")
@@ -142,8 +142,9 @@ class Case(Generic[_T_co]):
     def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
 
 @final
-class Selected(structseq[Any], tuple[int, Any, bool]):
+class Selected(tuple[int, Any, bool]):
     __match_args__: Final = ("index", "value", "ok")
+    def __new__(cls, iterable: Iterable[Any] = (), /) -> Selected: ...
     @property
     def index(self) -> int: ...  # type: ignore[override]
     @property

@@ -118,6 +118,20 @@ def test_heartbeat_notices_that_the_worker_hangs():
     assert second == "the function of a timer says so, too"
 
 
+def test_fan_in_merges_all_sources_and_gives_up_on_the_silent_one():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "fan_in.py"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    *lines, last = done.stdout.splitlines()
+    assert last == "the others are silent"
+    for name, how_many in ("alpha", 3), ("beta", 5), ("gamma", 1):
+        *numbers, end = [line for line in lines if line.startswith(name)]
+        assert numbers == [f"{name}: {i}" for i in range(how_many)]
+        assert end == f"{name} has ended"
+    assert [line for line in lines if line.startswith("delta")] == ["delta: 0"]
+
+
 def test_inspect_scheduler_shows_what_each_goroutine_does():
     done = subprocess.run(
         [sys.executable, EXAMPLES / "inspect_scheduler.py"],

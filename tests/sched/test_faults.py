@@ -39,6 +39,7 @@ ALLOCATIONS = {
     "TimerHeap": 2,
     "Clocks": 1,
     "ClockHeap": 1,
+    "Select": 3,
     "Locks": 2,
     "Nested": 3,
     "ThreadSpawns": 1,
@@ -130,7 +131,9 @@ def test_allocation_fails_with_an_exception(shim: Path, name: str) -> None:
     assert hits > 0 or name == "Shutdown"
 
 
-@pytest.mark.parametrize("name", ["Spawn", "Timeouts", "ThreadSpawns", "Net", "HTTP", "Shutdown"])
+@pytest.mark.parametrize(
+    "name", ["Spawn", "Timeouts", "Select", "ThreadSpawns", "Net", "HTTP", "Shutdown"]
+)
 def test_allocation_fails_with_several_ps(shim: Path, name: str) -> None:
     run(shim, "inject.py", name, "1", every(ALLOCATIONS[name] * 2), "alloc:ENOMEM", procs=4)
 

@@ -13,7 +13,21 @@ from typing import Any
 from common import TIME_LIMIT, Scenario, close
 
 import runtime
-from runtime import Chan, ChanClosed, DeadlockError, Mutex, WaitGroup, go, gosched, http, net, sleep
+from runtime import (
+    Chan,
+    ChanClosed,
+    DeadlockError,
+    Mutex,
+    WaitGroup,
+    go,
+    gosched,
+    http,
+    net,
+    recv,
+    select,
+    send,
+    sleep,
+)
 from runtime.time import Ticker, Timer, after, after_func
 
 logging.getLogger("runtime.http").disabled = True
@@ -208,7 +222,7 @@ class Clocks(Calls):
         self.gs[0].join()
         self.gs[1].join()
         timer.reset(0.00001)
-        assert runtime.select(runtime.recv(timer.c), runtime.recv(after(1000.0))).index == 0
+        assert select(recv(timer.c), recv(after(1000.0))).index == 0
         self.start(0.00001)
         sleep(0.0001)
 
@@ -235,6 +249,57 @@ class ClockHeap(Calls):
         super().release()
         for timer in self.many:
             assert timer.stop()
+
+
+class Select(Scenario):
+    """Selects that face each other, with so many cases that their numbers are allocated.
+
+    Not in the main goroutine: an exception that comes from elsewhere is raised there at once,
+    and may strike between a value's arrival and what is done with it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.never = [recv(None)] * 257
+        self.sent = [False] * 8
+        self.received = [False] * 8
+
+    def produce(self) -> None:
+        a, b = self.chans
+        try:
+            for i in range(0, 8, 2):
+                index = select(*self.never, send(a, i), send(b, i + 1)).index
+                self.sent[i + (index - 257)] = True
+        finally:
+            close(a)
+            close(b)
+
+    def consume(self) -> None:
+        a, b = self.chans
+        try:
+            while not (a.closed and b.closed):
+                result = select(*self.never, recv(a.receiver()), recv(b))
+                if result.ok:  # to unpack it would allocate
+                    self.received[result.value] = True
+        finally:
+            close(a)
+            close(b)
+
+    def run(self) -> None:
+        self.chans[0] = Chan()
+        self.chans[1] = Chan(1)
+        self.gs[0] = go(self.produce)
+        self.gs[1] = go(self.consume)
+        self.gs[0].join()
+        self.gs[1].join()
+
+    def end(self) -> list[BaseException]:
+        errors = super().end()
+        for ch in self.chans:
+            for value in ch or ():
+                self.received[value] = True
+        assert self.received == self.sent
+        return errors
 
 
 class Locks(Scenario):
@@ -400,7 +465,7 @@ class ThreadClocks(Thread):
         after(0.00001).recv()
         with Ticker(0.00001) as ticker:
             next(ticker)
-            runtime.select(runtime.recv(ticker.c), runtime.recv(after(1000.0)))
+            select(recv(ticker.c), recv(after(1000.0)))
         self.chans[0].send(1)
 
     def stop(self) -> None:
