@@ -132,7 +132,7 @@ def test_allocation_fails_with_an_exception(shim: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Spawn", "Timeouts", "Select", "ThreadSpawns", "Net", "HTTP", "Shutdown"]
+    "name", ["Spawn", "Timeouts", "Clocks", "Select", "ThreadSpawns", "Net", "HTTP", "Shutdown"]
 )
 def test_allocation_fails_with_several_ps(shim: Path, name: str) -> None:
     run(shim, "inject.py", name, "1", every(ALLOCATIONS[name] * 2), "alloc:ENOMEM", procs=4)
