@@ -80,7 +80,7 @@ send_slow(Chan *ch, PyObject *value, const py_limits *limits)
 
 /* ---- receive ---- */
 
-/* py_chan_recv_now(), lock and all. */
+/* py_chan_recv_now(), lock and all, and with an exception set for -2. */
 static inline int
 try_recv(Chan *ch, PyObject **out)
 {
@@ -91,6 +91,8 @@ try_recv(Chan *ch, PyObject **out)
     py_release(&ch->lock);
     if (served != NULL)
         py_ready(served->g, direct);
+    if (RT_UNLIKELY(r == -2))
+        PyErr_NoMemory();
     return r;
 }
 
@@ -103,21 +105,26 @@ recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
     if (gp == NULL || py_wait_begin(&wait, limits) < 0)
         return -2;
     py_waiter *w = &gp->seat->waiter, *served;
+    uint32_t why;
     py_clock_prepare(ch);
-    rt_g_arm(&gp->g);
-    py_acquire(&ch->lock);
-    int r = py_chan_recv_now(ch, out, &served);
-    if (RT_LIKELY(r == 0))
-        py_chan_queue(ch, &ch->recvq, w);
-    py_release(&ch->lock);
-    if (RT_UNLIKELY(r != 0)) {
-        if (served != NULL)
-            py_ready(served->g, false);
-        py_stay(gp);
-        py_wait_end(&wait);
-        return r;
-    }
-    uint32_t why = py_wait_park(gp, ch->reason, &wait);
+    do {
+        rt_g_arm(&gp->g);
+        py_acquire(&ch->lock);
+        int r = py_chan_recv_now(ch, out, &served);
+        if (RT_LIKELY(r == 0))
+            py_chan_queue(ch, &ch->recvq, w);
+        py_release(&ch->lock);
+        if (RT_UNLIKELY(r != 0)) {
+            if (served != NULL)
+                py_ready(served->g, false);
+            py_stay(gp);
+            py_wait_end(&wait);
+            if (r == -2)
+                PyErr_NoMemory();
+            return r;
+        }
+        why = py_wait_park(gp, ch->reason, &wait);
+    } while (RT_UNLIKELY(why == RT_WAKE_CLOSED && ch->clock != NULL));
     py_wait_end(&wait);
     if (RT_LIKELY(why == RT_WAKE_READY)) {
         *out = w->value;
@@ -156,6 +163,9 @@ set_pair(PyObject *pair, PyObject *value)
     PyTuple_SET_ITEM(pair, 1, Py_NewRef(Py_True));
     Py_DECREF(Py_None);
     Py_DECREF(Py_False);
+    /* While it waited the collector may have found that nothing in it can be in a cycle. */
+    if (RT_UNLIKELY(!PyObject_GC_IsTracked(pair)))
+        PyObject_GC_Track(pair);
 }
 
 PyObject *
@@ -227,8 +237,9 @@ py_chan_method_try_recv(Chan *ch)
     if (r > 0)
         set_pair(result, value);
     else if (r < 0) {
-        Py_DECREF(result);
-        return py_chan_raise_closed("receive on a closed channel that is drained");
+        Py_CLEAR(result);
+        if (r == -1)
+            py_chan_raise_closed("receive on a closed channel that is drained");
     }
     return result;
 }

@@ -140,8 +140,9 @@ py_chan_send_now(Chan *ch, PyObject *value, py_waiter **served)
     return 0;
 }
 
-/* Receive without waiting: 1 *out set (owned), 0 would block, -1 closed and
-   drained (no exception set). */
+/* Receive without waiting: 1 *out set (owned), 0 would block, -1 closed and drained, -2 no
+   memory (no exception set).  Who waits on a channel with a clock, and is woken as if it
+   were closed, must try again. */
 static inline int
 py_chan_recv_now(Chan *ch, PyObject **out, py_waiter **served)
 {

@@ -273,8 +273,8 @@ py_random(uint32_t n)
     return (uint32_t)((uint64_t)x * n >> 32);
 }
 
-/* Do the case, if that needs no waiting: 1 done, 0 it would block, -1 closed for sending (no
-   exception set).  Receiving None because it is closed is done, too. */
+/* Do the case, if that needs no waiting: 1 done, 0 it would block, -1 closed for sending, -2
+   no memory (no exception set).  Receiving None because it is closed is done, too. */
 static inline int
 try_case(const Case *c, PyObject *result)
 {
@@ -292,7 +292,7 @@ try_case(const Case *c, PyObject *result)
         py_ready(served->g, direct);
     if (r > 0)
         set_done(result, value);
-    return r < 0 && c->value == NULL ? 1 : r;
+    return r == -1 && c->value == NULL ? 1 : r;
 }
 
 #define ORDER_INLINE 64
@@ -323,8 +323,10 @@ select_now(PyObject *const *cases, uint32_t n, PyObject *result)
             set_index(result, index);
         else {
             Py_DECREF(index);
-            if (r < 0)
+            if (r == -1)
                 PyErr_Format(core->exc_closed, "select(): send on a closed channel (case %u)", i);
+            else if (r == -2)
+                PyErr_NoMemory();
         }
     }
     if (order != inlined)

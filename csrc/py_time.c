@@ -24,7 +24,7 @@
 
 #define NEVER RT_FOREVER
 #define LATEST (RT_FOREVER - 1)
-#define RETRY 1000000           /* ns until what failed for want of memory is tried again */
+#define RETRY 1000000           /* ns until a goroutine there was no memory for is tried again */
 
 typedef struct {
     PyObject_VAR_HEAD           /* ob_size: of args */
@@ -55,7 +55,9 @@ struct py_clock {
     int64_t when;               /* the next value is due, ns, py_now(); RT_FOREVER: stopped */
     int64_t period;             /* ns from value to value; 0: there is one only */
     Chan *ch;                   /* borrowed: whose it is */
-    py_clock *next;             /* in py_m.dropped */
+    bool dropped;               /* in the list that begins at some M's `dropped`, which owns a
+                                   reference to ch then */
+    py_clock *next;             /* there */
 };
 
 /* ---- the time, and homes of alarms ---- */
@@ -155,8 +157,8 @@ py_clock_take(Chan *ch, PyObject **out)
         return 0;
     *out = PyFloat_FromDouble(to_seconds(c->when));
     if (RT_UNLIKELY(*out == NULL)) {
-        PyErr_Clear();          /* later, then */
-        return 0;
+        PyErr_Clear();
+        return -2;
     }
     clock_advance(c, now);
     return 1;
@@ -211,20 +213,24 @@ clock_set(Chan *ch, int64_t when, int64_t period)
     return pending;
 }
 
-/* For the scheduler: what lost its last reference here. */
+/* In a goroutine of an M that could not do it itself. */
 static PyObject *
 drop_channels(Goroutine *Py_UNUSED(gp))
 {
     py_m *mp = py_tls_m;
     for (py_clock *c; (c = mp->dropped) != NULL;) {
+        Chan *ch = c->ch;
         mp->dropped = c->next;
-        Py_DECREF(c->ch);
+        py_acquire(&ch->lock);
+        c->dropped = false;
+        py_release(&ch->lock);
+        Py_DECREF(ch);
     }
     Py_RETURN_NONE;
 }
 
-/* Those who waited have gone while the alarm fired: this reference may be the last, and
-   what drops that may run Python. */
+/* Those who waited have gone while the alarm fired: its reference may be the last, and what
+   drops that may run Python. */
 static RT_COLD void
 drop_later_slow(py_clock *c)
 {
@@ -247,24 +253,29 @@ clock_fired(rt_timer *alarm)
     py_waiter *w = NULL;
     py_acquire(&ch->lock);
     int64_t now = alarms_now(c->home), when = c->when;
-    if (when <= now && value != NULL)
-        w = py_waitq_claim(&ch->recvq, RT_WAKE_READY);
-    if (RT_LIKELY(w != NULL)) {
+    bool waits = ch->recvq.head != NULL;
+    /* Without memory a receiver is to see for itself. */
+    if (when <= now)
+        w = py_waitq_claim(&ch->recvq, value != NULL ? RT_WAKE_READY : RT_WAKE_CLOSED);
+    if (RT_LIKELY(w != NULL && value != NULL)) {
         ((PyFloatObject *)value)->ob_fval = to_seconds(when);     /* nobody knows it yet */
         w->value = value;
         value = NULL;
         clock_advance(c, now);
     }
     if (ch->recvq.head != NULL && c->when != NEVER && !rt_alarms_has(c->home, alarm))
-        clock_start(c, c->home, value == NULL && w == NULL ? later(now, RETRY) : c->when);
+        clock_start(c, c->home, c->when);
+    bool last = !waits && !c->dropped;
+    if (RT_LIKELY(!last))
+        Py_DECREF(ch);          /* who waited has another, or those have that will drop it */
+    else
+        c->dropped = true;
     py_release(&ch->lock);
     Py_XDECREF(value);
-    if (RT_UNLIKELY(w == NULL))
-        drop_later_slow(c);
-    else {
-        Py_DECREF(ch);          /* who is woken has another */
+    if (w != NULL)
         py_ready(w->g, false);
-    }
+    if (RT_UNLIKELY(last))
+        drop_later_slow(c);
 }
 
 /* A channel whose first value is due at `when`. */
@@ -751,29 +762,32 @@ ticker_next(Ticker *t)
         return NULL;
     py_waiter *w = &gp->seat->waiter;
     py_clock_prepare(ch);
-    rt_g_arm(&gp->g);
-    py_acquire(&ch->lock);
-    bool stopped = ch->clock->when == NEVER;
-    if (!stopped && py_clock_take(ch, &value) == 0) {
-        w->ticks = true;
-        py_chan_queue(ch, &ch->recvq, w);
+    for (;;) {
+        rt_g_arm(&gp->g);
+        py_acquire(&ch->lock);
+        int r = ch->clock->when != NEVER ? py_clock_take(ch, &value) : -1;
+        if (r == 0) {
+            w->ticks = true;
+            py_chan_queue(ch, &ch->recvq, w);
+        }
+        py_release(&ch->lock);
+        if (r != 0) {
+            py_stay(gp);
+            return r == -2 ? PyErr_NoMemory() : value;
+        }
+        uint32_t why = py_park(gp, PY_WAIT_CHAN_RECV, RT_FOREVER);
+        w->ticks = false;
+        if (RT_LIKELY(why == RT_WAKE_READY)) {
+            value = w->value;
+            w->value = NULL;
+            return value;
+        }
+        py_acquire(&ch->lock);
+        py_chan_leave(ch, w);
+        py_release(&ch->lock);
+        if (why != RT_WAKE_CLOSED)
+            return NULL;
     }
-    py_release(&ch->lock);
-    if (stopped || value != NULL) {
-        py_stay(gp);
-        return value;
-    }
-    uint32_t why = py_park(gp, PY_WAIT_CHAN_RECV, RT_FOREVER);
-    w->ticks = false;
-    if (RT_LIKELY(why == RT_WAKE_READY)) {
-        value = w->value;
-        w->value = NULL;
-        return value;
-    }
-    py_acquire(&ch->lock);
-    py_chan_leave(ch, w);
-    py_release(&ch->lock);
-    return NULL;
 }
 
 static PyObject *

@@ -107,6 +107,17 @@ def test_first_answer_takes_one_and_tells_of_the_one_that_fails():
     assert [line.partition(":")[0] for line in failures] == ["127.0.0.2 fails"]
 
 
+def test_heartbeat_notices_that_the_worker_hangs():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "heartbeat.py"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    *beats, first, second = done.stdout.splitlines()
+    assert beats == [f"beat {i}" for i in range(1, 6)]
+    assert first == "no beat any more"
+    assert second == "the function of a timer says so, too"
+
+
 def test_fan_in_merges_all_sources_and_gives_up_on_the_silent_one():
     done = subprocess.run(
         [sys.executable, EXAMPLES / "fan_in.py"], capture_output=True, text=True, timeout=60

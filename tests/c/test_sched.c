@@ -554,14 +554,14 @@ find_sleeps_until_the_first_timer(void)
     for (uint32_t i = 0; i < 2; i++) {
         begun(ps[0], i);
         rt_g_arm(G(i));
-        pool[i].timer = (rt_timer){.when = rt_nanotime() + (i ? 2000000 : SECOND * 3600),
+        pool[i].timer = (rt_timer){.when = rt_nanotime() + (i ? 20000000 : SECOND * 3600),
                                    .fire = fire_ready};
         CHECK_EQ(rt_timers_start(&ps[0]->timers, &pool[i].timer), 0);
     }
     CHECK_EQ(find(ps[0]), 1);
     CHECK(rt_nanotime() >= pool[1].timer.when);
     CHECK(host.blocks >= 1);
-    CHECK(host.timeout > 0 && host.timeout <= 2000000);
+    CHECK(host.timeout > 0 && host.timeout <= 20000000);
     CHECK(rt_timers_stop(&ps[0]->timers, &pool[0].timer));
     teardown();
 }
@@ -590,15 +590,15 @@ find_sleeps_until_the_first_alarm_or_timer(void)
     host.on_block = block_for_real;
     int64_t now = rt_nanotime();
     start_alarm(ps[0], 0, now + SECOND * 3600);
-    start_alarm(ps[0], 1, now + 4000000);
+    start_alarm(ps[0], 1, now + 40000000);
     begun(ps[0], 2);
     rt_g_arm(G(2));
-    pool[2].timer = (rt_timer){.when = now + 2000000, .fire = fire_ready};
+    pool[2].timer = (rt_timer){.when = now + 20000000, .fire = fire_ready};
     CHECK_EQ(rt_timers_start(&ps[0]->timers, &pool[2].timer), 0);
     CHECK_EQ(find(ps[0]), 2);
     CHECK_EQ(find(ps[0]), 1);
-    CHECK(rt_nanotime() >= now + 4000000);
-    CHECK(host.timeout > 0 && host.timeout <= 4000000);
+    CHECK(rt_nanotime() >= now + 40000000);
+    CHECK(host.timeout > 0 && host.timeout <= 40000000);
     CHECK_EQ(atomic_load(&ps[0]->count.timers_fired), 2);
     CHECK(rt_alarms_stop(&ps[0]->alarms, &pool[0].timer));
     teardown();
@@ -638,12 +638,12 @@ alarms_of_a_lent_p_are_run_by_who_is_idle(void)
     int64_t now = rt_nanotime();
     start_alarm(ps[0], 0, now);
     start_alarm(ps[0], 1, now + SECOND * 3600);
-    start_alarm(spare, 2, now + 2000000);
+    start_alarm(spare, 2, now + 20000000);
     CHECK_EQ(find(spare), 2);                   /* not its business */
     CHECK(rt_alarms_has(&ps[0]->alarms, &pool[0].timer));
     rt_sched_lend(ps[0]);
-    start_alarm(spare, 3, now + 6000000);
-    start_alarm(ps[0], 4, now + 4000000);
+    start_alarm(spare, 3, now + 80000000);
+    start_alarm(ps[0], 4, now + 40000000);
     CHECK_EQ(find(spare), 3);                   /* the other two were ps[0]'s */
     CHECK(!rt_alarms_has(&ps[0]->alarms, &pool[0].timer));
     CHECK(!rt_alarms_has(&ps[0]->alarms, &pool[4].timer));

@@ -509,6 +509,22 @@ def test_channel_in_its_own_buffer_is_collected() -> None:
     assert ref() is None
 
 
+def test_result_that_waited_through_a_collection_can_be_collected() -> None:
+    class Value:
+        pass
+
+    ch: Chan[Any] = Chan()
+    g = parked(go(ch.recv_ok))
+    gc.collect()
+    value: Any = Value()
+    ref = weakref.ref(value)
+    ch.send(value)
+    value.result = g.join()
+    del value, g
+    gc.collect()
+    assert ref() is None
+
+
 def test_channels_nested_very_deep_are_released() -> None:
     ch: Chan[Any] = Chan(1)
     for _ in range(200_000):

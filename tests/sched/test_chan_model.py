@@ -19,9 +19,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import runtime
 from runtime import Chan, ChanClosed, Goroutine, current, go, gosched
-
-pytestmark = pytest.mark.usefixtures("one_p")
 
 CLOSED = "closed"
 TIMEOUT = "timeout"
@@ -111,9 +110,14 @@ class ChanMachine(RuleBasedStateMachine):
                 return TIMEOUT
 
         self.ops[self.next] = go(body)
-        gosched()
-        gosched()
+        self.settle()
         return self.next
+
+    def settle(self) -> None:
+        """All operations wait or have ended, although a loaded machine may preempt them."""
+        gosched()
+        while any(g.state not in ("waiting", "dead") for g in self.ops.values()):
+            gosched()
 
     @rule()
     def send(self) -> None:
@@ -197,8 +201,7 @@ class ChanMachine(RuleBasedStateMachine):
     def agrees(self) -> None:
         if not hasattr(self, "ch"):
             return
-        gosched()
-        gosched()
+        self.settle()
         assert len(self.ch) == len(self.model.buffer)
         assert self.ch.closed == self.model.closed
         waiting = set(self.model.waiting())
@@ -217,7 +220,12 @@ class ChanMachine(RuleBasedStateMachine):
             assert g.join() == CLOSED
 
 
-def test_channel_behaves_like_the_model() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        ChanMachine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
-    )
+@pytest.mark.parametrize("procs", [1, 4])
+def test_channel_behaves_like_the_model(procs: int) -> None:
+    before = runtime.gomaxprocs(procs)
+    try:
+        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+            ChanMachine, settings=settings(max_examples=100, stateful_step_count=40)
+        )
+    finally:
+        runtime.gomaxprocs(before)

@@ -37,11 +37,14 @@ ALLOCATIONS = {
     "Buffered": 1,
     "Timeouts": 2,
     "TimerHeap": 2,
+    "Clocks": 1,
+    "ClockHeap": 1,
     "Select": 3,
     "Locks": 2,
     "Nested": 3,
     "ThreadSpawns": 1,
     "ThreadWaits": 1,
+    "ThreadClocks": 1,
     "Net": 3,
     "Unix": 2,
     "Pipe": 1,
@@ -77,6 +80,7 @@ CALLS = {
     "Spawn": THREADS,
     "ThreadSpawns": THREADS + POLLER,
     "ThreadWaits": THREADS + POLLER,
+    "ThreadClocks": THREADS + POLLER,
     "Blocking": THREADS + POLLER,
     "ThreadPreempt": THREADS + POLLER,
     "Net": SOCKETS + POLLER,
@@ -128,7 +132,7 @@ def test_allocation_fails_with_an_exception(shim: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Spawn", "Timeouts", "Select", "ThreadSpawns", "Net", "HTTP", "Shutdown"]
+    "name", ["Spawn", "Timeouts", "Clocks", "Select", "ThreadSpawns", "Net", "HTTP", "Shutdown"]
 )
 def test_allocation_fails_with_several_ps(shim: Path, name: str) -> None:
     run(shim, "inject.py", name, "1", every(ALLOCATIONS[name] * 2), "alloc:ENOMEM", procs=4)

@@ -559,6 +559,15 @@ def test_cycles_through_cases_are_collected() -> None:
     assert ref() is None
 
 
+def test_cases_and_results_nested_very_deep_are_released() -> None:
+    case: Any = None
+    result: Any = None
+    for _ in range(200_000):
+        case = send(None, case)
+        result = Selected((0, result, True))
+    del case, result
+
+
 @pytest.mark.parametrize("wait", [False, True])
 def test_many_selects_use_no_more_memory(wait: bool) -> None:
     data, dummy = Chan[int](), Chan[int]()

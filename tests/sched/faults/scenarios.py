@@ -28,6 +28,7 @@ from runtime import (
     send,
     sleep,
 )
+from runtime.time import Ticker, Timer, after, after_func
 
 logging.getLogger("runtime.http").disabled = True
 var: contextvars.ContextVar[object] = contextvars.ContextVar("var")
@@ -176,6 +177,78 @@ class TimerHeap(Scenario):
         self.many.close()
         for g in self.sleepers:
             assert g.join() == (None, False)
+
+
+class Calls(Scenario):
+    """Functions that timers call.  Where there is no memory for their goroutines they are called
+    when there is some again; where they fail that is reported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = self.failed = 0
+        self.called: Any = Chan(16)
+        self.timers: list[Any] = [None] * 16
+        self.report = runtime.excepthook
+        runtime.excepthook = self.count
+
+    def count(self, g: Any, e: BaseException) -> None:
+        self.failed += 1
+        self.report(g, e)
+
+    def start(self, seconds: float) -> None:
+        self.timers[self.started] = after_func(seconds, self.called.try_send, 1)
+        self.started += 1
+
+    def release(self) -> None:
+        end = time.monotonic() + TIME_LIMIT / 3
+        while len(self.called) + self.failed < self.started:
+            assert time.monotonic() < end, "a function was not called"
+            sleep(0.0002)
+        assert len(self.called) + self.failed == self.started
+
+
+class Clocks(Calls):
+    """Each kind of timer, and who waits for them."""
+
+    def run(self) -> None:
+        self.start(0.00001)
+        timer = self.timer = Timer(1000.0)
+        ticker = Ticker(0.00001)
+        after(0.00001).recv()
+        self.gs[0] = go(timer.c.recv)
+        self.gs[1] = go(next, ticker)
+        gosched()
+        timer.reset(0.00001)
+        self.gs[0].join()
+        self.gs[1].join()
+        timer.reset(0.00001)
+        assert select(recv(timer.c), recv(after(1000.0))).index == 0
+        self.start(0.00001)
+        sleep(0.0001)
+
+    def release(self) -> None:
+        if self.gs[0] is not None:
+            self.timer.reset(0)
+        super().release()
+
+
+class ClockHeap(Calls):
+    """As many functions to call as there is room for, so that the next ones make the heap grow:
+    where it cannot they are called as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.many = [after_func(1000.0, print) for _ in range(62)]
+
+    def run(self) -> None:
+        for _ in range(8):
+            self.start(0.0001)
+        sleep(0.0002)
+
+    def release(self) -> None:
+        super().release()
+        for timer in self.many:
+            assert timer.stop()
 
 
 class Select(Scenario):
@@ -378,6 +451,29 @@ class ThreadWaits(Thread):
     def release(self) -> None:
         super().release()
         assert not self.mu.locked
+
+
+class ThreadClocks(Thread):
+    """Timers of a plain thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chans[0] = Chan()
+
+    def body(self) -> None:
+        after_func(1000.0, print).stop()
+        after(0.00001).recv()
+        with Ticker(0.00001) as ticker:
+            next(ticker)
+            select(recv(ticker.c), recv(after(1000.0)))
+        self.chans[0].send(1)
+
+    def stop(self) -> None:
+        close(self.chans[0])
+
+    def run(self) -> None:
+        self.begin.release()
+        self.chans[0].recv()
 
 
 class Net(Scenario):

@@ -17,6 +17,7 @@ import greenlet
 
 import runtime
 from runtime import (
+    Case,
     Chan,
     ChanClosed,
     Goroutine,
@@ -27,6 +28,9 @@ from runtime import (
     goexit,
     gosched,
     num_goroutine,
+    recv,
+    select,
+    send,
     sleep,
     stats,
 )
@@ -83,6 +87,28 @@ class Program:
         if ok:
             with self.lock:
                 self.received[value] += 1  # type: ignore[index]
+
+    def select(self) -> None:
+        cases: list[Case[Any]] = []
+        sends: dict[int, int] = {}  # which case sends which value
+        for i in range(self.rng.randrange(1, 5)):
+            ch = self.rng.choice(self.chans)
+            if self.rng.random() < 0.5:
+                with self.lock:
+                    self.next_value += 1
+                    sends[i] = self.next_value
+                cases.append(send(ch, sends[i]))
+            else:
+                cases.append(recv(ch))
+        if self.rng.random() < 0.2:
+            result = select(*cases, recv(None), default=True)
+        else:
+            result = select(*cases, recv(None), timeout=self.timeout())
+        with self.lock:
+            if result.index in sends:
+                self.sent[sends[result.index]] += 1
+            elif result.ok:
+                self.received[result.value] += 1
 
     def lock_and_yield(self) -> None:
         i = self.rng.randrange(2)
@@ -232,6 +258,7 @@ class Program:
 OPERATIONS = [
     *[Program.send] * 6,
     *[Program.recv] * 6,
+    *[Program.select] * 4,
     *[Program.lock_and_yield] * 2,
     *[Program.pause] * 3,
     *[Program.spawn] * 3,
