@@ -113,7 +113,8 @@ cond_signal_one(Cond *cond)
         py_ready(w->g, false);
 }
 
-/* Unlock, wait for a signal, lock.  -1 with an exception set. */
+/* Unlock, wait for a signal, lock.  -1 with an exception set; then the wait has been ended,
+   which may be done again. */
 static int
 wait_once(Cond *cond, Goroutine *gp, py_wait *wait)
 {
@@ -147,6 +148,7 @@ wait_once(Cond *cond, Goroutine *gp, py_wait *wait)
         py_release(&cond->lock);
         if (unused)
             cond_signal_one(cond);
+        py_wait_end(wait);      /* a context's methods may wait themselves */
         if (why == RT_WAKE_TIMEOUT)
             py_raise_timeout("Cond.wait()");
     }

@@ -95,9 +95,8 @@ class Machine(RuleBasedStateMachine):
         pass
 
     def teardown(self) -> None:
-        for g in self.ops.values():
+        for g in reversed(self.ops.values()):  # so that nobody makes way for another
             g.cancel()
-        for g in self.ops.values():
             assert g.join() == CANCELLED
 
 
@@ -424,9 +423,9 @@ class WaitGroupMachine(Machine):
         assert repr(self.wg).startswith(f"<WaitGroup {self.count} ")
 
     def teardown(self) -> None:
+        super().teardown()
         for gate in self.gates:
             gate.set()
-        super().teardown()
 
 
 @pytest.mark.parametrize("procs", [1, 4])
