@@ -56,8 +56,10 @@ class Group(Children):
             raise duplicate(e)
 
     def _child_ended(self) -> None:
-        self._ending[_core.current()] = None
-        super()._child_ended()
+        try:
+            self._ending[_core.current()] = None
+        finally:
+            super()._child_ended()
 
     def _forget(self, g: Goroutine[Any]) -> None:
         super()._forget(g)
