@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any
 
-from runtime import _core
 from runtime._core import Chan, Goroutine
 from runtime._exceptions import duplicate
 from runtime._group import Children, _until_done
@@ -55,9 +54,10 @@ class Group(Children):
         for e in list(self._errors.values()):
             raise duplicate(e)
 
-    def _child_ended(self) -> None:
+    def _child_ended(self, g: Goroutine[Any] | None = None) -> None:
         try:
-            self._ending[_core.current()] = None
+            if g is not None:
+                self._ending[g] = None
         finally:
             super()._child_ended()
 
