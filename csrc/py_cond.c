@@ -60,8 +60,9 @@ locker_unlock(Cond *cond)
     return call_locker(cond, "unlock");
 }
 
-/* Lock again, also if this goroutine is being cancelled.  r is what the wait has come to, -1
-   with an exception set; returns that, or -1 for what has happened meanwhile. */
+/* Lock again, also if this goroutine is being cancelled.  r is what the wait has come to: -1
+   with an exception set, or with one that py_wait_end() will set; returns that, or -1 for what
+   has happened meanwhile. */
 static int
 lock_again(Cond *cond, int r)
 {
