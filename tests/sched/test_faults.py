@@ -38,6 +38,7 @@ ALLOCATIONS = {
     "Timeouts": 2,
     "TimerHeap": 2,
     "Select": 3,
+    "Contexts": 3,
     "Locks": 2,
     "Nested": 3,
     "ThreadSpawns": 1,

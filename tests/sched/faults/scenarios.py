@@ -19,6 +19,7 @@ from runtime import (
     DeadlockError,
     Mutex,
     WaitGroup,
+    context,
     go,
     gosched,
     http,
@@ -252,6 +253,40 @@ class Locks(Scenario):
             wg.done()
         for i in range(5):
             self.gs[i].join()
+
+
+class Contexts(Scenario):
+    """A tree of contexts, all of which must end with the root."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root, self.cancel = context.with_cancel()
+        self.made: list[Any] = [None] * 9
+
+    def wait(self, ctx: Any) -> None:
+        try:
+            self.chans[0].recv(ctx=ctx)
+        except context.Canceled:
+            pass
+
+    def run(self) -> None:
+        self.chans[0] = Chan()
+        for i in range(3):
+            ctx = self.made[i] = context.with_cancel(self.root).ctx
+            inner = self.made[3 + i] = context.with_timeout(ctx, 1000.0).ctx
+            self.made[6 + i] = context.with_value(inner, "key", i)
+            context.after_func(inner, gosched)
+            self.gs[i] = go(self.wait, self.made[6 + i])
+        gosched()
+        self.cancel()
+        for i in range(3):
+            self.gs[i].join()
+
+    def release(self) -> None:
+        self.cancel()
+        for ctx in self.made:
+            assert ctx is None or ctx.err() is not None
+            assert ctx is None or ctx.done().closed
 
 
 class Nested(Scenario):
