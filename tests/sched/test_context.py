@@ -13,7 +13,9 @@ import pytest
 
 from programs import run
 from runtime import (
+    Cancelled,
     Chan,
+    Group,
     Receiver,
     context,
     go,
@@ -550,6 +552,18 @@ def test_after_func_runs_in_the_contextvars_of_its_registration() -> None:
     with context.use(context.with_value(None, "k", "cancelled")):
         cancel()
     assert seen.recv() == "registered"
+
+
+def test_after_func_cancels_a_group() -> None:
+    ctx, cancel = context.with_cancel()
+    with Group() as grp:
+        stop = context.after_func(ctx, grp.cancel)
+        gs = [parked(grp.go(sleep, 60)) for _ in range(3)]
+        cancel()
+        sleep(60)
+        raise AssertionError("the block goes on")
+    assert all(isinstance(g.exception(), Cancelled) for g in gs)
+    assert stop() is False
 
 
 def test_after_func_that_fails_is_reported() -> None:
