@@ -72,8 +72,10 @@ lock_again(Cond *cond, int r)
         final = PyErr_ExceptionMatches(core->exc_deadlock)
                 || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
         PyObject *later = py_take_exception();
-        if (exc != NULL)
+        if (exc != NULL && exc != later)
             PyException_SetContext(later, exc);
+        else
+            Py_XDECREF(exc);
         exc = later;
     }
     if (exc != NULL)

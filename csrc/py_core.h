@@ -38,6 +38,7 @@ struct py_waiter {
         int64_t n;              /* in queues of locks, what each needs; 0 outside */
     };
     uint8_t kind;               /* PY_WAITER_* */
+    bool ticks;                 /* waits in an iteration over a Ticker */
 };
 
 enum {                          /* py_waiter.kind */
@@ -48,8 +49,9 @@ enum {                          /* py_waiter.kind */
 enum {                          /* rt_g.reason; the texts are in py_g.c */
     PY_WAIT_NONE, PY_WAIT_SLEEP, PY_WAIT_CHAN_SEND, PY_WAIT_CHAN_RECV, PY_WAIT_MUTEX,
     PY_WAIT_GROUP, PY_WAIT_JOIN, PY_WAIT_IO, PY_WAIT_GOEXIT, PY_WAIT_SYSCALL,
-    PY_WAIT_FUTURE, PY_WAIT_RWMUTEX_LOCK, PY_WAIT_RWMUTEX_RLOCK, PY_WAIT_ONCE, PY_WAIT_COND,
-    PY_WAIT_SEMA, PY_WAIT_EVENT, PY_WAIT_REASONS
+    PY_WAIT_FUTURE, PY_WAIT_SELECT, PY_WAIT_SELECT_NONE, PY_WAIT_RWMUTEX_LOCK,
+    PY_WAIT_RWMUTEX_RLOCK, PY_WAIT_ONCE, PY_WAIT_COND, PY_WAIT_SEMA, PY_WAIT_EVENT,
+    PY_WAIT_REASONS
 };
 
 /* What a goroutine needs while it runs and parks.  It is taken from the worker that
@@ -156,6 +158,7 @@ struct py_m {
     bool is_main;
     _Atomic bool stopping;      /* the process ends */
     _Atomic bool paused;        /* and this M will not touch Python any more */
+    uint32_t seed;              /* of py_random() */
     py_preempt_m preempt;
     py_seat *seats;             /* of all its workers; and of the main goroutine: */
     py_seat seat;
@@ -169,6 +172,7 @@ struct py_m {
         _Atomic uint64_t accepted, closed, requests;
     } http;
     void *http_cache;           /* owned: see py_http.h; NULL until it is needed */
+    struct py_clock *dropped;   /* see py_time.c */
 };
 
 #define PY_MAX_IDLE_WORKERS 1024
@@ -188,10 +192,11 @@ typedef struct {
     _Atomic(PyThreadState *) sysmon_tstate; /* owned; NULL until sysmon needs one */
     py_preempt_state preempt;
     PyObject *module;           /* borrowed */
-    PyTypeObject *goroutine_type, *go_type, *chan_type, *chan_iter_type, *mutex_type,
+    PyTypeObject *goroutine_type, *go_type, *chan_type, *chan_iter_type, *receiver_type,
+        *sender_type, *case_type, *selected_type, *mutex_type,
         *rwmutex_type, *rlocker_type, *waitgroup_type, *waitgroup_task_type, *once_type,
         *cond_type, *semaphore_type, *event_type, *int64_type, *bool_type, *value_type,
-        *map_type, *netfd_type, *conn_type, *request_type, *writer_type,
+        *map_type, *timer_type, *ticker_type, *netfd_type, *conn_type, *request_type, *writer_type,
         *headers_type, *body_type, *server_type;
     PyObject *foreign_key;      /* of a thread's Goroutine in its thread state's dict */
     PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed;
@@ -203,6 +208,11 @@ typedef struct {
                                    the goroutine on whose stack it does, or NULL */
     PyObject *end_child;        /* runtime._errors.end_child */
     PyObject *nothing;          /* runtime._errors.nothing */
+#ifndef Py_GIL_DISABLED
+    PyObject *free_cases[32];   /* freed objects that have no references: py_select.c */
+    uint32_t nfree_cases;
+#endif
+    _Atomic uint32_t seed;      /* of py_random(), for threads that are not Ms */
     _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */
     _Atomic int64_t next_id;
 } py_core;
@@ -419,15 +429,34 @@ py_waitq_wake_all(py_waitq *q, uint32_t why)
     py_ready_all(&out);
 }
 
+/* py_select.c */
+/* A number below n, which is not 0: what select() leaves to chance. */
+uint32_t py_random(uint32_t n);
+
 /* py_stack.c */
-/* From now on data-stack chunks come from rt_arena. */
+/* From now on data-stack chunks come from rt_arena, and copies of C stacks from rt_slab. */
 void py_stack_install(void);
+/* One of our switches is under way: what greenlet allocates meanwhile is such a copy, most
+   likely.  Only a hint, for builds with a GIL. */
+extern bool py_stack_copying;
+static inline void
+py_stack_hint(bool copying)
+{
+#ifdef Py_GIL_DISABLED
+    (void)copying;
+#else
+    py_stack_copying = copying;
+#endif
+}
 /* Give the calling worker, which has run no Python yet, a small first chunk. */
 void py_stack_seed(PyThreadState *ts);
 
 /* The other py_ files. */
 int py_chan_init_types(PyObject *module);
+int py_chan_view_init_types(PyObject *module);
+int py_select_init(PyObject *module);
 int py_sync_init_types(PyObject *module);
+int py_time_init_types(PyObject *module);
 int py_netfd_init_types(PyObject *module);
 void py_netfd_after_fork(void);
 int py_http_init_types(PyObject *module);

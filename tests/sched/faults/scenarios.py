@@ -20,10 +20,14 @@ from runtime import (
     Mutex,
     WaitGroup,
     atomic,
+    context,
     go,
     gosched,
     http,
     net,
+    recv,
+    select,
+    send,
     singleflight,
     sleep,
     sync,
@@ -176,6 +180,57 @@ class TimerHeap(Scenario):
         self.many.close()
         for g in self.sleepers:
             assert g.join() == (None, False)
+
+
+class Select(Scenario):
+    """Selects that face each other, with so many cases that their numbers are allocated.
+
+    Not in the main goroutine: an exception that comes from elsewhere is raised there at once,
+    and may strike between a value's arrival and what is done with it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.never = [recv(None)] * 257
+        self.sent = [False] * 8
+        self.received = [False] * 8
+
+    def produce(self) -> None:
+        a, b = self.chans
+        try:
+            for i in range(0, 8, 2):
+                index = select(*self.never, send(a, i), send(b, i + 1)).index
+                self.sent[i + (index - 257)] = True
+        finally:
+            close(a)
+            close(b)
+
+    def consume(self) -> None:
+        a, b = self.chans
+        try:
+            while not (a.closed and b.closed):
+                result = select(*self.never, recv(a.receiver()), recv(b))
+                if result.ok:  # to unpack it would allocate
+                    self.received[result.value] = True
+        finally:
+            close(a)
+            close(b)
+
+    def run(self) -> None:
+        self.chans[0] = Chan()
+        self.chans[1] = Chan(1)
+        self.gs[0] = go(self.produce)
+        self.gs[1] = go(self.consume)
+        self.gs[0].join()
+        self.gs[1].join()
+
+    def end(self) -> list[BaseException]:
+        errors = super().end()
+        for ch in self.chans:
+            for value in ch or ():
+                self.received[value] = True
+        assert self.received == self.sent
+        return errors
 
 
 class Locks(Scenario):
@@ -345,6 +400,38 @@ class Flights(Scenario):
 
     def release(self) -> None:
         assert self.flights.do("key", self.fly, TIME_LIMIT / 3)[0] == 42
+class Contexts(Scenario):
+    """A tree of contexts, all of which must end with the root."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root, self.cancel = context.with_cancel()
+        self.made: list[Any] = [None] * 9
+
+    def wait(self, ctx: Any) -> None:
+        try:
+            self.chans[0].recv(ctx=ctx)
+        except context.Canceled:
+            pass
+
+    def run(self) -> None:
+        self.chans[0] = Chan()
+        for i in range(3):
+            ctx = self.made[i] = context.with_cancel(self.root).ctx
+            inner = self.made[3 + i] = context.with_timeout(ctx, 1000.0).ctx
+            self.made[6 + i] = context.with_value(inner, "key", i)
+            context.after_func(inner, gosched)
+            self.gs[i] = go(self.wait, self.made[6 + i])
+        gosched()
+        self.cancel()
+        for i in range(3):
+            self.gs[i].join()
+
+    def release(self) -> None:
+        self.cancel()
+        for ctx in self.made:
+            assert ctx is None or ctx.err() is not None
+            assert ctx is None or ctx.done().closed
 
 
 class Nested(Scenario):
