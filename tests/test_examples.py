@@ -108,6 +108,14 @@ def test_first_answer_takes_one_and_tells_of_the_one_that_fails():
     assert [line.partition(":")[0] for line in failures] == ["127.0.0.2 fails"]
 
 
+def test_page_cache_fetches_each_page_once():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "page_cache.py"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["100 answers, 4 pages", "4 requests"]
+
+
 def test_fan_in_merges_all_sources_and_gives_up_on_the_silent_one():
     done = subprocess.run(
         [sys.executable, EXAMPLES / "fan_in.py"], capture_output=True, text=True, timeout=60
