@@ -522,7 +522,9 @@ def test_locks_in_a_forked_child_forget_who_has_waited_in_the_parent() -> None:
     done = run(
         """
         import os, signal
-        from runtime import go, gosched, sync
+        from runtime import go, gomaxprocs, gosched, sync
+
+        gomaxprocs(1)
 
         def parked(fn, *args):
             g = go(fn, *args)
@@ -583,6 +585,8 @@ def test_locks_in_a_forked_child_forget_who_has_waited_in_the_parent() -> None:
         assert os.waitpid(pid, 0)[1] == 0
         gs[0].join()
         mu.unlock()
-        """
+        """,
+        "-W",
+        "ignore::DeprecationWarning",  # of every fork with threads
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")

@@ -95,9 +95,10 @@ class Machine(RuleBasedStateMachine):
         pass
 
     def teardown(self) -> None:
-        for g in reversed(self.ops.values()):  # so that nobody makes way for another
+        for g in self.ops.values():
             g.cancel()
-            assert g.join() == CANCELLED
+        for g in self.ops.values():
+            assert g.join() in (CANCELLED, GOT)  # got: one that was cancelled has made way
 
 
 class MutexMachine(Machine):
