@@ -72,8 +72,10 @@ lock_again(Cond *cond, int r)
         final = PyErr_ExceptionMatches(core->exc_deadlock)
                 || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
         PyObject *later = py_take_exception();
-        if (exc != NULL)
+        if (exc != NULL && exc != later)
             PyException_SetContext(later, exc);
+        else
+            Py_XDECREF(exc);
         exc = later;
     }
     if (exc != NULL)
@@ -113,7 +115,8 @@ cond_signal_one(Cond *cond)
         py_ready(w->g, false);
 }
 
-/* Unlock, wait for a signal, lock.  -1 with an exception set. */
+/* Unlock, wait for a signal, lock.  -1 with an exception set; then the wait has been ended,
+   which may be done again. */
 static int
 wait_once(Cond *cond, Goroutine *gp, py_wait *wait)
 {
@@ -147,6 +150,7 @@ wait_once(Cond *cond, Goroutine *gp, py_wait *wait)
         py_release(&cond->lock);
         if (unused)
             cond_signal_one(cond);
+        py_wait_end(wait);      /* a context's methods may wait themselves */
         if (why == RT_WAKE_TIMEOUT)
             py_raise_timeout("Cond.wait()");
     }

@@ -101,7 +101,12 @@ class Children:
     ) -> Goroutine[_T]:
         """Start a child; a slot is taken already."""
         child = _Child(self, fn, args, kwargs)
-        g = child.g = _core.go(child)
+        try:
+            g = child.g = _core.go(child)
+        except BaseException:
+            if _take(child.turn):  # a traceback may keep it alive
+                self._child_ended()
+            raise
         self._children[g] = child.turn
         if not child.turn:
             child.g = None  # it has begun on another thread
@@ -127,11 +132,13 @@ class Children:
             if _take(turn):
                 self._child_ended()
 
-    def _child_ended(self) -> None:
-        """Called once for each child, when it returns or is never to begin."""
-        if self._slots is not None:
-            self._slots.try_recv()
-        self._running.done()
+    def _child_ended(self, g: Goroutine[Any] | None = None) -> None:
+        """Called once for each child: when it returns, by g; or when it is never to begin."""
+        try:
+            if self._slots is not None:
+                self._slots.try_recv()
+        finally:
+            self._running.done()
 
     def _forget(self, g: Goroutine[Any]) -> None:
         """The goroutine of a child has ended."""
@@ -417,7 +424,7 @@ class _Child:
             self.group._failed(e)
             raise
         finally:
-            self.group._child_ended()
+            self.group._child_ended(_core.current())
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if self.turn and not is_finalizing() and _take(self.turn):

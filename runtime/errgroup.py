@@ -10,6 +10,6 @@
 `runtime.Group` is the richer form: a with block that also cancels the others.
 """
 
-from runtime._errgroup import Group
+from runtime._errgroup import Group, with_context
 
-__all__ = ["Group"]
+__all__ = ["Group", "with_context"]

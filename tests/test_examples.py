@@ -15,6 +15,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 START_SECONDS = 30  # to start and listen; generous, a sanitizer build is slow
+SHARDS = ["north", "south", "west"]
 PRIMES = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71]
 
 
@@ -116,6 +117,12 @@ def test_heartbeat_notices_that_the_worker_hangs():
     assert beats == [f"beat {i}" for i in range(1, 6)]
     assert first == "no beat any more"
     assert second == "the function of a timer says so, too"
+def test_page_cache_fetches_each_page_once():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "page_cache.py"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["100 answers, 4 pages", "4 requests"]
 
 
 def test_fan_in_merges_all_sources_and_gives_up_on_the_silent_one():
@@ -130,6 +137,19 @@ def test_fan_in_merges_all_sources_and_gives_up_on_the_silent_one():
         assert numbers == [f"{name}: {i}" for i in range(how_many)]
         assert end == f"{name} has ended"
     assert [line for line in lines if line.startswith("delta")] == ["delta: 0"]
+
+
+def test_search_ends_in_time_and_leaves_nobody_behind():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "search.py"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[:4] == ["first: complete", *(f"    {s} answers first" for s in SHARDS)]
+    assert "second: DeadlineExceeded('the deadline of the context has passed')" in lines
+    assert "third: UserLeft()" in lines
+    assert lines[-1] == "nobody is left"
+    assert not any(line.startswith("    west") for line in lines[4:])
 
 
 def test_inspect_scheduler_shows_what_each_goroutine_does():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import runtime
-from runtime import Cancelled, errgroup, go, goexit, gosched, sleep, sync
+from runtime import Cancelled, Chan, context, errgroup, go, goexit, gosched, sleep, sync
 from waits import parked, until
 
 
@@ -193,3 +193,51 @@ def test_errgroup_used_by_many_threads_and_goroutines(seed: int) -> None:
     until(lambda: not any(t.is_alive() for t in waiters))
     assert not errors
     assert len(ended) == 120
+
+
+# --- with_context ---------------------------------------------------------------------------------
+
+
+def test_errgroup_context_ends_with_the_first_error() -> None:
+    parent, cancel = context.with_cancel()
+    group, ctx = errgroup.with_context(parent)
+    error = KeyError("first")
+    gate: Chan[None] = Chan()
+
+    def fail() -> None:
+        gate.recv()
+        raise error
+
+    waiting = [group.go(Chan().recv, ctx=ctx) for _ in range(5)]
+    group.go(fail)
+    assert ctx.err() is None
+    gate.send(None)
+    with pytest.raises(KeyError, match="first"):
+        group.wait()
+    assert type(ctx.err()) is context.Canceled
+    assert context.cause(ctx) is error
+    assert all(type(g.exception()) is context.Canceled for g in waiting)
+    assert parent.err() is None
+    cancel()
+
+
+def test_errgroup_context_ends_when_wait_has_seen_all_end() -> None:
+    group, ctx = errgroup.with_context()
+    gate: Chan[None] = Chan()
+    group.go(gate.recv)
+    with pytest.raises(TimeoutError):
+        group.wait(0.001)
+    assert ctx.err() is None
+    gate.send(None)
+    group.wait()
+    assert type(context.cause(ctx)) is context.Canceled
+
+
+def test_errgroup_context_ends_with_its_parent() -> None:
+    with context.with_timeout(None, 0.001) as parent:
+        group, ctx = errgroup.with_context(context.with_value(parent, "k", "v"))
+        assert ctx.value("k") == "v"
+        for _ in range(3):
+            group.go(sleep, 60, ctx=ctx)
+        with pytest.raises(context.DeadlineExceeded):
+            group.wait()

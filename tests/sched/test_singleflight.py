@@ -42,6 +42,10 @@ def test_singleflight_alone_is_not_shared() -> None:
     assert flights.do((1, 2), lambda: 2) == (2, False)
     with pytest.raises(TypeError):
         flights.do([], lambda: 3)
+    for method in (flights.do, flights.do_chan):
+        with pytest.raises(TypeError, match="callable"):
+            method("a", 5)  # type: ignore[operator]
+    assert flights.do("a", lambda: 4) == (4, False)
 
 
 def test_singleflight_exception_is_raised_in_all_callers() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from programs import run
 from runtime import (
     Cancelled,
     Mutex,
@@ -515,3 +516,77 @@ def test_waitgroup_go_is_shown_as_what_it_runs() -> None:
     assert info.stack is not None
     assert "body" in info.stack[0].function
     wg.wait()
+
+
+def test_locks_in_a_forked_child_forget_who_has_waited_in_the_parent() -> None:
+    done = run(
+        """
+        import os, signal
+        from runtime import go, gomaxprocs, gosched, sync
+
+        gomaxprocs(1)
+
+        def parked(fn, *args):
+            g = go(fn, *args)
+            while g.state != "waiting":
+                gosched()
+            return g
+
+        mu, rw, sem, cond = sync.Mutex(), sync.RWMutex(), sync.Semaphore(2), sync.Cond()
+        event, wg = sync.Event(), sync.WaitGroup()
+        wg.add()
+
+        def wait():
+            with cond:
+                cond.wait()
+
+        def everything():
+            mu.lock()
+            rw.rlock()
+            sem.acquire()
+            gs = [parked(f) for f in (mu.lock, rw.lock, rw.rlock, wait, event.wait, wg.wait)]
+            gs.append(parked(sem.acquire, 2))
+            mu.unlock()             # the first is woken and has not run
+            return gs
+
+        def undo():
+            rw.runlock()
+            sem.release()
+            for _ in range(2):
+                with mu:
+                    g = parked(mu.lock)
+                g.join(timeout=20)
+                mu.unlock()
+                with rw:
+                    gs = [parked(rw.rlock), parked(rw.lock)]
+                gs[0].join(timeout=20)
+                rw.runlock()
+                gs[1].join(timeout=20)
+                rw.unlock()
+                sem.acquire(2)
+                g = parked(sem.acquire, 1)
+                sem.release(2)
+                g.join(timeout=20)
+                sem.release()
+                g = parked(wait)
+                cond.signal()
+                g.join(timeout=20)
+            event.set()
+            wg.done()
+            wg.wait(timeout=20)
+            print("fine", flush=True)
+
+        gs = everything()
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(30)
+            undo()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        gs[0].join()
+        mu.unlock()
+        """,
+        "-W",
+        "ignore::DeprecationWarning",  # of every fork with threads
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")

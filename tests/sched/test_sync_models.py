@@ -98,7 +98,7 @@ class Machine(RuleBasedStateMachine):
         for g in self.ops.values():
             g.cancel()
         for g in self.ops.values():
-            assert g.join() == CANCELLED
+            assert g.join() in (CANCELLED, GOT)  # got: one that was cancelled has made way
 
 
 class MutexMachine(Machine):
@@ -424,9 +424,9 @@ class WaitGroupMachine(Machine):
         assert repr(self.wg).startswith(f"<WaitGroup {self.count} ")
 
     def teardown(self) -> None:
+        super().teardown()
         for gate in self.gates:
             gate.set()
-        super().teardown()
 
 
 @pytest.mark.parametrize("procs", [1, 4])

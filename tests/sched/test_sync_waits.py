@@ -207,7 +207,7 @@ class ErrGroupWait(Wait):
 
 
 class SingleflightDo(Wait):
-    reason = "sync.Event.Wait"
+    reason = "sync.Once.Do"
 
     def __init__(self) -> None:
         self.flights: Flights[str, int] = Flights()
