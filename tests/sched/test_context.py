@@ -989,7 +989,7 @@ def test_interrupt_in_cancel_leaves_no_descendant_behind() -> None:
                 if "_context.py" not in frame.f_code.co_filename:
                     return None
                 frame.f_trace_opcodes = True
-                if event == "opcode":
+                if event in ("line", "opcode"):  # 3.12 has none of the latter, at times
                     steps += 1
                     if steps == at:
                         raise KeyboardInterrupt
@@ -1012,7 +1012,7 @@ def test_interrupt_in_cancel_leaves_no_descendant_behind() -> None:
                 break
             not_begun += not any(closed)
             halfway += any(closed) and not all(closed)
-        print(at > 100, not_begun < 15, halfway)
+        print(at > 30, not_begun < 15, halfway)
         """
     )
     assert done.returncode == 0, done.stderr
