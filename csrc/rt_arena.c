@@ -181,14 +181,16 @@ static RT_COLD void
 reserve_once(void)
 {
     for (size_t size = MAX_RANGE; size >= MIN_RANGE; size /= 2) {
-        void *p = mmap(NULL, size, PROT_NONE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (p == MAP_FAILED)
+        /* The system aligns to pages only. */
+        char *got = mmap(NULL, size + RT_CHUNK_SIZE, PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (got == MAP_FAILED)
             continue;
         if (pthread_atfork(lock_all, unlock_all, unlock_all) != 0) {
-            munmap(p, size);
+            munmap(got, size + RT_CHUNK_SIZE);
             return;
         }
+        char *p = got + (-(uintptr_t)got & (RT_CHUNK_SIZE - 1));
 #ifdef MADV_NOHUGEPAGE
         (void)madvise(p, size, MADV_NOHUGEPAGE);
 #endif

@@ -23,7 +23,7 @@
    touched holds 4 KiB, so these usually hold 4 MiB. */
 #define RT_ARENA_SPARES 16u
 
-/* A page-aligned chunk of RT_CHUNK_SIZE bytes with any contents, or NULL: the
+/* A chunk of RT_CHUNK_SIZE bytes, aligned to that, with any contents, or NULL: the
    range is used up or could not be reserved; the caller then uses the system
    allocator. */
 void *rt_arena_alloc(void);

@@ -17,6 +17,20 @@
 
 enum { PER_SLAB = 64 };
 
+void *__real_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off);
+void *__wrap_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off);
+/* The range begins at an odd page, as it may. */
+void *
+__wrap_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
+{
+    if (prot != PROT_NONE)
+        return __real_mmap(addr, len, prot, flags, fd, off);
+    char *p = __real_mmap(addr, len + 2 * RT_CHUNK_SIZE, prot, flags, fd, off);
+    if (p == MAP_FAILED)
+        return p;
+    return p + (-(uintptr_t)p & (RT_CHUNK_SIZE - 1)) + 4096;
+}
+
 static rt_arena_stats
 stats(void)
 {
@@ -161,7 +175,7 @@ chunks_are_aligned_owned_and_writable(void)
     int local;
     char *p = rt_arena_alloc(), *q = rt_arena_alloc();
     CHECK(p != NULL && q == p + RT_CHUNK_SIZE);
-    CHECK_EQ((uintptr_t)p % 4096, 0);
+    CHECK_EQ((uintptr_t)p % RT_CHUNK_SIZE, 0);
     CHECK(rt_arena_owns(p) && rt_arena_owns(q) && rt_arena_owns(p + 1));
     CHECK(!rt_arena_owns(&local) && !rt_arena_owns(NULL));
     CHECK(!rt_arena_owns((char *)UINTPTR_MAX));
