@@ -11,7 +11,10 @@
  *
  * The *_now functions are called with the channel's lock held and leave it to the
  * caller to ready, once it has let go, the waiter they have served.
+ *
+ * A channel that was made in a bubble is used in that bubble only; others see ELSEWHERE.
  */
+#include "py_bubble.h"
 #include "py_chan.h"
 #include "py_wait.h"
 
@@ -34,6 +37,22 @@ buf_pop(Chan *ch)
     return value;
 }
 
+#define ELSEWHERE (-3)          /* ch belongs to a bubble that the caller is not in */
+
+static inline bool
+is_elsewhere(const Chan *ch)
+{
+    return ch->bubbled && !py_bubble_admits(ch->bubble);
+}
+
+static RT_COLD int
+raise_elsewhere(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "this channel was made in a bubble of runtime.testing "
+                    "and cannot be used outside of it");
+    return -2;
+}
+
 static PyObject *
 raise_closed(const char *what)
 {
@@ -43,13 +62,26 @@ raise_closed(const char *what)
 
 /* ---- send ---- */
 
-/* Send without waiting: 1 done, 0 would block, -1 closed (no exception set). */
+static RT_COLD int
+raise_send(int r, const char *closed)
+{
+    if (r == ELSEWHERE)
+        return raise_elsewhere();
+    raise_closed(closed);
+    return -1;
+}
+
+/* Send without waiting: 1 done, 0 would block, -1 closed or ELSEWHERE (no exception set). */
 static inline int
 send_now(Chan *ch, PyObject *value, py_waiter **served)
 {
     *served = NULL;
-    if (RT_UNLIKELY(ch->closed))
-        return -1;
+    if (RT_UNLIKELY(ch->closed | ch->bubbled)) {
+        if (is_elsewhere(ch))
+            return ELSEWHERE;
+        if (ch->closed)
+            return -1;
+    }
     py_waiter *w = py_waitq_claim(&ch->recvq, RT_WAKE_READY);
     if (w != NULL) {
         w->value = Py_NewRef(value);
@@ -74,7 +106,7 @@ try_send(Chan *ch, PyObject *value)
     if (served != NULL)
         py_ready(served->g, true);
     if (RT_UNLIKELY(r < 0))
-        raise_closed("send on a closed channel");
+        return raise_send(r, "send on a closed channel");
     return r;
 }
 
@@ -99,9 +131,7 @@ send_slow(Chan *ch, PyObject *value, const py_limits *limits)
             py_ready(served->g, true);
         py_stay(gp);
         py_wait_end(&wait);
-        if (r < 0)
-            raise_closed("send on a closed channel");
-        return r;
+        return r < 0 ? raise_send(r, "send on a closed channel") : r;
     }
     uint32_t why = py_wait_park(gp, PY_WAIT_CHAN_SEND, &wait);
     py_wait_end(&wait);
@@ -120,11 +150,24 @@ send_slow(Chan *ch, PyObject *value, const py_limits *limits)
 
 /* ---- receive ---- */
 
+/* A closed channel, or one of a bubble: -1 when drained, ELSEWHERE, 0 go on. */
+static RT_COLD int
+look_before_recv(const Chan *ch)
+{
+    return is_elsewhere(ch) ? ELSEWHERE : ch->closed && ch->len == 0 ? -1 : 0;
+}
+
 /* Receive without waiting: 1 *out set (owned), 0 would block, -1 closed and
-   drained (no exception set). */
+   drained or ELSEWHERE (no exception set). */
 static inline int
 recv_now(Chan *ch, PyObject **out, py_waiter **served)
 {
+    *served = NULL;
+    if (RT_UNLIKELY(ch->closed | ch->bubbled)) {
+        int r = look_before_recv(ch);
+        if (r != 0)
+            return r;
+    }
     py_waiter *w = *served = py_waitq_claim(&ch->sendq, RT_WAKE_READY);
     if (ch->len > 0) {
         *out = buf_pop(ch);
@@ -134,13 +177,13 @@ recv_now(Chan *ch, PyObject **out, py_waiter **served)
     else if (w != NULL)
         *out = w->value;
     else
-        return ch->closed ? -1 : 0;
+        return 0;
     if (w != NULL)
         w->value = NULL;
     return 1;
 }
 
-/* The same, lock and all. */
+/* The same, lock and all; -2 with an exception set. */
 static inline int
 try_recv(Chan *ch, PyObject **out)
 {
@@ -151,10 +194,10 @@ try_recv(Chan *ch, PyObject **out)
     py_release(&ch->lock);
     if (served != NULL)
         py_ready(served->g, direct);
-    return r;
+    return RT_UNLIKELY(r == ELSEWHERE) ? raise_elsewhere() : r;
 }
 
-/* As try_recv(), but waits; -2 with an exception set. */
+/* As try_recv(), but waits. */
 static int
 recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
 {
@@ -174,7 +217,7 @@ recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
             py_ready(served->g, false);
         py_stay(gp);
         py_wait_end(&wait);
-        return r;
+        return r == ELSEWHERE ? raise_elsewhere() : r;
     }
     uint32_t why = py_wait_park(gp, ch->reason, &wait);
     py_wait_end(&wait);
@@ -252,12 +295,12 @@ chan_try_send(Chan *ch, PyObject *value)
 static PyObject *
 chan_try_recv(Chan *ch, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *value;
+    PyObject *value = NULL;
     int r = try_recv(ch, &value);
     if (r > 0)
         return Py_BuildValue("(NO)", value, Py_True);
     if (r < 0)
-        return raise_closed("receive on a closed channel that is drained");
+        return r == -1 ? raise_closed("receive on a closed channel that is drained") : NULL;
     return Py_BuildValue("(OO)", Py_None, Py_False);
 }
 
@@ -265,6 +308,10 @@ static PyObject *
 chan_close(Chan *ch, PyObject *Py_UNUSED(ignored))
 {
     py_waitq woken = {0};
+    if (is_elsewhere(ch)) {
+        raise_elsewhere();
+        return NULL;
+    }
     py_acquire(&ch->lock);
     bool was_closed = ch->closed;
     ch->closed = true;
@@ -277,10 +324,12 @@ chan_close(Chan *ch, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* For the runtime's own channels: what its receivers wait for, for people. */
+/* For the runtime's own channels, which others use as well if made in a bubble: what its
+   receivers wait for, for people. */
 static PyObject *
 chan_wait_as(Chan *ch, PyObject *reason)
 {
+    ch->bubbled = false;
     for (int i = 0; i < PY_WAIT_REASONS; i++) {
         if (PyUnicode_Check(reason)
             && PyUnicode_CompareWithASCIIString(reason, py_wait_reason(i)) == 0) {
@@ -358,6 +407,8 @@ chan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     ch->capacity = capacity;
     ch->reason = PY_WAIT_CHAN_RECV;
+    ch->bubble = (py_bubble *)Py_XNewRef((PyObject *)py_bubble_current());
+    ch->bubbled = ch->bubble != NULL;
     return (PyObject *)ch;
 }
 
@@ -388,6 +439,7 @@ chan_dealloc(Chan *ch)
         PyObject_ClearWeakRefs((PyObject *)ch);
     chan_clear(ch);
     PyMem_Free(ch->buf);
+    Py_XDECREF((PyObject *)ch->bubble);
     type->tp_free(ch);
     Py_DECREF(type);
     Py_TRASHCAN_END

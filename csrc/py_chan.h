@@ -10,9 +10,11 @@ typedef struct {
     py_waitq recvq, sendq;
     PyObject **buf;             /* owned ring of owned values, `capacity` long */
     Py_ssize_t capacity, len, head;
-    bool closed;
+    bool closed : 1;
+    bool bubbled : 1;           /* made in a bubble; never changes once others know it */
     uint8_t reason;             /* PY_WAIT_*: what its receivers wait for */
     PyObject *weakrefs;
+    py_bubble *bubble;          /* owned, or NULL: where it may be used */
 } Chan;
 
 static inline bool

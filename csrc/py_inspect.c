@@ -135,7 +135,7 @@ add_stack(snapshot *s, PyFrameObject *frame)
 static py_g_info *
 add(snapshot *s, Goroutine *gp, uint8_t state)
 {
-    if (gp->service && state != RT_G_WAITING)
+    if (gp->g.service && state != RT_G_WAITING)
         return NULL;            /* waiting, it is in a finalizer of the program's */
     s->no_memory = s->no_memory || !grow(&s->gs, s->n, &s->cap, sizeof(py_g_info));
     if (s->no_memory)

@@ -423,6 +423,7 @@ rt_sched_after_fork(rt_sched *sched, rt_p *pp)
     rt_timers_init(&pp->timers);
     pp->event = pp->nevents = 0;
     pp->npd = 0;
+    pp->nbubbles = 0;
     sched->allp[0] = sched->by_id[0] = pp;
     sched->nallp = 1;
     sched->netpoll->close(pp->np);
@@ -686,6 +687,8 @@ sleep_until_work(rt_p *pp)
 {
     rt_sched *sched = pp->sched;
     int64_t timeout = RT_FOREVER;
+    if (RT_UNLIKELY(pp->nbubbles != 0) && sched->host.quiet(pp, false))
+        return;
     if (RT_UNLIKELY(RT_LOAD(pp->lent)))
         take_back(pp);
     if (RT_LOAD(pp->timers.len) != 0) {
@@ -745,6 +748,8 @@ rt_sched_find(rt_p *pp)
         take_global(pp);
         take_inbox(pp);
         poll_now(pp);
+        if (RT_UNLIKELY(pp->nbubbles != 0))
+            pp->sched->host.quiet(pp, true);
     }
     else if (RT_UNLIKELY(pp->preempted.head != NULL && tick % FAIR_TICKS == FAIR_TICKS / 2))
         gp = rt_glist_pop(&pp->preempted);
