@@ -245,10 +245,15 @@ bubble_start(py_bubble *b, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
 }
 
 static PyObject *
-bubble_run(py_bubble *b, PyObject *Py_UNUSED(ignored))
+bubble_run(py_bubble *b, PyObject *const *args, Py_ssize_t nargs)
 {
+    int64_t deadline;
+    if (nargs > 1) {
+        PyErr_SetString(PyExc_TypeError, "wrong arguments: run(timeout=None)");
+        return NULL;
+    }
     Goroutine *gp = py_current("Bubble.run()");
-    if (gp == NULL)
+    if (gp == NULL || py_io_deadline(nargs ? args[0] : NULL, &deadline) < 0)
         return NULL;
     if (b->mp == NULL || py_bubble_current() == b) {
         PyErr_SetString(PyExc_RuntimeError, b->mp ? "a bubble cannot wait for its own end"
@@ -269,18 +274,20 @@ bubble_run(py_bubble *b, PyObject *Py_UNUSED(ignored))
     Py_INCREF(b);
     if (gp->g.foreign || gp->g.pp != &b->mp->p)
         rt_p_wake(&b->mp->p);   /* it may sleep since it was stuck */
-    uint32_t why = py_park(gp, PY_WAIT_RUN_BUBBLE, RT_FOREVER);
+    uint32_t why = py_park(gp, PY_WAIT_RUN_BUBBLE, deadline);
     py_acquire(&b->lock);
     py_waitq_remove(&gp->seat->waiter);
     ended = b->ended;
     py_release(&b->lock);
     Py_DECREF(b);
+    if (why == RT_WAKE_TIMEOUT)
+        return py_raise_timeout("Bubble.run()");
     return why == RT_WAKE_READY ? PyBool_FromLong(ended) : NULL;
 }
 
 static PyMethodDef bubble_methods[] = {
     {"start", (PyCFunction)(void (*)(void))bubble_start, METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"run", (PyCFunction)bubble_run, METH_NOARGS, NULL},
+    {"run", (PyCFunction)(void (*)(void))bubble_run, METH_FASTCALL, NULL},
     {0},
 };
 static PyObject *
@@ -299,8 +306,8 @@ static PyType_Slot bubble_slots[] = {
     {Py_tp_getset, bubble_getset},
     {Py_tp_doc, "Bubble()\n--\n\n"
                 "Goroutines with a clock of their own.\n\n"
-                "start(fn, *args, **kwargs) starts the first one; run() waits until all have\n"
-                "ended (True) or none can ever go on (False)."},
+                "start(fn, *args, **kwargs) starts the first one; run(timeout=None) waits until\n"
+                "all have ended (True) or none can ever go on (False)."},
     {0, NULL},
 };
 static PyType_Spec bubble_spec = {

@@ -71,16 +71,22 @@ raise_send(int r, const char *closed)
     return -1;
 }
 
+/* A closed channel, or one of a bubble: -1, ELSEWHERE, 0 go on. */
+static RT_COLD int
+look_before_send(const Chan *ch)
+{
+    return is_elsewhere(ch) ? ELSEWHERE : ch->closed ? -1 : 0;
+}
+
 /* Send without waiting: 1 done, 0 would block, -1 closed or ELSEWHERE (no exception set). */
 static inline int
 send_now(Chan *ch, PyObject *value, py_waiter **served)
 {
     *served = NULL;
-    if (RT_UNLIKELY(ch->closed | ch->bubbled)) {
-        if (is_elsewhere(ch))
-            return ELSEWHERE;
-        if (ch->closed)
-            return -1;
+    if (RT_UNLIKELY(ch->closed || ch->bubbled)) {
+        int r = look_before_send(ch);
+        if (r != 0)
+            return r;
     }
     py_waiter *w = py_waitq_claim(&ch->recvq, RT_WAKE_READY);
     if (w != NULL) {
@@ -163,7 +169,7 @@ static inline int
 recv_now(Chan *ch, PyObject **out, py_waiter **served)
 {
     *served = NULL;
-    if (RT_UNLIKELY(ch->closed | ch->bubbled)) {
+    if (RT_UNLIKELY(ch->closed || ch->bubbled)) {
         int r = look_before_recv(ch);
         if (r != 0)
             return r;

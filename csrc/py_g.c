@@ -409,7 +409,7 @@ py_g_finish(Goroutine *gp, PyObject *result)
         Py_CLEAR(result);
     py_m *mp = py_tls_m;
     mp->curg = NULL;
-    if (RT_UNLIKELY(gp->g.service | gp->g.bubbled))
+    if (RT_UNLIKELY(gp->g.service || gp->g.bubbled))
         finish_special(mp, gp);
     else
         RT_COUNT(mp->finished, 1);

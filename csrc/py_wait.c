@@ -173,14 +173,10 @@ py_now(void)
     return RT_UNLIKELY(b != NULL) ? b->now : rt_nanotime();
 }
 
-/* A timeout argument as a deadline of a clock that shows now. */
-static int
+/* timeout seconds after now. */
+static RT_NOINLINE int
 deadline_after(int64_t now, PyObject *timeout, int64_t *deadline)
 {
-    if (timeout == NULL || timeout == Py_None) {
-        *deadline = RT_FOREVER;
-        return 0;
-    }
     double s = PyFloat_AsDouble(timeout);
     if (s == -1.0 && PyErr_Occurred())
         return -1;
@@ -197,12 +193,18 @@ deadline_after(int64_t now, PyObject *timeout, int64_t *deadline)
 int
 py_deadline(PyObject *timeout, int64_t *deadline)
 {
+    *deadline = RT_FOREVER;
+    if (timeout == NULL || timeout == Py_None)
+        return 0;
     return deadline_after(py_now(), timeout, deadline);
 }
 
 int
 py_io_deadline(PyObject *timeout, int64_t *deadline)
 {
+    *deadline = RT_FOREVER;
+    if (timeout == NULL || timeout == Py_None)
+        return 0;
     return deadline_after(rt_nanotime(), timeout, deadline);
 }
 
