@@ -390,10 +390,20 @@ publish_end(Goroutine *gp, PyObject *result)
     py_ready_all(&joiners);
 }
 
+static inline void
+mark_ended(Goroutine *gp, PyObject *result)
+{
+    if (Py_REFCNT(gp) != 1)
+        publish_end(gp, result);
+    else
+        RT_STORE(gp->g.status, RT_G_DEAD);
+}
+
 static RT_NOINLINE void
-finish_special(py_m *mp, Goroutine *gp)
+finish_special(py_m *mp, Goroutine *gp, PyObject *result)
 {
     RT_COUNT(mp->finished, !gp->g.service);
+    mark_ended(gp, result);
     if (gp->g.bubbled)
         py_bubble_left(mp, gp);
 }
@@ -410,13 +420,11 @@ py_g_finish(Goroutine *gp, PyObject *result)
     py_m *mp = py_tls_m;
     mp->curg = NULL;
     if (RT_UNLIKELY(gp->g.service || gp->g.bubbled))
-        finish_special(mp, gp);
-    else
+        finish_special(mp, gp, result);
+    else {
         RT_COUNT(mp->finished, 1);
-    if (Py_REFCNT(gp) != 1)
-        publish_end(gp, result);
-    else
-        RT_STORE(gp->g.status, RT_G_DEAD);
+        mark_ended(gp, result);
+    }
     Py_DECREF(gp);
 }
 

@@ -225,6 +225,7 @@ static void
 add_queues(snapshot *s, rt_p *pp)
 {
     add_fresh(s, pp, pp->runnext);
+    add_fresh(s, pp, pp->found);
     for (uint32_t i = RT_LOAD(pp->fresh.head), end = RT_LOAD(pp->fresh.tail); i != end; i++)
         add_fresh(s, pp, RT_LOAD(pp->fresh.slots[i % RT_RUNQ_CAP]));
     add_list(s, pp, pp->spill.head);

@@ -763,8 +763,11 @@ rt_sched_find(rt_p *pp)
             gp = take_local(pp);
         if (RT_LIKELY(gp != NULL)) {
             RT_COUNT(pp->count.ticks, 1);
-            if (RT_UNLIKELY(pp->spinning))
+            if (RT_UNLIKELY(pp->spinning)) {
+                pp->found = gp;
                 stop_spinning(pp);
+                pp->found = NULL;
+            }
             return gp;
         }
         run_timers(pp);

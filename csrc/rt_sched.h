@@ -130,6 +130,7 @@ struct rt_p {
     _Atomic uint32_t beat;      /* likewise: see rt_sysmon.h */
     rt_sysmon_p mon;            /* sysmon's */
     _Atomic(rt_g *) runnext;    /* runs before the queues; others may look whether there is one */
+    rt_g *found;                /* what it will run next, while it wakes another M first */
     uint32_t runnext_streak;
     uint32_t turn_left;         /* goroutines left in the turn of one kind */
     bool turn_pinned;           /* the turn is the pinned ones' */
