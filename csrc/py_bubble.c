@@ -159,10 +159,42 @@ all_wait(const py_bubble *b)
     return true;
 }
 
+/* Without memory, with a MemoryError. */
+static void
+cancel(Goroutine *gp)
+{
+    PyObject *exc = PyObject_CallNoArgs(core->exc_cancelled);
+    if (exc == NULL)
+        exc = py_take_exception();
+    py_cancel(gp, exc);
+    Py_DECREF(exc);
+}
+
+/* By the scheduler: nothing is switched meanwhile, so the lists stay as they are. */
+static RT_COLD void
+cancel_all(py_bubble *b)
+{
+    py_m *mp = b->mp;
+    for (const py_seat *seat = mp->seats; seat != NULL; seat = seat->next) {
+        Goroutine *gp = seat->waiter.g;
+        if (gp != NULL && gp->g.bubbled && seat->bubble == b)
+            cancel(gp);
+    }
+    /* Those in its inbox have begun, but for the first one. */
+    for (rt_g *g = mp->p.pinned.head; g != NULL; g = g->link.next)
+        if (g->bubbled && !g->started && py_g_of(g)->bubble == b)
+            cancel(py_g_of(g));
+}
+
 /* Let b go on if all its goroutines are blocked.  True: there may be something to run. */
 static bool
 go_on(py_bubble *b, bool busy)
 {
+    if (RT_UNLIKELY(RT_LOAD(b->doomed))) {
+        RT_STORE(b->doomed, false);
+        cancel_all(b);
+        return true;
+    }
     if (b->blocked != b->total || (busy && !all_wait(b)))
         return false;
     Goroutine *waiter = b->waiter;
@@ -285,8 +317,20 @@ bubble_run(py_bubble *b, PyObject *const *args, Py_ssize_t nargs)
     return why == RT_WAKE_READY ? PyBool_FromLong(ended) : NULL;
 }
 
+static PyObject *
+bubble_cancel(py_bubble *b, PyObject *Py_UNUSED(ignored))
+{
+    RT_STORE(b->doomed, true);
+    if (b->mp != NULL && b->mp == py_tls_m)
+        rt_p_look_soon(&b->mp->p);
+    else if (b->mp != NULL)
+        rt_p_wake(&b->mp->p);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef bubble_methods[] = {
     {"start", (PyCFunction)(void (*)(void))bubble_start, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"cancel", (PyCFunction)bubble_cancel, METH_NOARGS, NULL},
     {"run", (PyCFunction)(void (*)(void))bubble_run, METH_FASTCALL, NULL},
     {0},
 };
@@ -307,7 +351,8 @@ static PyType_Slot bubble_slots[] = {
     {Py_tp_doc, "Bubble()\n--\n\n"
                 "Goroutines with a clock of their own.\n\n"
                 "start(fn, *args, **kwargs) starts the first one; run(timeout=None) waits until\n"
-                "all have ended (True) or none can ever go on (False)."},
+                "all have ended (True) or none can ever go on (False).  cancel() cancels all that\n"
+                "there are when their thread comes to it."},
     {0, NULL},
 };
 static PyType_Spec bubble_spec = {

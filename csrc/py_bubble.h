@@ -33,6 +33,7 @@ struct py_bubble {
     py_bubble *prev, *next;     /* of mp->bubbles */
     bool listed;                /* it is there */
     bool firing;                /* its timers run now, on mp */
+    _Atomic bool doomed;        /* somebody wants all its goroutines cancelled */
 
     py_lock lock;               /* guards all of the following */
     py_waitq callers;           /* who is in run(), outside of the bubble */

@@ -96,17 +96,10 @@ def run(
     told: DeadlockError | None = None  # what the root was told
     left = ""  # who was blocked when the root had ended
     interrupt: BaseException | None = None
-    doomed = False  # all are to be cancelled, because of the interrupt
     fewest, tries = sys.maxsize, 0
     while True:
         try:
-            if doomed:
-                members = _members(b)
-                if timeout is not None and isinstance(interrupt, TimeoutError):
-                    interrupt = TimedOut(timeout, members)
-                _cancel(members)
-                doomed, timeout = False, None
-            if b.run(timeout):
+            if b.run(None if interrupt else timeout):
                 break
             members = _members(b)
             if interrupt is None and not root.done():
@@ -119,11 +112,16 @@ def run(
             fewest = min(fewest, len(members))
             if tries == _PATIENCE:
                 break  # they wait for ever, cancelled or not
-            _cancel(members)
+            b.cancel()
         except BaseException as e:
             if interrupt is not None:
                 raise
-            interrupt, doomed = e, True
+            interrupt = e
+            try:
+                if timeout is not None and isinstance(e, TimeoutError):
+                    interrupt = TimedOut(timeout, _members(b))
+            finally:
+                b.cancel()
     try:
         if interrupt is not None:
             raise interrupt
@@ -153,11 +151,6 @@ def _outcome(root: Goroutine[_T], left: str, told: DeadlockError | None) -> _T:
 
 def _members(b: _core.Bubble) -> list[GoroutineInfo]:
     return [g for g in goroutines(stacks=True) if g.bubble == b.id]
-
-
-def _cancel(members: list[GoroutineInfo]) -> None:
-    for g in members:
-        g.goroutine.cancel()
 
 
 def _list(infos: list[GoroutineInfo]) -> str:
