@@ -96,6 +96,20 @@ tell_caller(py_bubble *b, bool *what)
         py_ready(w->g, false);
 }
 
+/* What alarms owned whose time never comes. */
+static PyObject *
+drop_alarms(Goroutine *Py_UNUSED(gp))
+{
+    py_m *mp = py_tls_m;
+    for (py_bubble *b; (b = mp->left_alarms) != NULL;) {
+        mp->left_alarms = b->next;
+        for (rt_timer *alarm; (alarm = rt_alarms_take(&b->alarms)) != NULL;)
+            py_alarm_drop(alarm);
+        Py_DECREF(b);
+    }
+    Py_RETURN_NONE;
+}
+
 void
 py_bubble_left(py_m *mp, Goroutine *gp)
 {
@@ -113,7 +127,14 @@ py_bubble_left(py_m *mp, Goroutine *gp)
         mp->p.nbubbles--;
     }
     tell_caller(b, &b->ended);
-    Py_DECREF(b);
+    if (rt_alarms_next(&b->alarms) == RT_FOREVER) {
+        Py_DECREF(b);
+        return;
+    }
+    b->next = mp->left_alarms;
+    mp->left_alarms = b;
+    if (py_g_spawn_service(mp, drop_alarms) < 0)
+        PyErr_Clear();          /* the next one does it */
 }
 
 static bool
@@ -132,6 +153,8 @@ py_bubble_is_durable(const py_bubble *b, const Goroutine *gp, int reason)
     case PY_WAIT_SLEEP:
     case PY_WAIT_GROUP:
     case PY_WAIT_BUBBLE:
+    case PY_WAIT_SELECT:
+    case PY_WAIT_SELECT_NONE:
         return true;
     case PY_WAIT_CHAN_SEND:
         return q != NULL && RT_CONTAINER_OF(q, Chan, sendq)->bubbled;
@@ -202,12 +225,15 @@ go_on(py_bubble *b, bool busy)
         b->waiter = NULL;
         return py_wake(waiter, RT_WAKE_READY, false);
     }
-    int64_t next = rt_timers_next(&b->timers);
+    int64_t next = rt_timers_next(&b->timers), alarm = rt_alarms_next(&b->alarms);
+    if (alarm < next)
+        next = alarm;
     if (b->root != NULL && next != RT_FOREVER) {
         if (next > b->now)
             b->now = next;
         b->firing = true;
         rt_timers_run(&b->timers, b->now);
+        rt_alarms_run(&b->alarms, b->now);
         b->firing = false;
         return true;
     }
@@ -240,6 +266,7 @@ bubble_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     b->id = atomic_fetch_add(&core->next_bubble_id, 1) + 1;
     rt_timers_init(&b->timers);
+    rt_alarms_init(&b->alarms, NULL);
     return (PyObject *)b;
 }
 
@@ -248,6 +275,7 @@ bubble_dealloc(py_bubble *b)
 {
     PyTypeObject *type = Py_TYPE(b);
     rt_timers_fini(&b->timers);
+    rt_timers_fini(&b->alarms.heap);
     type->tp_free(b);
     Py_DECREF(type);
 }
@@ -271,6 +299,7 @@ bubble_start(py_bubble *b, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
         return NULL;
     Py_INCREF(gp);              /* the scheduler's reference */
     b->mp = mp;
+    b->alarms.pp = &mp->p;
     b->root = gp;
     py_bubble_submit(b, gp);
     return (PyObject *)gp;
@@ -383,16 +412,8 @@ m_bubble_wait(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* The clock of the caller's deadlines, ns. */
-static PyObject *
-m_now(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
-{
-    return PyLong_FromLongLong(py_now());
-}
-
 static PyMethodDef functions[] = {
     {"_bubble_wait", m_bubble_wait, METH_NOARGS, NULL},
-    {"_now", m_now, METH_NOARGS, NULL},
     {0},
 };
 
@@ -401,8 +422,10 @@ py_bubble_after_fork(Goroutine *gp)
 {
     py_m *mp;
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
-        for (py_bubble *b = mp->bubbles; b != NULL; b = b->next)
+        for (py_bubble *b = mp->bubbles; b != NULL; b = b->next) {
             b->mp = NULL;       /* nobody is in it, and its channels are anybody's */
+            rt_alarms_after_fork(&b->alarms);
+        }
         mp->bubbles = NULL;
     }
     if (gp != NULL)

@@ -27,6 +27,8 @@ static const char *const wait_reasons[PY_WAIT_REASONS] = {
     [PY_WAIT_GOEXIT] = "goexit",
     [PY_WAIT_SYSCALL] = "syscall",      /* a call on a thread of the pool */
     [PY_WAIT_FUTURE] = "future",
+    [PY_WAIT_SELECT] = "select",
+    [PY_WAIT_SELECT_NONE] = "select (no cases)",
     [PY_WAIT_BUBBLE] = "synctest.Wait",
     [PY_WAIT_RUN_BUBBLE] = "synctest.Run",
 };

@@ -38,8 +38,8 @@ p_stats(py_m *mp)
         "overflows", RT_LOAD(c->overflows), "preemptions", RT_LOAD(c->preemptions), "polls",
         RT_LOAD(c->polls), "blocking_polls", RT_LOAD(c->blocking_polls), "poll_events",
         RT_LOAD(c->poll_events), "timers_fired", RT_LOAD(c->timers_fired), "idle_workers",
-        mp->nidle, "timers", mp->p.timers.len, "descriptors", mp->p.npd, "sleeping",
-        atomic_load(&mp->p.sleeping) != RT_AWAKE ? Py_True : Py_False);
+        mp->nidle, "timers", mp->p.timers.len + mp->p.alarms.heap.len, "descriptors",
+        mp->p.npd, "sleeping", atomic_load(&mp->p.sleeping) != RT_AWAKE ? Py_True : Py_False);
 }
 
 PyObject *

@@ -25,24 +25,22 @@ from runtime import (
     Group,
     Mutex,
     WaitGroup,
-    _core,
     blocking,
     current,
     go,
     goroutines,
     gosched,
     net,
+    recv,
+    select,
+    send,
     sleep,
     testing,
 )
+from runtime.time import Ticker, Timer, after, after_func, now, tick
 from waits import Gate, until
 
 DAY = 86400.0
-
-
-def now() -> float:
-    """The clock of time-outs, in seconds."""
-    return _core._now() / 1e9
 
 
 def in_thread(fn: Callable[[], Any]) -> Any:
@@ -254,6 +252,150 @@ def test_clock_runs_goroutines_as_a_model_does(plans: list[list[int]]) -> None:
     assert log == simulate(plans)
 
 
+# --- timers and tickers ---------------------------------------------------------------------------
+
+
+def test_timer_fires_at_its_time_and_not_before() -> None:
+    def body() -> list[float]:
+        timers = [Timer(5), Timer(3)]
+        seen = [timers[1].c.recv(), timers[0].c.recv(), after(10).recv(), now()]
+        stopped = Timer(1)
+        sleep(2)
+        assert stopped.stop() and not stopped.reset(7)
+        return [*seen, stopped.c.recv()]
+
+    assert testing.bubble(body) == [3, 5, 15, 15, 24]
+
+
+def test_ticker_ticks_by_the_bubbles_clock() -> None:
+    def body() -> list[float]:
+        with Ticker(0.5) as ticker:
+            seen = [next(ticker) for _ in range(3)]
+            sleep(10)
+            seen += [next(ticker), next(ticker)]
+        return [*seen, tick(100).recv()]
+
+    assert testing.bubble(body) == [0.5, 1, 1.5, 2, 12, 112]
+
+
+def test_ticker_that_nobody_receives_from_does_not_hide_a_deadlock() -> None:
+    def body() -> None:
+        with Ticker(1), pytest.raises(DeadlockError):
+            Chan().recv()
+
+    testing.bubble(body)
+
+
+def test_after_func_runs_in_a_goroutine_of_the_bubble() -> None:
+    def body() -> None:
+        ch = Chan[Any]()
+
+        def later(x: int) -> None:
+            ch.send((x, now(), go(now).join()))
+            sleep(1)
+            ch.send(now())
+
+        after_func(60, later, 7)
+        assert ch.recv() == (7, 60, 60)
+        testing.wait()
+        assert ch.recv() == 61
+
+    testing.bubble(body)
+
+
+def test_after_func_that_is_pending_at_the_end_never_runs() -> None:
+    log: list[Any] = []
+
+    class Callback:
+        def __call__(self) -> None:
+            log.append("called")
+
+        def __del__(self) -> None:
+            log.append("dropped")
+
+    def body() -> None:
+        after_func(60, Callback())
+        go(after_func, 30, Callback())
+        testing.wait()
+        assert log == []
+
+    testing.bubble(body)
+    until(lambda: len(log) == 2)
+    assert log == ["dropped", "dropped"]
+
+
+def test_after_func_stopped_in_time_does_not_run() -> None:
+    def body() -> None:
+        t = after_func(5, log.append, 1)
+        sleep(4)
+        assert t.stop()
+        sleep(10)
+        t.reset(1)
+        sleep(2)
+
+    log: list[int] = []
+    testing.bubble(body)
+    assert log == [1]
+
+
+def test_timers_of_a_bubble_cannot_be_used_outside() -> None:
+    def body() -> list[Any]:
+        return [Timer(5), after_func(5, print), Ticker(5)]
+
+    timer, func, ticker = testing.bubble(body)
+    uses = [timer.stop, func.stop, ticker.stop, lambda: timer.c, lambda: next(ticker)]
+    uses += [partial(t.reset, 1) for t in (timer, func, ticker)]
+    for use in [*uses, ticker.c.recv, ticker.c.try_recv]:
+        for where in (lambda f: f(), in_thread, testing.bubble):
+            with pytest.raises(RuntimeError, match="cannot be used outside"):
+                where(use)
+    assert "Timer" in repr(timer) and "Ticker" in repr(ticker)
+
+
+def test_timers_from_outside_stay_real_in_a_bubble() -> None:
+    timer = Timer(0.001)
+
+    def body() -> None:
+        g = go(sleep, 1000)
+        assert timer.c.recv() > 0
+        assert now() == 0
+        g.join()
+
+    testing.bubble(body)
+
+
+def test_select_waits_by_the_bubbles_clock() -> None:
+    def body() -> list[Any]:
+        a, b = Chan[int](), Chan[int]()
+        seen = []
+        with pytest.raises(TimeoutError):
+            select(recv(a), send(b, 1), timeout=5)
+        seen.append(now())
+        assert select(recv(a), recv(after(10))) == (1, 15, True)
+        go(lambda: sleep(1) or a.send(9))
+        seen += select(recv(None), recv(b), recv(a))
+        with pytest.raises(DeadlockError):
+            select()
+        return [*seen, now()]
+
+    assert testing.bubble(body) == [5, 2, 9, True, 16]
+
+
+def test_select_with_a_channel_from_outside_is_not_durable() -> None:
+    outside: Chan[int] = Chan()
+
+    def body() -> None:
+        g = go(sleep, 1)
+        assert select(recv(Chan()), recv(outside)) == (1, 5, True)
+        assert now() == 0
+        g.join()
+
+    g = go(testing.bubble, body)
+    until(lambda: any(i.wait_reason == "select" and i.bubble for i in goroutines()))
+    outside.send(5)
+    g.join()
+
+
 # --- wait() ---------------------------------------------------------------------------------------
 
 
@@ -416,6 +558,9 @@ USES = [
     lambda ch: ch.send(1),
     lambda ch: ch.try_send(1),
     lambda ch: ch.recv(timeout=0),
+    lambda ch: ch.receiver().recv(),
+    lambda ch: select(recv(Chan()), recv(ch), default=True),
+    lambda ch: select(send(Chan(1), 1), send(ch, 1)),
 ]
 
 
@@ -811,14 +956,15 @@ def test_bubble_fork_child_is_in_none() -> None:
     done = run(
         """
         import os, runtime
-        from runtime import Chan, _core, go, sleep, testing
+        from runtime import Chan, go, sleep, testing
+        from runtime.time import now
         def body():
             ch = Chan(1)
             go(sleep, 5)
             sleep(1)
             pid = os.fork()
             if pid == 0:
-                assert _core._now() > 10**10
+                assert now() > 10
                 ch.send("child")
                 assert ch.recv() == "child"
                 sleep(0.001)
