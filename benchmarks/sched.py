@@ -68,6 +68,13 @@ MEASURES = {
         # A thousand turns each, so that making the goroutines does not count.
         Measure("yield1000", "yield, 1,000 goroutines", "ns", 1_000_000),
         Measure("chan", "message, unbuffered channel", "ns", 100_000),
+        Measure("buffered", "item, buffered channel (128)", "ns", 200_000),
+        Measure("select4", "select, 4 channels, one ready", "ns", 20_000),
+        Measure("mutex", "lock and unlock", "ns", 500_000),
+        Measure("timer", "start and stop a timer, among 1,000,000", "ns", 1_000_000, repeats=1),
+        Measure("timers", "pending timer", "B", 1_000_000, repeats=1),
+        Measure("sleepers", "100,000 sleep 1 s: time beyond", "ms", 100_000, repeats=1),
+        Measure("sleeping", "sleeping goroutine", "B", 100_000, repeats=1),
         Measure("parked", "parked goroutine", "B", 100_000, repeats=1),
         IDLE,
     )

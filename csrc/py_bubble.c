@@ -152,6 +152,9 @@ py_bubble_is_durable(const py_bubble *b, const Goroutine *gp, int reason)
     switch (reason) {
     case PY_WAIT_SLEEP:
     case PY_WAIT_GROUP:
+    case PY_WAIT_COND:
+    case PY_WAIT_SEMA:
+    case PY_WAIT_EVENT:
     case PY_WAIT_BUBBLE:
     case PY_WAIT_SELECT:
     case PY_WAIT_SELECT_NONE:

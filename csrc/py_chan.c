@@ -104,13 +104,15 @@ send_slow(Chan *ch, PyObject *value, const py_limits *limits)
         return r < 0 ? raise_send(r) : r;
     }
     uint32_t why = py_wait_park(gp, PY_WAIT_CHAN_SEND, &wait);
-    py_wait_end(&wait);
-    if (RT_LIKELY(why == RT_WAKE_READY))
+    if (RT_LIKELY(why == RT_WAKE_READY)) {
+        py_wait_end(&wait);
         return 0;
+    }
     py_acquire(&ch->lock);
     py_waitq_remove(w);
     py_release(&ch->lock);
-    Py_CLEAR(w->value);
+    Py_CLEAR(w->value);         /* the caller has it as well */
+    py_wait_end(&wait);
     if (why == RT_WAKE_CLOSED)
         py_chan_raise_closed("send on a channel that was closed meanwhile");
     else if (why == RT_WAKE_TIMEOUT)
@@ -165,15 +167,16 @@ recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
         return r == PY_CHAN_ELSEWHERE ? raise_recv() : r;
     }
     uint32_t why = py_wait_park(gp, ch->reason, &wait);
-    py_wait_end(&wait);
     if (RT_LIKELY(why == RT_WAKE_READY)) {
         *out = w->value;
         w->value = NULL;
+        py_wait_end(&wait);
         return 1;
     }
     py_acquire(&ch->lock);
     py_chan_leave(ch, w);
     py_release(&ch->lock);
+    py_wait_end(&wait);
     if (why == RT_WAKE_CLOSED)
         return -1;
     if (why == RT_WAKE_TIMEOUT)

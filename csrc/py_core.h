@@ -34,7 +34,10 @@ struct py_waiter {
     Goroutine *g;               /* borrowed: who waits */
     py_waiter *prev, *next;
     py_waitq *queue;            /* the queue it is in, or NULL */
-    PyObject *value;            /* owned: to send, or received */
+    union {
+        PyObject *value;        /* owned: to send, or received */
+        int64_t n;              /* in queues of locks, what each needs; 0 outside */
+    };
     uint8_t kind;               /* PY_WAITER_* */
     bool ticks;                 /* waits in an iteration over a Ticker */
 };
@@ -47,7 +50,9 @@ enum {                          /* py_waiter.kind */
 enum {                          /* rt_g.reason; the texts are in py_g.c */
     PY_WAIT_NONE, PY_WAIT_SLEEP, PY_WAIT_CHAN_SEND, PY_WAIT_CHAN_RECV, PY_WAIT_MUTEX,
     PY_WAIT_GROUP, PY_WAIT_JOIN, PY_WAIT_IO, PY_WAIT_GOEXIT, PY_WAIT_SYSCALL,
-    PY_WAIT_FUTURE, PY_WAIT_SELECT, PY_WAIT_SELECT_NONE, PY_WAIT_BUBBLE, PY_WAIT_RUN_BUBBLE,
+    PY_WAIT_FUTURE, PY_WAIT_SELECT, PY_WAIT_SELECT_NONE, PY_WAIT_RWMUTEX_LOCK,
+    PY_WAIT_RWMUTEX_RLOCK, PY_WAIT_ONCE, PY_WAIT_COND, PY_WAIT_SEMA, PY_WAIT_EVENT, PY_WAIT_BUBBLE,
+    PY_WAIT_RUN_BUBBLE,
     PY_WAIT_REASONS
 };
 /* Added to the reason by who knows that a goroutine of a bubble, if it is one, may be woken
@@ -197,10 +202,12 @@ typedef struct {
     _Atomic(PyThreadState *) sysmon_tstate; /* owned; NULL until sysmon needs one */
     py_preempt_state preempt;
     PyObject *module;           /* borrowed */
-    PyTypeObject *goroutine_type, *go_type, *chan_type, *chan_iter_type, *mutex_type,
-        *waitgroup_type, *netfd_type, *conn_type, *request_type, *writer_type,
-        *headers_type, *body_type, *server_type, *receiver_type, *sender_type, *case_type,
-        *selected_type, *timer_type, *ticker_type, *bubble_type;
+    PyTypeObject *goroutine_type, *go_type, *chan_type, *chan_iter_type, *receiver_type,
+        *sender_type, *case_type, *selected_type, *mutex_type,
+        *rwmutex_type, *rlocker_type, *waitgroup_type, *waitgroup_task_type, *once_type,
+        *cond_type, *semaphore_type, *event_type, *int64_type, *bool_type, *value_type,
+        *map_type, *timer_type, *ticker_type, *netfd_type, *conn_type, *request_type, *writer_type,
+        *headers_type, *body_type, *server_type, *bubble_type;
     PyObject *foreign_key;      /* of a thread's Goroutine in its thread state's dict */
     PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed;
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
@@ -211,6 +218,10 @@ typedef struct {
                                    the goroutine on whose stack it does, or NULL */
     PyObject *end_child;        /* runtime._errors.end_child */
     PyObject *nothing;          /* runtime._errors.nothing */
+#ifndef Py_GIL_DISABLED
+    PyObject *free_cases[32];   /* freed objects that have no references: py_select.c */
+    uint32_t nfree_cases;
+#endif
     _Atomic uint32_t seed;      /* of py_random(), for threads that are not Ms */
     _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */
     _Atomic int64_t next_id;
@@ -265,6 +276,9 @@ int py_g_traverse_waiting(PyObject *module, visitproc visit, void *arg);
 /* At exit: failures that nobody has asked for, where finalizers would come too late. */
 void py_g_report_failures(void);
 const char *py_wait_reason(int reason);
+/* runtime.go(): start args[0] with the arguments that follow, as a vectorcall would; name is
+   a str (borrowed) or NULL.  A new reference. */
+PyObject *py_go(PyObject *name, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 /* Its name, or what would be its name; new reference. */
 PyObject *py_g_name(Goroutine *gp);
 
@@ -434,8 +448,20 @@ py_waitq_wake_all(py_waitq *q, uint32_t why)
 uint32_t py_random(uint32_t n);
 
 /* py_stack.c */
-/* From now on data-stack chunks come from rt_arena. */
+/* From now on data-stack chunks come from rt_arena, and copies of C stacks from rt_slab. */
 void py_stack_install(void);
+/* One of our switches is under way: what greenlet allocates meanwhile is such a copy, most
+   likely.  Only a hint, for builds with a GIL. */
+extern bool py_stack_copying;
+static inline void
+py_stack_hint(bool copying)
+{
+#ifdef Py_GIL_DISABLED
+    (void)copying;
+#else
+    py_stack_copying = copying;
+#endif
+}
 /* Give the calling worker, which has run no Python yet, a small first chunk. */
 void py_stack_seed(PyThreadState *ts);
 

@@ -29,6 +29,12 @@ static const char *const wait_reasons[PY_WAIT_REASONS] = {
     [PY_WAIT_FUTURE] = "future",
     [PY_WAIT_SELECT] = "select",
     [PY_WAIT_SELECT_NONE] = "select (no cases)",
+    [PY_WAIT_RWMUTEX_LOCK] = "sync.RWMutex.Lock",
+    [PY_WAIT_RWMUTEX_RLOCK] = "sync.RWMutex.RLock",
+    [PY_WAIT_ONCE] = "sync.Once.Do",
+    [PY_WAIT_COND] = "sync.Cond.Wait",
+    [PY_WAIT_SEMA] = "semacquire",
+    [PY_WAIT_EVENT] = "sync.Event.Wait",
     [PY_WAIT_BUBBLE] = "synctest.Wait",
     [PY_WAIT_RUN_BUBBLE] = "synctest.Run",
 };
@@ -553,15 +559,15 @@ py_g_new(PyObject *const *args, size_t nargsf, PyObject *kwnames)
     return gp;
 }
 
-static PyObject *
-go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+PyObject *
+py_go(PyObject *name, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     PyThreadState *ts = PyThreadState_GET();
     Goroutine *gp = g_new(ts, args, nargsf, kwnames);
     if (RT_UNLIKELY(gp == NULL))
         return NULL;
-    if (self->name != NULL) {
-        gp->name = Py_NewRef(self->name);
+    if (name != NULL) {
+        gp->name = Py_NewRef(name);
         gp->cold = true;
     }
     Py_INCREF(gp);              /* the scheduler's reference */
@@ -584,6 +590,12 @@ fail:
     Py_DECREF(gp);
     Py_DECREF(gp);
     return NULL;
+}
+
+static PyObject *
+go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    return py_go(self->name, args, nargsf, kwnames);
 }
 
 static Go *

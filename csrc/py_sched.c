@@ -38,7 +38,9 @@ void **_PyGreenlet_API;
 static inline int
 switch_greenlet(PyGreenlet *target)
 {
+    py_stack_hint(true);
     PyObject *r = PyGreenlet_Switch(target, NULL, NULL);
+    py_stack_hint(false);
     if (RT_UNLIKELY(r == NULL))
         return -1;
     Py_DECREF(r);
@@ -123,6 +125,7 @@ worker_main(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     PyGreenlet *self = PyGreenlet_GetCurrent();
     Goroutine *gp = mp->next;
     mp->next = NULL;
+    py_stack_hint(false);
     py_stack_seed(mp->tstate);
     py_seat *seat = PyMem_Calloc(1, sizeof(*seat));
     if (seat == NULL) {

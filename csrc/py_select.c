@@ -26,6 +26,8 @@
 #include "py_chan.h"
 #include "py_wait.h"
 
+#include <structmember.h>
+
 /* ---- cases ---- */
 
 typedef struct {
@@ -34,11 +36,36 @@ typedef struct {
     PyObject *value;            /* owned, to send; NULL: receive */
 } Case;
 
+/* Cases that were freed, for the next ones.  Without a GIL that would take a lock. */
+static inline Case *
+case_alloc(void)
+{
+#ifndef Py_GIL_DISABLED
+    if (RT_LIKELY(core->nfree_cases > 0)) {
+        PyObject *c = core->free_cases[--core->nfree_cases];
+        return (Case *)PyObject_Init(c, core->case_type);
+    }
+#endif
+    return PyObject_GC_New(Case, core->case_type);
+}
+
+static inline void
+case_free(Case *c)
+{
+#ifndef Py_GIL_DISABLED
+    if (RT_LIKELY(core->nfree_cases < RT_ARRAY_LEN(core->free_cases))) {
+        core->free_cases[core->nfree_cases++] = (PyObject *)c;
+        return;
+    }
+#endif
+    PyObject_GC_Del(c);
+}
+
 static PyObject *
 case_new(Chan *ch, PyObject *value)
 {
-    Case *c = PyObject_GC_New(Case, core->case_type);
-    if (c == NULL)
+    Case *c = case_alloc();
+    if (RT_UNLIKELY(c == NULL))
         return NULL;
     c->ch = (Chan *)Py_XNewRef(ch);
     c->value = Py_XNewRef(value);
@@ -100,7 +127,7 @@ case_dealloc(Case *c)
     Py_TRASHCAN_BEGIN(c, case_dealloc)
     Py_XDECREF(c->ch);
     Py_XDECREF(c->value);
-    PyObject_GC_Del(c);
+    case_free(c);
     Py_DECREF(type);
     Py_TRASHCAN_END
 }
@@ -125,31 +152,22 @@ static PyType_Spec case_spec = {
 
 /* ---- results ---- */
 
-static PyStructSequence_Field selected_fields[] = {
-    {"index", "Which case it was, from 0; -1: none, with default=True."},
-    {"value", "What was received; else None."},
-    {"ok", "False if the channel is closed and drained, or no case was ready."},
-    {0},
-};
-static PyStructSequence_Desc selected_desc = {
-    "runtime.Selected",
-    "What select() did: (index, value, ok).\n\n"
-    "    match select(recv(a), send(b, 1)):\n"
-    "        case (0, value, True): ...\n"
-    "        case (1, _, _): ...",
-    selected_fields, 3};
-
-/* (-1, None, False).  Made before anything is received: without memory no value is lost. */
+/* (-1, None, False).  Made before anything is received: without memory no value is lost.  Not a structseq: those look up their length in a dict whenever one is
+   made or freed. */
 static PyObject *
 new_result(void)
 {
-    PyObject *result = PyStructSequence_New(core->selected_type);
-    if (RT_UNLIKELY(result == NULL))
+    PyTupleObject *t = PyObject_GC_NewVar(PyTupleObject, core->selected_type, 3);
+    if (RT_UNLIKELY(t == NULL))
         return NULL;
-    PyTuple_SET_ITEM(result, 0, PyLong_FromLong(-1));   /* a small one, which exists */
-    PyTuple_SET_ITEM(result, 1, Py_NewRef(Py_None));
-    PyTuple_SET_ITEM(result, 2, Py_NewRef(Py_False));
-    return result;
+#if PY_VERSION_HEX >= 0x030E0000
+    t->ob_hash = -1;
+#endif
+    t->ob_item[0] = PyLong_FromLong(-1);        /* a small one, which exists */
+    t->ob_item[1] = Py_NewRef(Py_None);
+    t->ob_item[2] = Py_NewRef(Py_False);
+    PyObject_GC_Track(t);
+    return (PyObject *)t;
 }
 
 /* index is stolen. */
@@ -172,6 +190,72 @@ set_done(PyObject *result, PyObject *value)
     PyTuple_SET_ITEM(result, 2, Py_NewRef(Py_True));
     Py_DECREF(Py_False);
 }
+
+static PyObject *
+selected_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *t = PyTuple_Type.tp_new(type, args, kwargs);
+    if (t != NULL && PyTuple_GET_SIZE(t) != 3) {
+        PyErr_Format(PyExc_ValueError, "Selected(): three items make one, not %zd",
+                     PyTuple_GET_SIZE(t));
+        Py_CLEAR(t);
+    }
+    return t;
+}
+
+static PyObject *
+selected_repr(PyObject *t)
+{
+    return PyUnicode_FromFormat("Selected(index=%R, value=%R, ok=%R)", PyTuple_GET_ITEM(t, 0),
+                                PyTuple_GET_ITEM(t, 1), PyTuple_GET_ITEM(t, 2));
+}
+
+static int
+selected_traverse(PyObject *t, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(t));
+    return PyTuple_Type.tp_traverse(t, visit, arg);
+}
+
+/* No tp_clear, as tuples have none. */
+static void
+selected_dealloc(PyTupleObject *t)
+{
+    PyTypeObject *type = Py_TYPE(t);
+    PyObject_GC_UnTrack(t);
+    Py_TRASHCAN_BEGIN(t, selected_dealloc)
+    for (Py_ssize_t i = 0; i < Py_SIZE(t); i++)
+        Py_XDECREF(t->ob_item[i]);
+    PyObject_GC_Del(t);
+    Py_DECREF(type);
+    Py_TRASHCAN_END
+}
+
+#define ITEM(i) T_OBJECT_EX, offsetof(PyTupleObject, ob_item) + (i) * sizeof(PyObject *), READONLY
+static PyMemberDef selected_members[] = {
+    {"index", ITEM(0), "Which case it was, from 0; -1: none, with default=True."},
+    {"value", ITEM(1), "What was received; else None."},
+    {"ok", ITEM(2), "False if the channel is closed and drained, or no case was ready."},
+    {0},
+};
+static PyType_Slot selected_slots[] = {
+    {Py_tp_base, &PyTuple_Type},
+    {Py_tp_traverse, selected_traverse},
+    {Py_tp_new, selected_new},
+    {Py_tp_dealloc, selected_dealloc},
+    {Py_tp_members, selected_members},
+    {Py_tp_repr, selected_repr},
+    {Py_tp_doc,
+     "Selected(iterable=(), /)\n--\n\n"
+     "What select() did: (index, value, ok).\n\n"
+     "    match select(recv(a), send(b, 1)):\n"
+     "        case (0, value, True): ...\n"
+     "        case (1, _, _): ..."},
+    {0, NULL},
+};
+static PyType_Spec selected_spec = {
+    "runtime.Selected", 0, 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, selected_slots};
 
 /* ---- trying ---- */
 
@@ -548,11 +632,10 @@ py_select_init(PyObject *module)
     if (py_add_type(module, &case_spec, &core->case_type, true) < 0
         || PyModule_AddFunctions(module, functions) < 0)
         return -1;
-    core->selected_type = PyStructSequence_NewType(&selected_desc);
-    if (core->selected_type == NULL) {
-        if (!PyErr_Occurred())
-            PyErr_NoMemory();
-        return -1;
-    }
-    return PyModule_AddType(module, core->selected_type);
+    PyObject *names = Py_BuildValue("(sss)", "index", "value", "ok");
+    int r = -1;
+    if (names != NULL && py_add_type(module, &selected_spec, &core->selected_type, true) == 0)
+        r = PyObject_SetAttrString((PyObject *)core->selected_type, "__match_args__", names);
+    Py_XDECREF(names);
+    return r;
 }

@@ -15,6 +15,7 @@ struct py_context_wait {
     py_waiter waiter;           /* in done's queue while the caller is parked */
     PyObject *ctx;              /* owned */
     Chan *done;                 /* owned */
+    bool ended;                 /* it has ended the wait */
 };
 
 /* ---- contexts ---- */
@@ -153,8 +154,7 @@ py_wait_park_context(Goroutine *gp, int reason, py_wait *wait)
         py_waitq_remove(&context->waiter);
         py_release(&done->lock);
     }
-    if (why == RT_WAKE_CONTEXT)
-        raise_context_error(context->ctx);
+    context->ended = why == RT_WAKE_CONTEXT;
     return why;
 }
 
@@ -163,6 +163,8 @@ py_wait_end_slow(py_wait *wait)
 {
     py_context_wait *context = wait->context;
     wait->context = NULL;
+    if (context->ended && !PyErr_Occurred())
+        raise_context_error(context->ctx);
     PyObject *exc = py_take_exception();    /* what is dropped here may run Python */
     Py_XDECREF(context->waiter.value);
     Py_DECREF(context->done);

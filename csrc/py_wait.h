@@ -10,7 +10,8 @@
  *     rt_g_arm(&gp->g);
  *     ...                                     queue the caller, or py_stay()
  *     why = py_wait_park(gp, PY_WAIT_MUTEX, &wait);
- *     py_wait_end(&wait);
+ *     ...                                     out of the queue, take what has come
+ *     py_wait_end(&wait);                     may run Python, and so wait for something else
  *
  * A context is an object whose done() is a channel, or None if it never ends, and whose
  * err() says why it has ended, as a new exception.  A call whose context has ended fails,
@@ -54,7 +55,8 @@ int py_limits_check(const py_limits *limits);
 
 /* The time starts.  -1 with an exception set; may run Python. */
 int py_wait_begin(py_wait *wait, const py_limits *limits);
-/* py_park() for as long.  For RT_WAKE_INTERRUPT and RT_WAKE_CONTEXT the exception is set. */
+/* py_park() for as long.  For RT_WAKE_INTERRUPT the exception is set; for RT_WAKE_CONTEXT
+   py_wait_end() sets it. */
 uint32_t py_wait_park_context(Goroutine *gp, int reason, py_wait *wait);
 static inline uint32_t
 py_wait_park(Goroutine *gp, int reason, py_wait *wait)
@@ -63,7 +65,9 @@ py_wait_park(Goroutine *gp, int reason, py_wait *wait)
         return py_park(gp, reason, wait->deadline);
     return py_wait_park_context(gp, reason, wait);
 }
-/* To be called after each py_wait_begin() that has succeeded, parked or not. */
+/* To be called after each py_wait_begin() that has succeeded, parked or not.  A context's
+   methods and finalizers run here, and may wait: nothing of the wait may be left in the
+   seat's waiter. */
 void py_wait_end_slow(py_wait *wait);
 static inline void
 py_wait_end(py_wait *wait)

@@ -25,10 +25,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from runtime import _core
 from runtime._core import Chan
+
+if TYPE_CHECKING:
+    from runtime._core import _Context
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -77,7 +80,12 @@ class _Call:
 
 
 def blocking(
-    fn: Callable[..., _T], /, *args: Any, timeout: float | None = None, **kwargs: Any
+    fn: Callable[..., _T],
+    /,
+    *args: Any,
+    timeout: float | None = None,
+    ctx: _Context | None = None,
+    **kwargs: Any,
 ) -> _T:
     """Call fn(*args, **kwargs) on a thread of its own, while only the calling goroutine waits.
 
@@ -88,26 +96,27 @@ def blocking(
     caller's contextvars context, and may use this package as any plain thread may.
 
     Up to `set_max_blocking` calls run at a time; further ones wait their turn.  Raises
-    TimeoutError after timeout seconds, turn and call together: a call that has begun goes on,
-    and what comes of it is dropped, as it is when the caller is cancelled; one that has not
-    begun never will.  Raises RuntimeError if no thread can be started and none is there.
+    TimeoutError after timeout seconds, turn and call together, and ctx.err() when the context
+    ctx ends: a call that has begun goes on, and what comes of it is dropped, as it is when the
+    caller is cancelled; one that has not begun never will.  Raises RuntimeError if no thread
+    can be started and none is there.
 
-    A keyword argument of fn that is called timeout needs functools.partial.  A call made by
-    another one on the same thread, without a timeout, runs right there.
+    Keyword arguments of fn that are called timeout or ctx need functools.partial.  A call made
+    by another one on the same thread, without the two, runs right there.
     """
     if not callable(fn):
         raise TypeError(
             f"blocking() needs a callable, got {type(fn).__name__}; "
             "write blocking(f, x), not blocking(f(x))"
         )
-    _check_timeout(timeout)
-    inside = timeout is None and getattr(_here, "pool", False)
+    _check_limits(timeout, ctx)
+    inside = timeout is None and ctx is None and getattr(_here, "pool", False)
     if inside or sys.is_finalizing():  # then the pool's threads do not run any more
         return contextvars.copy_context().run(fn, *args, **kwargs)
     call = _Call(fn, args, kwargs)
     try:
         _submit(call)
-        _wait(call.done, timeout, "runtime.blocking()")
+        _wait(call.done, timeout, ctx, "runtime.blocking()")
     except BaseException:
         _queue.pop(call, False)
         raise
@@ -289,7 +298,9 @@ class _Future(Protocol[_T_co]):
     def result(self) -> _T_co: ...
 
 
-def wait_future(future: _Future[_T], timeout: float | None = None) -> _T:
+def wait_future(
+    future: _Future[_T], timeout: float | None = None, *, ctx: _Context | None = None
+) -> _T:
     """Wait until a future of another library is done, and return or raise its result.
 
         with ThreadPoolExecutor() as pool:
@@ -303,8 +314,8 @@ def wait_future(future: _Future[_T], timeout: float | None = None) -> _T:
     A future of asyncio may be waited for while its event loop runs on another thread, or once
     it is done.
 
-    Raises CancelledError, the future's own, if that was cancelled, and TimeoutError after
-    timeout seconds, which leaves the future as it is.
+    Raises CancelledError, the future's own, if that was cancelled; TimeoutError after timeout
+    seconds, and ctx.err() when the context ctx ends, which leaves the future as it is.
     """
     for method in ("add_done_callback", "result"):
         if not callable(getattr(future, method, None)):
@@ -312,11 +323,11 @@ def wait_future(future: _Future[_T], timeout: float | None = None) -> _T:
                 f"wait_future() needs a future, with the methods add_done_callback() and "
                 f"result(); {type(future).__name__} has no {method}()"
             )
-    _check_timeout(timeout)
+    _check_limits(timeout, ctx)
     done: Chan[None] = Chan(1)
     done._wait_as("future")
     _when_done(future, lambda _: done.try_send(None))
-    _wait(done, timeout, "runtime.wait_future()")
+    _wait(done, timeout, ctx, "runtime.wait_future()")
     return future.result()
 
 
@@ -333,14 +344,21 @@ def _when_done(future: Any, call: Callable[[Any], object]) -> None:
 # --- both ---------------------------------------------------------------------------------------
 
 
-def _check_timeout(timeout: float | None) -> None:
+_over: Chan[None] = Chan()
+_over.close()
+
+
+def _check_limits(timeout: float | None, ctx: _Context | None) -> None:
     if timeout is not None and math.isnan(timeout):
         raise ValueError("a time in seconds must be a number, not NaN")
+    _over.recv_ok(ctx=ctx)  # fails as all calls do if that has ended, or is no context
 
 
-def _wait(done: Chan[None], timeout: float | None, what: str) -> None:
+def _wait(done: Chan[None], timeout: float | None, ctx: _Context | None, what: str) -> None:
     """Wait until something is sent to done, or it is closed."""
     try:
-        done.recv_ok(timeout)
-    except TimeoutError:
+        done.recv_ok(timeout, ctx=ctx)
+    except TimeoutError as e:
+        if type(e) is not TimeoutError:  # a DeadlineExceeded
+            raise
         raise TimeoutError(f"{what}: the time is up") from None

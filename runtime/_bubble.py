@@ -43,8 +43,8 @@ def bubble(fn: Callable[..., Any] | None = None, /, *args: Any, **kwargs: Any) -
     while any of them can run, and while one waits for something from outside; once all are
     *durably* blocked, it jumps to the next of their timers.  Durable is what only the bubble can
     end: a sleep, the channels made in it, select over such, WaitGroup, Cond, and join() of its
-    goroutines.  Not durable: I/O, blocking(), a Mutex, and channels made outside.  A channel that
-    was made in a bubble cannot be used outside of it: RuntimeError.
+    goroutines.  Not durable: I/O, blocking(), a Mutex, and channels made outside.  A channel or
+    timer that was made in a bubble cannot be used outside of it: RuntimeError.
 
     bubble() returns once all goroutines of the bubble have ended, with what fn returned or
     raised.  When fn has ended, time stops.  If all goroutines are blocked for ever, DeadlockError
@@ -72,10 +72,11 @@ def _decorate(fn: Callable[_P, _T]) -> Callable[_P, _T]:
 def wait() -> None:
     """Wait until every other goroutine of the bubble is durably blocked; see `bubble`.
 
-        ctx = ...
+        ctx, cancel = context.with_cancel(context.background())
+        context.after_func(ctx, lambda: log.append("stopped"))
         cancel()
         testing.wait()      # what cancel() has set off is done
-        assert stopped
+        assert log == ["stopped"]
 
     RuntimeError outside of a bubble, and while another goroutine of it is in wait().
 

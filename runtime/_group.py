@@ -1,5 +1,7 @@
 """Groups: goroutines that end together.
 
+Children is what both kinds of groups are made of, this one and that of errgroup.
+
 A group cancels with Goroutine.cancel().  The one thing that needs care is the goroutine that
 runs the body of the with statement, for it lives on: it is cancelled with a Cancelled of the
 group's own, the token, which must be used up before the block is left, and which is the only
@@ -39,7 +41,124 @@ _FEW = 64  # children that are kept without a look whether they have ended
 _tokens: dict[Group, Goroutine[Any]] = {}
 
 
-class Group:
+class Children:
+    """The goroutines of a group, and how many may exist at a time."""
+
+    def __init__(self) -> None:
+        self._slots: Chan[None] | None = None  # holds an item for each child
+        self._running = WaitGroup()  # counts the children
+        # The children, with their turns (see _Child), and those that the group has cancelled.
+        self._children: dict[Goroutine[Any], list[None]] = {}
+        self._dying: dict[Goroutine[Any], list[None]] = {}
+        self._look_at = _FEW  # when there are so many, forget those that have ended
+        self._errors: dict[int, BaseException] = {}  # by id()
+        self._cancelled = False
+        self._ended = False
+
+    def go(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Goroutine[_T]:
+        """Start fn(*args, **kwargs) as a goroutine of the group and return its Goroutine.
+
+        Waits first while the group is at its limit.  Any goroutine or thread may call it, in a
+        runtime.Group while the block runs or is being left.  In a group that was cancelled fn
+        does not run any more.
+
+        Raises RuntimeError if the group has ended, or was not entered yet.
+
+        Go: errgroup.Group.Go.
+        """
+        self._check(fn)
+        if self._slots is not None:
+            self._slots.send(None)
+        return self._start(fn, args, kwargs)
+
+    def try_go(
+        self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Goroutine[_T] | None:
+        """As go(), but if the group is at its limit start nothing and return None.
+
+        Go: errgroup.Group.TryGo.
+        """
+        self._check(fn)
+        if self._slots is not None and not self._slots.try_send(None):
+            return None
+        return self._start(fn, args, kwargs)
+
+    def _failed(self, e: BaseException) -> None:
+        """A child has failed.  May be called more than once."""
+        raise NotImplementedError
+
+    def _check(self, fn: Callable[..., Any]) -> None:
+        if self._ended:
+            raise RuntimeError(_TOO_LATE)
+        if not callable(fn):
+            raise TypeError(
+                f"Group.go() needs a callable, got {type(fn).__name__}; "
+                "write grp.go(f, x), not grp.go(f(x))"
+            )
+
+    def _start(
+        self, fn: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Goroutine[_T]:
+        """Start a child; a slot is taken already."""
+        child = _Child(self, fn, args, kwargs)
+        try:
+            g = child.g = _core.go(child)
+        except BaseException:
+            if _take(child.turn):  # a traceback may keep it alive
+                self._child_ended()
+            raise
+        self._children[g] = child.turn
+        if not child.turn:
+            child.g = None  # it has begun on another thread
+        if self._cancelled or self._ended:
+            self._kill(g)
+        if self._ended:
+            raise RuntimeError(_TOO_LATE)
+        if len(self._children) + len(self._dying) >= self._look_at:
+            for other in [*self._children, *self._dying]:
+                if other.done():
+                    self._forget(other)
+            self._look_at = max(_FEW, 2 * (len(self._children) + len(self._dying)))
+        return g
+
+    def _kill(self, g: Goroutine[Any]) -> None:
+        """Cancel a child, once."""
+        turn = self._children.get(g)
+        if turn is None:
+            return
+        self._dying[g] = turn
+        if self._children.pop(g, None) is not None:
+            _deliver(g, None)
+            if _take(turn):
+                self._child_ended()
+
+    def _child_ended(self, g: Goroutine[Any] | None = None) -> None:
+        """Called once for each child: when it returns, by g; or when it is never to begin."""
+        try:
+            if self._slots is not None:
+                self._slots.try_recv()
+        finally:
+            self._running.done()
+
+    def _forget(self, g: Goroutine[Any]) -> None:
+        """The goroutine of a child has ended."""
+        e = g.exception()
+        if e is not None and not isinstance(e, Cancelled):
+            self._failed(e)
+        self._children.pop(g, None)
+        self._dying.pop(g, None)
+
+    def _look_at_end(self, g: Goroutine[Any]) -> None:
+        """Wait until g has ended; only its exception says why it has not begun."""
+        try:
+            _until_done(g)
+            if not self._ended:
+                self._forget(g)
+        finally:
+            self._child_ended()
+
+
+class Group(Children):
     """Goroutines that belong together: leaving the with block waits for all of them.
 
         with runtime.Group() as grp:
@@ -63,57 +182,20 @@ class Group:
     """
 
     def __init__(self, limit: int | None = None) -> None:
-        self._slots: Chan[None] | None = None  # holds an item for each child
+        super().__init__()
         if limit is not None:
             limit = operator.index(limit)
             if limit < 1:
                 raise ValueError(f"Group(limit): it must be 1 or more, or None, not {limit}")
             self._slots = Chan(limit)
-        self._running = WaitGroup()  # counts the children
-        # The children, with their turns (see _Child), and those that the group has cancelled.
-        self._children: dict[Goroutine[Any], list[None]] = {}
-        self._dying: dict[Goroutine[Any], list[None]] = {}
-        self._look_at = _FEW  # when there are so many, forget those that have ended
-        self._errors: dict[int, BaseException] = {}  # by id()
         self._stuck = -1  # children there were when they were cancelled because of a deadlock
-        self._cancelled = False
         self._entered = False
-        self._ended = False
         self._owner: Goroutine[Any] | None = None  # runs the block
         # The same while the block runs; taken out by who ends it or cancels it.
         self._body: list[Goroutine[Any]] = []
         self._token = Cancelled("the group was cancelled")
         self._posted: Chan[None] = Chan()  # closed when the token is under way
         self._token_out = False  # it is, or will be, and has not been raised when the block ended
-
-    # --- for everybody ----------------------------------------------------------------------
-
-    def go(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Goroutine[_T]:
-        """Start fn(*args, **kwargs) as a goroutine of the group and return its Goroutine.
-
-        Waits first while the group is at its limit.  Any goroutine or thread may call it while
-        the block runs or is being left.  In a group that was cancelled fn does not run any more.
-
-        Raises RuntimeError if the group has ended, or was not entered yet.
-
-        Go: errgroup.Group.Go.
-        """
-        self._check(fn)
-        if self._slots is not None:
-            self._slots.send(None)
-        return self._start(fn, args, kwargs)
-
-    def try_go(
-        self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
-    ) -> Goroutine[_T] | None:
-        """As go(), but if the group is at its limit start nothing and return None.
-
-        Go: errgroup.Group.TryGo.
-        """
-        self._check(fn)
-        if self._slots is not None and not self._slots.try_send(None):
-            return None
-        return self._start(fn, args, kwargs)
 
     def cancel(self) -> None:
         """Cancel all goroutines of the group, and the block if it still runs.
@@ -179,75 +261,15 @@ class Group:
             self._token.__traceback__ = None
             del exc, result, stops  # this frame is in their tracebacks
 
-    # --- children -----------------------------------------------------------------------------
-
     def _check(self, fn: Callable[..., Any]) -> None:
-        if self._ended:
-            raise RuntimeError(_TOO_LATE)
         if not self._entered:
             raise RuntimeError("the Group was not entered: use it as with runtime.Group() as grp")
-        if not callable(fn):
-            raise TypeError(
-                f"Group.go() needs a callable, got {type(fn).__name__}; "
-                "write grp.go(f, x), not grp.go(f(x))"
-            )
-
-    def _start(
-        self, fn: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Goroutine[_T]:
-        """Start a child; a slot is taken already."""
-        child = _Child(self, fn, args, kwargs)
-        g = child.g = _core.go(child)
-        self._children[g] = child.turn
-        if not child.turn:
-            child.g = None  # it has begun on another thread
-        if self._cancelled or self._ended:
-            self._kill(g)
-        if self._ended:
-            raise RuntimeError(_TOO_LATE)
-        if len(self._children) + len(self._dying) >= self._look_at:
-            for other in [*self._children, *self._dying]:
-                if other.done():
-                    self._forget(other)
-            self._look_at = max(_FEW, 2 * (len(self._children) + len(self._dying)))
-        return g
-
-    def _kill(self, g: Goroutine[Any]) -> None:
-        """Cancel a child, once."""
-        turn = self._children.get(g)
-        if turn is None:
-            return
-        self._dying[g] = turn
-        if self._children.pop(g, None) is not None:
-            _deliver(g, None)
-            if _take(turn):
-                self._child_ended()
-
-    def _child_ended(self) -> None:
-        """Called once for each child, when it returns or is never to begin."""
-        if self._slots is not None:
-            self._slots.try_recv()
-        self._running.done()
+        super()._check(fn)
 
     def _failed(self, e: BaseException) -> None:
-        """A child has failed."""
         if id(e) not in self._errors:
             self._errors[id(e)] = e
             self.cancel()
-
-    def _forget(self, g: Goroutine[Any]) -> None:
-        """The goroutine of a child has ended."""
-        e = g.exception()
-        if e is not None and not isinstance(e, Cancelled):
-            self._failed(e)
-        self._children.pop(g, None)
-        self._dying.pop(g, None)
-
-    def _look_at_end(self, g: Goroutine[Any]) -> None:
-        """Wait until g has ended; only its exception says why it has not begun."""
-        _until_done(g)
-        if not self._ended:
-            self._forget(g)
 
     # --- the block ------------------------------------------------------------------------------
 
@@ -377,7 +399,7 @@ class _Child:
 
     def __init__(
         self,
-        group: Group,
+        group: Children,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -402,10 +424,14 @@ class _Child:
             self.group._failed(e)
             raise
         finally:
-            self.group._child_ended()
+            self.group._child_ended(_core.current())
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if self.turn and not is_finalizing() and _take(self.turn):
-            self.group._child_ended()
             if self.g is not None and not self.group._ended:
-                _core.go(self.group._look_at_end, self.g)
+                try:
+                    _core.go(self.group._look_at_end, self.g)
+                    return
+                except MemoryError:
+                    pass
+            self.group._child_ended()

@@ -110,6 +110,8 @@ def trace(here: FrameType | None, all: bool) -> str:
 
 def _entry(fn: Any) -> StackFrame:
     """The beginning of the function a goroutine calls."""
+    if isinstance(fn, _core._WaitGroupTask):
+        fn = fn.__wrapped__
     while isinstance(fn, functools.partial | types.MethodType):
         fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
     if isinstance(fn, types.FunctionType):

@@ -15,6 +15,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 START_SECONDS = 30  # to start and listen; generous, a sanitizer build is slow
+SHARDS = ["north", "south", "west"]
 PRIMES = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71]
 
 
@@ -105,6 +106,41 @@ def test_first_answer_takes_one_and_tells_of_the_one_that_fails():
     *failures, answer = done.stdout.splitlines()
     assert answer in ("alpha here", "beta here", "gamma here")
     assert [line.partition(":")[0] for line in failures] == ["127.0.0.2 fails"]
+
+
+def test_page_cache_fetches_each_page_once():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "page_cache.py"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["100 answers, 4 pages", "4 requests"]
+
+
+def test_fan_in_merges_all_sources_and_gives_up_on_the_silent_one():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "fan_in.py"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    *lines, last = done.stdout.splitlines()
+    assert last == "the others are silent"
+    for name, how_many in ("alpha", 3), ("beta", 5), ("gamma", 1):
+        *numbers, end = [line for line in lines if line.startswith(name)]
+        assert numbers == [f"{name}: {i}" for i in range(how_many)]
+        assert end == f"{name} has ended"
+    assert [line for line in lines if line.startswith("delta")] == ["delta: 0"]
+
+
+def test_search_ends_in_time_and_leaves_nobody_behind():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "search.py"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[:4] == ["first: complete", *(f"    {s} answers first" for s in SHARDS)]
+    assert "second: DeadlineExceeded('the deadline of the context has passed')" in lines
+    assert "third: UserLeft()" in lines
+    assert lines[-1] == "nobody is left"
+    assert not any(line.startswith("    west") for line in lines[4:])
 
 
 def test_inspect_scheduler_shows_what_each_goroutine_does():

@@ -22,6 +22,7 @@ from runtime import (
     Goroutine,
     _blocking,
     blocking,
+    context,
     go,
     set_max_blocking,
     sleep,
@@ -285,6 +286,45 @@ def test_blocking_given_up_in_the_queue_never_runs(how: str, limit: Callable[[in
     first.join()
     last.join()
     assert ran == ["last"]
+
+
+def test_blocking_ends_with_its_context_and_leaves_the_call_alone() -> None:
+    ctx, cancel = context.with_cancel()
+    gate = Gate()
+    g = parked(go(blocking, gate, ctx=ctx))
+    until(gate.begun.is_set)
+    cancel()
+    with pytest.raises(context.Canceled):
+        g.join()
+    assert not gate.ended.is_set()
+    gate.open()
+    until(gate.ended.is_set)
+    ran: list[int] = []
+    with pytest.raises(context.Canceled):
+        blocking(ran.append, 1, ctx=ctx)
+    assert not ran and not _blocking._queue
+
+
+def test_blocking_deadline_of_its_context() -> None:
+    gate = Gate()
+    with context.with_timeout(None, 0.001) as ctx, pytest.raises(context.DeadlineExceeded):
+        blocking(gate, timeout=1000, ctx=ctx)
+    with context.with_timeout(None, 1000) as ctx:
+        assert blocking(len, "abc", ctx=ctx) == 3
+        with pytest.raises(TimeoutError, match="blocking"):
+            blocking(gate, timeout=0, ctx=ctx)
+        # Within the pool as well, where a call without limits would run right there.
+        with pytest.raises(context.DeadlineExceeded):
+            blocking(lambda: blocking(gate, ctx=context.with_timeout(ctx, 0.001).ctx))
+    gate.open()
+
+
+@pytest.mark.parametrize("ctx", [1, "ctx", object()])
+def test_blocking_with_something_else_for_a_context_does_not_begin(ctx: Any) -> None:
+    ran: list[int] = []
+    with pytest.raises(TypeError, match="ctx must be a context or None"):
+        blocking(ran.append, 1, ctx=ctx)
+    assert not ran
 
 
 # --- the pool -----------------------------------------------------------------------------------

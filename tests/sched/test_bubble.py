@@ -26,6 +26,7 @@ from runtime import (
     Mutex,
     WaitGroup,
     blocking,
+    context,
     current,
     go,
     goroutines,
@@ -35,6 +36,7 @@ from runtime import (
     select,
     send,
     sleep,
+    sync,
     testing,
 )
 from runtime.time import Ticker, Timer, after, after_func, now, tick
@@ -394,6 +396,76 @@ def test_select_with_a_channel_from_outside_is_not_durable() -> None:
     until(lambda: any(i.wait_reason == "select" and i.bubble for i in goroutines()))
     outside.send(5)
     g.join()
+
+
+def test_contexts_end_by_the_bubbles_clock() -> None:
+    def body() -> list[float]:
+        seen = []
+        ctx, cancel = context.with_timeout(context.background(), 5)
+        assert ctx.err() is None
+        with pytest.raises(context.DeadlineExceeded):
+            Chan().recv(ctx=ctx)
+        seen.append(now())
+        ctx, cancel = context.with_cancel(context.background())
+        context.after_func(ctx, lambda: seen.append(now()))
+        go(lambda: sleep(3) or cancel())
+        with pytest.raises(context.Canceled):
+            busy().wait(ctx=ctx)
+        testing.wait()
+        return seen
+
+    def busy() -> WaitGroup:
+        wg = WaitGroup()
+        wg.add()
+        return wg
+
+    assert testing.bubble(body) == [5, 8]
+
+
+def test_context_from_outside_is_not_durable() -> None:
+    ctx, cancel = context.with_cancel(context.background())
+
+    def body() -> None:
+        g = go(sleep, 1)
+        with pytest.raises(context.Canceled):
+            Chan().recv(ctx=ctx)
+        assert now() == 0
+        g.join()
+
+    g = go(testing.bubble, body)
+    until(lambda: any(i.wait_reason == "chan receive" and i.bubble for i in goroutines()))
+    cancel()
+    g.join()
+
+
+@pytest.mark.parametrize("kind", ["Cond", "Semaphore", "Event", "WaitGroup", "Barrier"])
+def test_sync_waits_are_durable(kind: str) -> None:
+    def body() -> None:
+        mu = Mutex()
+        cond, sema, event, wg = sync.Cond(mu), sync.Semaphore(1), sync.Event(), WaitGroup()
+        barrier = sync.Barrier(2)
+        sema.acquire()
+        wg.add()
+
+        def wait_cond() -> None:
+            with mu:
+                cond.wait()
+
+        waits = {
+            "Cond": (wait_cond, cond.broadcast),
+            "Semaphore": (sema.acquire, sema.release),
+            "Event": (event.wait, event.set),
+            "WaitGroup": (wg.wait, wg.done),
+            "Barrier": (barrier.wait, barrier.wait),
+        }
+        wait, wake = waits[kind]
+        g = go(wait)
+        sleep(10)
+        assert now() == 10 and g.state == "waiting"
+        wake()
+        g.join()
+
+    testing.bubble(body)
 
 
 # --- wait() ---------------------------------------------------------------------------------------

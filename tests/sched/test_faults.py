@@ -37,7 +37,13 @@ ALLOCATIONS = {
     "Buffered": 1,
     "Timeouts": 2,
     "TimerHeap": 2,
+    "Select": 3,
+    "Contexts": 3,
     "Locks": 2,
+    "Waits": 3,
+    "WaitGroupGo": 2,
+    "Maps": 3,
+    "Flights": 3,
     "Nested": 3,
     "Bubble": 3,
     "BubbleDeadlock": 7,
@@ -129,7 +135,9 @@ def test_allocation_fails_with_an_exception(shim: Path, name: str) -> None:
     assert hits > 0 or name == "Shutdown"
 
 
-@pytest.mark.parametrize("name", ["Spawn", "Timeouts", "ThreadSpawns", "Net", "HTTP", "Shutdown"])
+@pytest.mark.parametrize(
+    "name", ["Spawn", "Timeouts", "Select", "ThreadSpawns", "Net", "HTTP", "Shutdown"]
+)
 def test_allocation_fails_with_several_ps(shim: Path, name: str) -> None:
     run(shim, "inject.py", name, "1", every(ALLOCATIONS[name] * 2), "alloc:ENOMEM", procs=4)
 

@@ -15,6 +15,7 @@ from runtime import (
     Chan,
     Goroutine,
     blocking,
+    context,
     go,
     wait_future,
 )
@@ -208,6 +209,27 @@ def test_wait_future_of_asyncio(loop: asyncio.AbstractEventLoop) -> None:
     loop.call_soon_threadsafe(never.cancel)
     with pytest.raises(asyncio.CancelledError):
         g.join()
+
+
+def test_wait_future_ends_with_its_context() -> None:
+    future: Future[int] = Future()
+    ctx, cancel = context.with_cancel()
+    g = parked(go(wait_future, future, ctx=ctx))
+    assert g.wait_reason == "future"
+    cancel()
+    with pytest.raises(context.Canceled):
+        g.join()
+    future.set_result(5)
+    with pytest.raises(context.Canceled):
+        wait_future(future, ctx=ctx)
+    with context.with_timeout(None, 1000) as ctx:
+        assert wait_future(future, ctx=ctx) == 5
+        with pytest.raises(TimeoutError, match="wait_future"):
+            wait_future(Future(), 0, ctx=ctx)
+    with context.with_timeout(None, 0.001) as ctx, pytest.raises(context.DeadlineExceeded):
+        wait_future(Future(), ctx=ctx)
+    with pytest.raises(TypeError, match="ctx must be a context or None"):
+        wait_future(future, ctx=5)  # type: ignore[arg-type]
 
 
 def test_wait_future_of_a_closed_asyncio_loop() -> None:

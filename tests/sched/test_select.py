@@ -1,6 +1,8 @@
 """select: which case it takes, when it waits, what ends that, and that nothing is lost by it."""
 
+import copy
 import gc
+import pickle
 import sys
 import threading
 import weakref
@@ -63,7 +65,26 @@ def test_recv_ready_returns_index_value_and_ok() -> None:
     assert result == (1, "x", True)
     assert (result.index, result.value, result.ok) == (1, "x", True)
     assert type(result) is Selected
-    assert repr(result) == "runtime.Selected(index=1, value='x', ok=True)"
+    assert repr(result) == "Selected(index=1, value='x', ok=True)"
+
+
+def test_result_is_a_tuple_of_three() -> None:
+    result = select(recv(full("x")))
+    assert hash(result) == hash((0, "x", True))
+    assert pickle.loads(pickle.dumps(result)) == copy.deepcopy(result) == result
+    assert type(copy.copy(result)) is Selected
+    assert Selected([1, 2, 3]).value == 2
+    for wrong in ((), (1, 2), range(4)):
+        with pytest.raises(ValueError, match="three items make one"):
+            Selected(wrong)
+    # One that holds itself goes away, too.
+    box: list[Any] = []
+    box.append(select(recv(full(box))))
+    ref = weakref.ref(t := Thing())
+    box.append(t)
+    del box, t
+    gc.collect()
+    assert ref() is None
 
 
 def test_result_matches_patterns() -> None:

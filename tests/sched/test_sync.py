@@ -1,11 +1,24 @@
 """Mutex and WaitGroup."""
 
+import time
 import weakref
 from typing import Any
 
 import pytest
 
-from runtime import Mutex, WaitGroup, go, gosched
+from runtime import (
+    Cancelled,
+    Mutex,
+    WaitGroup,
+    excepthook,
+    go,
+    goexit,
+    goroutines,
+    gosched,
+    nopreempt,
+    sleep,
+)
+from waits import parked
 
 
 def settle() -> None:
@@ -47,7 +60,28 @@ def test_mutex_excludes() -> None:
 
 
 @pytest.mark.usefixtures("one_p")
-def test_mutex_serves_waiters_in_order_and_nobody_overtakes() -> None:
+def test_mutex_serves_waiters_in_order() -> None:
+    mu = Mutex()
+    mu.lock()
+    log: list[int] = []
+
+    def body(i: int) -> None:
+        with mu:
+            log.append(i)
+            gosched()
+
+    gs = []
+    for i in range(20):
+        gs.append(go(body, i))
+        settle()
+    mu.unlock()
+    for g in gs:
+        g.join()
+    assert log == list(range(20))
+
+
+@pytest.mark.usefixtures("one_p")
+def test_mutex_newcomer_may_overtake_a_waiter_that_is_woken() -> None:
     mu = Mutex()
     mu.lock()
     log: list[int] = []
@@ -56,19 +90,131 @@ def test_mutex_serves_waiters_in_order_and_nobody_overtakes() -> None:
         with mu:
             log.append(i)
 
-    gs = []
-    for i in range(20):
-        gs.append(go(body, i))
-        settle()
+    gs = [go(body, i) for i in range(3)]
+    settle()
     mu.unlock()
-    assert mu.locked  # handed over already
-    assert not mu.try_lock()
-    mu.lock()  # after all of them
-    log.append(20)
+    assert not mu.locked
+    assert mu.try_lock()
+    settle()  # the woken one has lost
+    assert log == []
+    assert [g.state for g in gs] == ["waiting"] * 3
     mu.unlock()
     for g in gs:
         g.join()
-    assert log == list(range(21))
+    assert log == [0, 1, 2]  # it has kept its place
+
+
+def spin(seconds: float) -> None:
+    """Let that much time pass without letting others run."""
+    end = time.monotonic() + seconds
+    with nopreempt():
+        while time.monotonic() < end:
+            pass
+
+
+@pytest.mark.usefixtures("one_p")
+def test_mutex_starving_waiters_are_not_overtaken() -> None:
+    mu = Mutex()
+    mu.lock()
+    log: list[int] = []
+    overtaken = 0
+
+    def body(i: int) -> None:
+        nonlocal overtaken
+        mu.lock()
+        log.append(i)
+        mu.unlock()
+        if i < 4 and mu.try_lock():
+            overtaken += 1
+            mu.unlock()
+
+    gs = []
+    for i in range(5):
+        gs.append(go(body, i))
+        settle()
+    spin(0.002)  # now all of them have waited for too long
+    rounds = 0
+    while True:  # the first is woken, and sooner or later the mutex is kept for it
+        rounds += 1
+        mu.unlock()
+        if not mu.try_lock():
+            break
+    assert mu.locked
+    assert log == []  # it has not even run
+    assert rounds < 3
+    late = go(body, 5)
+    for g in [*gs, late]:
+        g.join()
+    assert log == [0, 1, 2, 3, 4, 5]
+    assert overtaken == 0
+    assert mu.try_lock()  # and it is an ordinary mutex again
+    mu.unlock()
+    assert mu.try_lock()
+    mu.unlock()
+
+
+@pytest.mark.usefixtures("one_p")
+def test_mutex_is_kept_for_a_woken_waiter_that_cannot_run() -> None:
+    mu = Mutex()
+    mu.lock()
+    g = go(mu.lock)
+    settle()
+    with nopreempt():
+        while True:  # ends after a millisecond
+            mu.unlock()
+            if not mu.try_lock():
+                break
+    g.join()
+    assert mu.locked
+    mu.unlock()
+    assert not mu.locked
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+def test_mutex_starving_waiters_that_leave_do_not_keep_the_mutex(how: str) -> None:
+    mu = Mutex()
+
+    def body() -> None:
+        mu.lock(0.003 if how == "timeout" else None)
+        mu.unlock()
+
+    for _ in range(3):
+        mu.lock()
+        gs = []
+        for _ in range(4):
+            gs.append(go(body))
+            settle()
+        spin(0.0015)
+        mu.unlock()
+        with mu:  # takes it from the one that is woken, or comes after all of them
+            settle()
+            for g in gs:
+                if how == "cancel":
+                    g.cancel()
+        for g in gs:
+            try:
+                g.join()
+            except (Cancelled, TimeoutError):
+                pass
+        assert mu.try_lock()
+        mu.unlock()
+
+
+def test_mutex_waiter_gets_it_from_one_that_takes_it_again_and_again() -> None:
+    mu, stop = Mutex(), False
+
+    def hog() -> None:
+        while not stop:
+            with mu:
+                sleep(0.0001)
+
+    g = go(hog)
+    for _ in range(10):
+        sleep(0.0001)
+        with mu:
+            pass
+    stop = True
+    g.join()
 
 
 def test_mutex_unlock_by_another_goroutine() -> None:
@@ -105,8 +251,6 @@ def test_mutex_with_returns_itself_and_unlocks_after_an_exception() -> None:
 
 
 def test_mutex_goexit_and_failure_inside_with_unlock() -> None:
-    from runtime import goexit
-
     mu = Mutex()
 
     def body() -> None:
@@ -278,4 +422,96 @@ def test_waitgroup_add_from_a_woken_waiter() -> None:
     wg.done()
     for g in gs:
         g.join()
+    wg.wait()
+
+
+def test_waitgroup_go_waits_for_the_goroutine_and_returns_it() -> None:
+    wg = WaitGroup()
+    gs = [wg.go(divmod, 17, i) for i in range(1, 10)]
+    wg.wait()
+    assert [g.join() for g in gs] == [divmod(17, i) for i in range(1, 10)]
+    assert wg.go(dict, a=1, b=2).join() == {"a": 1, "b": 2}
+    assert wg.go(lambda *args, **kwargs: (args, kwargs), *range(20), x=1).join() == (
+        tuple(range(20)),
+        {"x": 1},
+    )
+    wg.wait(timeout=0)
+
+
+def test_waitgroup_go_that_raises_or_exits_is_done() -> None:
+    wg = WaitGroup()
+    bad = wg.go(int, "x")
+    end = wg.go(goexit)
+    wg.wait()
+    with pytest.raises(ValueError):
+        bad.join()
+    assert end.join() is None
+
+
+def test_waitgroup_go_cancelled_before_it_begins_is_done() -> None:
+    wg = WaitGroup()
+    ran: list[int] = []
+    g = wg.go(ran.append, 1)
+    if g.cancel():
+        wg.wait()
+        with pytest.raises(Cancelled):
+            g.join()
+    wg.wait()
+    waiting = wg.go(sleep, 1000)
+    parked(waiting).cancel()
+    wg.wait()
+
+
+def test_waitgroup_go_with_done_too_often_is_an_error_of_the_goroutine() -> None:
+    wg = WaitGroup()
+
+    def body(fail: bool) -> None:
+        wg.done()
+        if fail:
+            raise KeyError("first")
+
+    with pytest.raises(ValueError, match="negative"):
+        wg.go(body, False).join()
+    with pytest.raises(ValueError, match="negative") as info:
+        wg.go(body, True).join()
+    assert isinstance(info.value.__context__, KeyError)
+    wg.wait(timeout=0)
+
+
+def test_waitgroup_go_needs_a_function() -> None:
+    wg: Any = WaitGroup()
+    for args in ((), (1,), (None, 2)):
+        with pytest.raises(TypeError, match="callable"):
+            wg.go(*args)
+    wg.wait(timeout=0)
+
+
+def test_waitgroup_go_failure_nobody_asks_for_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import runtime
+
+    assert runtime.excepthook is excepthook
+    seen: list[BaseException] = []
+    monkeypatch.setattr(runtime, "excepthook", lambda g, e: seen.append(e))
+    wg = WaitGroup()
+    wg.go(int, "x")
+    wg.wait()
+    while not seen:
+        gosched()
+    assert isinstance(seen[0], ValueError)
+
+
+@pytest.mark.usefixtures("one_p")
+def test_waitgroup_go_is_shown_as_what_it_runs() -> None:
+    def body() -> None:
+        pass
+
+    wg = WaitGroup()
+    g = wg.go(body)
+    [info] = [i for i in goroutines(stacks=True) if i.goroutine is g]
+    assert info.spawned_at is not None
+    assert info.spawned_at.file == __file__
+    assert info.stack is not None
+    assert "body" in info.stack[0].function
     wg.wait()

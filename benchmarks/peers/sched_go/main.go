@@ -99,6 +99,104 @@ func channel(count int) float64 {
 	return nsEach(start, 2*count)
 }
 
+func buffered(count int) float64 {
+	ch := make(chan int, 128)
+	var wg sync.WaitGroup
+	start := time.Now()
+	wg.Go(func() {
+		for range count {
+			<-ch
+		}
+	})
+	wg.Go(func() {
+		for i := range count {
+			ch <- i
+		}
+	})
+	wg.Wait()
+	return nsEach(start, count)
+}
+
+func select4(count int) float64 {
+	var chans [4]chan int
+	for i := range chans {
+		chans[i] = make(chan int, 1)
+	}
+	a, b, c, d := chans[0], chans[1], chans[2], chans[3]
+	start := time.Now()
+	for i := range count {
+		chans[i%4] <- i
+		select {
+		case <-a:
+		case <-b:
+		case <-c:
+		case <-d:
+		}
+	}
+	return nsEach(start, count)
+}
+
+func mutex(count int) float64 {
+	var mutex sync.Mutex
+	start := time.Now()
+	for range count {
+		mutex.Lock()
+		mutex.Unlock()
+	}
+	return nsEach(start, count)
+}
+
+func timer(count int) float64 {
+	timers := make([]*time.Timer, count)
+	start := time.Now()
+	for i := range timers {
+		timers[i] = time.AfterFunc(time.Hour, work)
+	}
+	for _, timer := range timers {
+		timer.Stop()
+	}
+	return nsEach(start, count)
+}
+
+func timers(count int) float64 {
+	timers := make([]*time.Timer, count)
+	for i := range timers {
+		timers[i] = nil // its pages are there before anything is measured
+	}
+	before := resident()
+	for i := range timers {
+		timers[i] = time.AfterFunc(time.Hour, work)
+	}
+	each := (resident() - before) / float64(count)
+	runtime.KeepAlive(timers)
+	return each
+}
+
+func sleepers(count int) float64 {
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range count {
+		wg.Go(func() { time.Sleep(time.Second) })
+	}
+	wg.Wait()
+	return float64((time.Since(start) - time.Second).Microseconds()) / 1e3
+}
+
+func sleeping(count int) float64 {
+	var started atomic.Int64
+	before := resident()
+	for range count {
+		go func() {
+			started.Add(1)
+			time.Sleep(time.Hour)
+		}()
+	}
+	for started.Load() < int64(count) {
+		runtime.Gosched()
+	}
+	return (resident() - before) / float64(count)
+}
+
 func parked(count int) float64 {
 	gate := make(chan struct{})
 	var started atomic.Int64
@@ -127,6 +225,13 @@ var measures = map[string]func(int) float64{
 	"yield2":    func(count int) float64 { return yieldAmong(2, count) },
 	"yield1000": func(count int) float64 { return yieldAmong(1000, count) },
 	"chan":      channel,
+	"buffered":  buffered,
+	"select4":   select4,
+	"mutex":     mutex,
+	"timer":     timer,
+	"timers":    timers,
+	"sleepers":  sleepers,
+	"sleeping":  sleeping,
 	"parked":    parked,
 }
 

@@ -20,11 +20,18 @@ from runtime import (
     DeadlockError,
     Mutex,
     WaitGroup,
+    atomic,
+    context,
     go,
     gosched,
     http,
     net,
+    recv,
+    select,
+    send,
+    singleflight,
     sleep,
+    sync,
     testing,
 )
 
@@ -177,6 +184,57 @@ class TimerHeap(Scenario):
             assert g.join() == (None, False)
 
 
+class Select(Scenario):
+    """Selects that face each other, with so many cases that their numbers are allocated.
+
+    Not in the main goroutine: an exception that comes from elsewhere is raised there at once,
+    and may strike between a value's arrival and what is done with it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.never = [recv(None)] * 257
+        self.sent = [False] * 8
+        self.received = [False] * 8
+
+    def produce(self) -> None:
+        a, b = self.chans
+        try:
+            for i in range(0, 8, 2):
+                index = select(*self.never, send(a, i), send(b, i + 1)).index
+                self.sent[i + (index - 257)] = True
+        finally:
+            close(a)
+            close(b)
+
+    def consume(self) -> None:
+        a, b = self.chans
+        try:
+            while not (a.closed and b.closed):
+                result = select(*self.never, recv(a.receiver()), recv(b))
+                if result.ok:  # to unpack it would allocate
+                    self.received[result.value] = True
+        finally:
+            close(a)
+            close(b)
+
+    def run(self) -> None:
+        self.chans[0] = Chan()
+        self.chans[1] = Chan(1)
+        self.gs[0] = go(self.produce)
+        self.gs[1] = go(self.consume)
+        self.gs[0].join()
+        self.gs[1].join()
+
+    def end(self) -> list[BaseException]:
+        errors = super().end()
+        for ch in self.chans:
+            for value in ch or ():
+                self.received[value] = True
+        assert self.received == self.sent
+        return errors
+
+
 class Locks(Scenario):
     def work(self) -> None:
         with self.mu:
@@ -200,6 +258,182 @@ class Locks(Scenario):
             wg.done()
         for i in range(5):
             self.gs[i].join()
+
+
+class Waits(Scenario):
+    """All else in runtime.sync that waits."""
+
+    open = False
+
+    def read(self) -> None:
+        with self.rw.reader():
+            gosched()
+
+    def write(self) -> None:
+        with self.rw:
+            gosched()
+
+    def twice(self) -> None:
+        self.sem.acquire(2)
+        self.sem.release(2)
+
+    def is_open(self) -> bool:
+        return self.open
+
+    def wait(self) -> None:
+        with self.cond:
+            self.cond.wait_for(self.is_open)
+
+    def wait_limited(self) -> None:
+        with self.cond:
+            while not self.open:
+                self.cond.wait(1000.0)
+
+    def once_more(self) -> None:
+        self.once.do(gosched)
+
+    def run(self) -> None:
+        self.rw, self.cond, self.once = sync.RWMutex(), sync.Cond(), sync.Once()
+        self.sem, self.event = sync.Semaphore(3), sync.Event()
+        self.rw.lock()
+        self.sem.acquire(2)
+        try:
+            gs = self.gs
+            for i in (0, 1):
+                gs[i] = go(self.read)
+                gs[2 + i] = go(self.write)
+                gs[4 + i] = go(self.twice)
+                gs[6 + i] = go(self.event.wait)
+                gs[8 + i] = go(self.once_more)
+                gs[10 + i] = go(self.wait)
+            gs[12] = go(self.wait_limited)
+            gosched()
+        finally:
+            self.rw.unlock()
+            self.sem.release(2)
+        for i in range(6):
+            gs[i].join()
+        for i in (8, 9):
+            gs[i].join()
+
+    def release(self) -> None:
+        self.open = True
+        if hasattr(self, "event"):
+            self.cond.broadcast()
+            self.event.set()
+
+    def end(self) -> list[BaseException]:
+        errors = super().end()
+        if hasattr(self, "event"):
+            assert not self.rw.locked
+            assert self.rw.readers == 0
+            assert self.sem.free in (1, 3)  # 1: acquire() was not undone, for there was no try
+            assert not self.cond.locker.locked
+        return errors
+
+
+class WaitGroupGo(Scenario):
+    def work(self, *args: int) -> int:
+        gosched()
+        return sum(args)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wg = WaitGroup()
+
+    def run(self) -> None:
+        for i in range(4):
+            self.gs[i] = self.wg.go(self.work, *range(4 * i))
+        self.wg.wait()
+        for i in range(4):
+            assert self.gs[i].join() == sum(range(4 * i))
+
+    def release(self) -> None:
+        self.wg.wait(TIME_LIMIT / 3)
+
+
+class Maps(Scenario):
+    """A Map that grows, and what is atomic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map: Any = sync.Map()
+        self.keys = [f"key {i}" for i in range(40)]
+        self.stored = atomic.Int64()
+
+    def run(self) -> None:
+        for key in self.keys:
+            self.map.store(key, key)
+            self.stored.add()
+        assert len(self.map.items()) == 40
+        for key in self.keys:
+            assert self.map.compare_and_swap(key, key, atomic.Value(key))
+        for key in self.keys:
+            self.map.delete(key)
+            self.stored.add(-1)
+
+    def release(self) -> None:
+        assert abs(len(self.map) - self.stored.load()) <= 1
+        for key, value in self.map.items():
+            assert key == value or value.load() == key
+
+
+class Flights(Scenario):
+    """Calls that share one result."""
+
+    def fly(self) -> int:
+        gosched()
+        return 42
+
+    def work(self) -> int:
+        return self.flights.do("key", self.fly)[0]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flights: Any = singleflight.Group()
+
+    def run(self) -> None:
+        for i in range(4):
+            self.gs[i] = go(self.work)
+        result = self.flights.do_chan("key", self.fly).recv()
+        assert result.value == 42 or isinstance(result.error, MemoryError)
+        for i in range(4):
+            assert self.gs[i].join() == 42
+
+    def release(self) -> None:
+        assert self.flights.do("key", self.fly, TIME_LIMIT / 3)[0] == 42
+class Contexts(Scenario):
+    """A tree of contexts, all of which must end with the root."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root, self.cancel = context.with_cancel()
+        self.made: list[Any] = [None] * 9
+
+    def wait(self, ctx: Any) -> None:
+        try:
+            self.chans[0].recv(ctx=ctx)
+        except context.Canceled:
+            pass
+
+    def run(self) -> None:
+        self.chans[0] = Chan()
+        for i in range(3):
+            ctx = self.made[i] = context.with_cancel(self.root).ctx
+            inner = self.made[3 + i] = context.with_timeout(ctx, 1000.0).ctx
+            self.made[6 + i] = context.with_value(inner, "key", i)
+            context.after_func(inner, gosched)
+            self.gs[i] = go(self.wait, self.made[6 + i])
+        gosched()
+        self.cancel()
+        for i in range(3):
+            self.gs[i].join()
+
+    def release(self) -> None:
+        self.cancel()
+        for ctx in self.made:
+            assert ctx is None or ctx.err() is not None
+            assert ctx is None or ctx.done().closed
 
 
 class Nested(Scenario):
