@@ -10,6 +10,8 @@
  * claimed that waiter's park; a send that times out still has its value.
  */
 #include "py_chan.h"
+
+#include "py_bubble.h"
 #include "py_wait.h"
 
 #include <structmember.h>
@@ -21,7 +23,49 @@ py_chan_raise_closed(const char *what)
     return NULL;
 }
 
+PyObject *
+py_chan_raise_elsewhere(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "this channel was made in a bubble of runtime.testing "
+                    "and cannot be used outside of it");
+    return NULL;
+}
+
+/* ---- what is not plain ---- */
+
+bool
+py_chan_is_elsewhere_slow(const Chan *ch)
+{
+    return !py_bubble_admits(ch->bubble);
+}
+
+RT_COLD int
+py_chan_send_special(Chan *ch)
+{
+    return py_chan_is_elsewhere(ch) ? PY_CHAN_ELSEWHERE : ch->closed ? -1 : 0;
+}
+
+RT_COLD int
+py_chan_recv_special(Chan *ch, PyObject **out)
+{
+    if (py_chan_is_elsewhere(ch))
+        return PY_CHAN_ELSEWHERE;
+    if (ch->timed)
+        return py_clock_take(ch, out);
+    return ch->closed && ch->len == 0 ? -1 : PY_CHAN_PLAIN;
+}
+
 /* ---- send ---- */
+
+static RT_COLD int
+raise_send(int r)
+{
+    if (r == PY_CHAN_ELSEWHERE)
+        py_chan_raise_elsewhere();
+    else
+        py_chan_raise_closed("send on a closed channel");
+    return -1;
+}
 
 /* py_chan_send_now(), lock and all. */
 static inline int
@@ -33,9 +77,7 @@ try_send(Chan *ch, PyObject *value)
     py_release(&ch->lock);
     if (served != NULL)
         py_ready(served->g, true);
-    if (RT_UNLIKELY(r < 0))
-        py_chan_raise_closed("send on a closed channel");
-    return r;
+    return RT_UNLIKELY(r < 0) ? raise_send(r) : r;
 }
 
 static int
@@ -59,9 +101,7 @@ send_slow(Chan *ch, PyObject *value, const py_limits *limits)
             py_ready(served->g, true);
         py_stay(gp);
         py_wait_end(&wait);
-        if (r < 0)
-            py_chan_raise_closed("send on a closed channel");
-        return r;
+        return r < 0 ? raise_send(r) : r;
     }
     uint32_t why = py_wait_park(gp, PY_WAIT_CHAN_SEND, &wait);
     if (RT_LIKELY(why == RT_WAKE_READY)) {
@@ -82,7 +122,18 @@ send_slow(Chan *ch, PyObject *value, const py_limits *limits)
 
 /* ---- receive ---- */
 
-/* py_chan_recv_now(), lock and all, and with an exception set for -2. */
+/* What py_chan_recv_now() has returned, as an exception; -2. */
+static RT_COLD int
+raise_recv(int r)
+{
+    if (r == PY_CHAN_ELSEWHERE)
+        py_chan_raise_elsewhere();
+    else
+        PyErr_NoMemory();
+    return -2;
+}
+
+/* py_chan_recv_now(), lock and all; -2 with an exception set. */
 static inline int
 try_recv(Chan *ch, PyObject **out)
 {
@@ -93,12 +144,10 @@ try_recv(Chan *ch, PyObject **out)
     py_release(&ch->lock);
     if (served != NULL)
         py_ready(served->g, direct);
-    if (RT_UNLIKELY(r == -2))
-        PyErr_NoMemory();
-    return r;
+    return RT_UNLIKELY(r < -1) ? raise_recv(r) : r;
 }
 
-/* As try_recv(), but waits; -2 with an exception set. */
+/* As try_recv(), but waits. */
 static int
 recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
 {
@@ -121,12 +170,10 @@ recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
                 py_ready(served->g, false);
             py_stay(gp);
             py_wait_end(&wait);
-            if (r == -2)
-                PyErr_NoMemory();
-            return r;
+            return r < -1 ? raise_recv(r) : r;
         }
         why = py_wait_park(gp, ch->reason, &wait);
-    } while (RT_UNLIKELY(why == RT_WAKE_CLOSED && ch->clock != NULL));
+    } while (RT_UNLIKELY(why == RT_WAKE_CLOSED && ch->timed));
     if (RT_LIKELY(why == RT_WAKE_READY)) {
         *out = w->value;
         w->value = NULL;
@@ -266,15 +313,19 @@ close_now(Chan *ch)
 PyObject *
 py_chan_method_close(Chan *ch)
 {
+    if (py_chan_is_elsewhere(ch))
+        return py_chan_raise_elsewhere();
     if (!close_now(ch))
         return py_chan_raise_closed("close of a closed channel");
     Py_RETURN_NONE;
 }
 
-/* For the runtime's own channels: what its receivers wait for, for people. */
+/* For the runtime's own channels, which others use as well if made in a bubble: what its
+   receivers wait for, for people. */
 static PyObject *
 chan_wait_as(Chan *ch, PyObject *reason)
 {
+    ch->bubbled = false;
     for (int i = 0; i < PY_WAIT_REASONS; i++) {
         if (PyUnicode_Check(reason)
             && PyUnicode_CompareWithASCIIString(reason, py_wait_reason(i)) == 0) {
@@ -405,6 +456,8 @@ py_chan_new(Py_ssize_t capacity)
     }
     ch->capacity = capacity;
     ch->reason = PY_WAIT_CHAN_RECV;
+    ch->bubble = (py_bubble *)Py_XNewRef((PyObject *)py_bubble_current());
+    ch->bubbled = ch->bubble != NULL;
     return (PyObject *)ch;
 }
 
@@ -450,6 +503,7 @@ chan_dealloc(Chan *ch)
     chan_clear(ch);
     PyMem_Free(ch->buf);
     PyMem_Free(ch->clock);
+    Py_XDECREF((PyObject *)ch->bubble);
     type->tp_free(ch);
     Py_DECREF(type);
     Py_TRASHCAN_END

@@ -10,13 +10,16 @@ typedef struct {
     py_waitq recvq, sendq;
     PyObject **buf;             /* owned ring of owned values, `capacity` long */
     Py_ssize_t capacity, len, head;
-    bool closed;
+    bool closed : 1;
+    bool timed : 1;             /* it has a clock */
+    bool bubbled : 1;           /* made in a bubble; never changes once others know it */
     uint8_t reason;             /* PY_WAIT_*: what its receivers wait for */
     struct py_clock *clock;     /* owned, or NULL: a timer's or ticker's, see py_time.c */
 #ifdef Py_GIL_DISABLED
     _Atomic uint32_t changes;   /* how often it may have become ready for somebody; others may
                                    look: see py_select.c */
 #endif
+    py_bubble *bubble;          /* owned, or NULL: where it may be used */
     PyObject *weakrefs;
 } Chan;
 
@@ -31,7 +34,7 @@ py_chan_check(PyObject *op)
 
 /* A new reference, or NULL with MemoryError set. */
 PyObject *py_chan_new(Py_ssize_t capacity);
-/* 1 sent, 0 that would block, -1 it is closed; value is borrowed. */
+/* 1 sent, 0 that would block, less: it is closed, say; value is borrowed. */
 int py_chan_try_send(PyObject *ch, PyObject *value);
 /* Drop what is in the buffer, at once if the capacity is 1, and return how many values that
    were.  Senders that wait get the room.  What is dropped may run Python. */
@@ -51,9 +54,26 @@ PyObject *py_chan_method_close(Chan *ch);
 PyObject *py_chan_method_next(Chan *ch);
 /* Raises ChanClosed; returns NULL. */
 PyObject *py_chan_raise_closed(const char *what);
+/* Raises RuntimeError, for PY_CHAN_ELSEWHERE; returns NULL. */
+PyObject *py_chan_raise_elsewhere(void);
+/* Is it of a bubble that the caller is not in? */
+bool py_chan_is_elsewhere_slow(const Chan *ch);
+static inline bool
+py_chan_is_elsewhere(const Chan *ch)
+{
+    return RT_UNLIKELY(ch->bubbled) && py_chan_is_elsewhere_slow(ch);
+}
 
 /* The *_now functions are called with the channel's lock held and leave it to the caller to
    ready, once it has let go, the waiter they have served. */
+
+#define PY_CHAN_ELSEWHERE (-3)  /* it belongs to a bubble that the caller is not in */
+#define PY_CHAN_PLAIN (-4)      /* of py_chan_recv_special() alone: go on as with any other */
+
+/* A channel that is closed or belongs to a bubble: what a send returns; 0: go on. */
+int py_chan_send_special(Chan *ch);
+/* One that also may have a clock: what py_chan_recv_now() returns, or PY_CHAN_PLAIN. */
+int py_chan_recv_special(Chan *ch, PyObject **out);
 
 /* py_time.c: the channel of a timer has a clock, and nothing else.  Called with its lock. */
 
@@ -67,7 +87,7 @@ void py_clock_prepare_slow(void);
 static inline void
 py_clock_prepare(const Chan *ch)
 {
-    if (RT_UNLIKELY(ch->clock != NULL))
+    if (RT_UNLIKELY(ch->timed))
         py_clock_prepare_slow();
 }
 
@@ -107,7 +127,7 @@ py_chan_queue(Chan *ch, py_waitq *q, py_waiter *w)
 {
     py_waitq_push(q, w);
     py_chan_changed(ch);
-    if (RT_UNLIKELY(ch->clock != NULL))
+    if (RT_UNLIKELY(ch->timed))
         py_clock_start(ch);
 }
 
@@ -116,17 +136,21 @@ static inline void
 py_chan_leave(Chan *ch, py_waiter *w)
 {
     py_waitq_remove(w);
-    if (RT_UNLIKELY(ch->clock != NULL) && ch->recvq.head == NULL)
+    if (RT_UNLIKELY(ch->timed) && ch->recvq.head == NULL)
         py_clock_stop(ch);
 }
 
-/* Send without waiting: 1 done, 0 would block, -1 closed (no exception set). */
+/* Send without waiting: 1 done, 0 would block, -1 closed, or PY_CHAN_ELSEWHERE (no exception
+   set). */
 static inline int
 py_chan_send_now(Chan *ch, PyObject *value, py_waiter **served)
 {
     *served = NULL;
-    if (RT_UNLIKELY(ch->closed))
-        return -1;
+    if (RT_UNLIKELY(ch->closed || ch->bubbled)) {
+        int r = py_chan_send_special(ch);
+        if (r != 0)
+            return r;
+    }
     py_waiter *w = py_waitq_claim(&ch->recvq, RT_WAKE_READY);
     if (w != NULL) {
         w->value = Py_NewRef(value);
@@ -141,14 +165,16 @@ py_chan_send_now(Chan *ch, PyObject *value, py_waiter **served)
 }
 
 /* Receive without waiting: 1 *out set (owned), 0 would block, -1 closed and drained, -2 no
-   memory (no exception set).  Who waits on a channel with a clock, and is woken as if it
-   were closed, must try again. */
+   memory, or PY_CHAN_ELSEWHERE (no exception set).  Who waits on a channel with a clock, and
+   is woken as if it were closed, must try again. */
 static inline int
 py_chan_recv_now(Chan *ch, PyObject **out, py_waiter **served)
 {
-    if (RT_UNLIKELY(ch->clock != NULL)) {
+    if (RT_UNLIKELY(ch->closed || ch->bubbled || ch->timed)) {
         *served = NULL;
-        return py_clock_take(ch, out);
+        int r = py_chan_recv_special(ch, out);
+        if (r != PY_CHAN_PLAIN)
+            return r;
     }
     py_waiter *w = *served = py_waitq_claim(&ch->sendq, RT_WAKE_READY);
     if (ch->len > 0) {
@@ -159,7 +185,7 @@ py_chan_recv_now(Chan *ch, PyObject **out, py_waiter **served)
     else if (w != NULL)
         *out = w->value;
     else
-        return ch->closed ? -1 : 0;
+        return 0;
     if (w != NULL)
         w->value = NULL;
     return 1;

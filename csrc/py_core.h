@@ -23,6 +23,7 @@
 
 typedef struct Goroutine Goroutine;
 typedef struct py_m py_m;
+typedef struct py_bubble py_bubble;
 
 /* A goroutine waiting in some object's queue; guarded by that object's lock. */
 typedef struct py_waiter py_waiter;
@@ -50,9 +51,13 @@ enum {                          /* rt_g.reason; the texts are in py_g.c */
     PY_WAIT_NONE, PY_WAIT_SLEEP, PY_WAIT_CHAN_SEND, PY_WAIT_CHAN_RECV, PY_WAIT_MUTEX,
     PY_WAIT_GROUP, PY_WAIT_JOIN, PY_WAIT_IO, PY_WAIT_GOEXIT, PY_WAIT_SYSCALL,
     PY_WAIT_FUTURE, PY_WAIT_SELECT, PY_WAIT_SELECT_NONE, PY_WAIT_RWMUTEX_LOCK,
-    PY_WAIT_RWMUTEX_RLOCK, PY_WAIT_ONCE, PY_WAIT_COND, PY_WAIT_SEMA, PY_WAIT_EVENT,
+    PY_WAIT_RWMUTEX_RLOCK, PY_WAIT_ONCE, PY_WAIT_COND, PY_WAIT_SEMA, PY_WAIT_EVENT, PY_WAIT_BUBBLE,
+    PY_WAIT_RUN_BUBBLE,
     PY_WAIT_REASONS
 };
+/* Added to the reason by who knows that a goroutine of a bubble, if it is one, may be woken
+   from outside of it; see py_bubble.h. */
+#define PY_WAIT_OUTSIDE 0x80
 
 /* What a goroutine needs while it runs and parks.  It is taken from the worker that
    runs it, so that those that have not begun, and the dead, stay small. */
@@ -69,6 +74,7 @@ struct py_seat {
     uint32_t nlocked;           /* lock_os_thread() calls not undone */
     uint32_t nopreempt;         /* nopreempt() sections it is in */
     bool service;               /* a thread that wakes nobody while it is parked */
+    py_bubble *bubble;          /* borrowed: of its goroutine, if that is g.bubbled */
 #if PY_HAS_UNCOUNTED_REFS
     void *frames;               /* of py_frames_here() while it is switched away from, or NULL */
 #endif
@@ -93,7 +99,6 @@ struct Goroutine {
     bool failed;                /* outcome is an exception */
     bool asked;                 /* someone took the exception: no report */
     bool cold;                  /* any of the fields after `call` may be set */
-    bool service;               /* the runtime's own, for a short while: not counted */
     py_lock lock;               /* guards outcome and joiners */
     PyObject *weakrefs;
     union {
@@ -115,7 +120,10 @@ struct Goroutine {
                                    exception to raise at its next blocking point */
     PyObject *name;             /* owned str or NULL: "goroutine-<id>" */
     py_waitq joiners;           /* empty whenever nobody holds a handle */
-    py_seat *seat;              /* borrowed from the worker; foreign threads: owned */
+    union {
+        py_seat *seat;          /* borrowed from the worker; foreign threads: owned */
+        py_bubble *bubble;      /* borrowed: of one that is g.bubbled and has not begun */
+    };
 };
 
 /* Has it ended?  Then its outcome is there. */
@@ -162,6 +170,7 @@ struct py_m {
     py_preempt_m preempt;
     py_seat *seats;             /* of all its workers; and of the main goroutine: */
     py_seat seat;
+    py_bubble *bubbles;         /* with goroutines that have begun on it; p.nbubbles of them */
     rt_g *free_g;               /* dead goroutines to use again, linked by g.link */
     uint32_t nfree_g;
     int64_t next_id, end_id;    /* goroutine ids it may give out */
@@ -173,6 +182,7 @@ struct py_m {
     } http;
     void *http_cache;           /* owned: see py_http.h; NULL until it is needed */
     struct py_clock *dropped;   /* see py_time.c */
+    py_bubble *left_alarms;     /* owned: that have ended, linked by next; see py_bubble.c */
 };
 
 #define PY_MAX_IDLE_WORKERS 1024
@@ -197,7 +207,7 @@ typedef struct {
         *rwmutex_type, *rlocker_type, *waitgroup_type, *waitgroup_task_type, *once_type,
         *cond_type, *semaphore_type, *event_type, *int64_type, *bool_type, *value_type,
         *map_type, *timer_type, *ticker_type, *netfd_type, *conn_type, *request_type, *writer_type,
-        *headers_type, *body_type, *server_type;
+        *headers_type, *body_type, *server_type, *bubble_type;
     PyObject *foreign_key;      /* of a thread's Goroutine in its thread state's dict */
     PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed;
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
@@ -215,6 +225,7 @@ typedef struct {
     _Atomic uint32_t seed;      /* of py_random(), for threads that are not Ms */
     _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */
     _Atomic int64_t next_id;
+    _Atomic int64_t next_bubble_id;
 } py_core;
 
 extern py_core *core;           /* NULL before the module is loaded */
@@ -251,6 +262,9 @@ void py_g_run_at_once(Goroutine *gp);
 /* The same for mp's thread's own sake, without a cancel(): no program sees the goroutine,
    unless it waits. */
 int py_g_spawn_service(py_m *mp, PyObject *(*entry)(Goroutine *));
+/* What go() would start, not queued yet, with the context ts->context or a copy of the
+   caller's; fn and its arguments as for a vectorcall.  New reference, or NULL. */
+Goroutine *py_g_new(PyObject *const *args, size_t nargsf, PyObject *kwnames);
 /* Run a fresh goroutine to its end on the calling worker, in that worker's seat. */
 void py_g_run(py_m *mp, Goroutine *gp, py_seat *seat);
 /* End gp: result (stolen) or the exception set. */

@@ -9,6 +9,7 @@
  * a goroutine nobody holds dies with its end.  What the frames of a waiting goroutine refer
  * to is counted, and so in use, but for some references of newer free-threaded builds.
  */
+#include "py_bubble.h"
 #include "py_wait.h"
 
 #include <stdlib.h>
@@ -34,6 +35,8 @@ static const char *const wait_reasons[PY_WAIT_REASONS] = {
     [PY_WAIT_COND] = "sync.Cond.Wait",
     [PY_WAIT_SEMA] = "semacquire",
     [PY_WAIT_EVENT] = "sync.Event.Wait",
+    [PY_WAIT_BUBBLE] = "synctest.Wait",
+    [PY_WAIT_RUN_BUBBLE] = "synctest.Run",
 };
 
 const char *
@@ -243,8 +246,8 @@ g_free(Goroutine *gp)
     }
     if (RT_LIKELY(reuse)) {
         gp->g.pp = NULL;
-        gp->g.started = gp->g.pinned = 0;
-        gp->failed = gp->asked = gp->cold = gp->service = false;
+        gp->g.started = gp->g.pinned = gp->g.service = 0;
+        gp->failed = gp->asked = gp->cold = false;
         gp->g.link.next = mp->free_g;
         mp->free_g = &gp->g;
         mp->nfree_g++;
@@ -286,6 +289,7 @@ py_g_run(py_m *mp, Goroutine *gp, py_seat *seat)
     PyThreadState *ts = mp->tstate;
     seat->waiter.g = gp;
     seat->nopreempt = 0;
+    seat->bubble = gp->bubble;  /* of no meaning if it is not bubbled */
     gp->seat = seat;
     gp->g.started = gp->g.pinned = 1;
     gp->g.pp = &mp->p;
@@ -294,6 +298,8 @@ py_g_run(py_m *mp, Goroutine *gp, py_seat *seat)
     py_reset_recursion(ts);
     PyObject *kwnames = NULL, *result;
     if (gp->cold) {
+        if (RT_UNLIKELY(gp->g.bubbled))
+            py_bubble_began(mp, seat->bubble);
         if (RT_UNLIKELY(gp->fn != NULL && py_take_pending(gp) < 0)) {
             result = NULL;              /* cancelled before it has begun */
             goto finish;
@@ -392,6 +398,24 @@ publish_end(Goroutine *gp, PyObject *result)
     py_ready_all(&joiners);
 }
 
+static inline void
+mark_ended(Goroutine *gp, PyObject *result)
+{
+    if (Py_REFCNT(gp) != 1)
+        publish_end(gp, result);
+    else
+        RT_STORE(gp->g.status, RT_G_DEAD);
+}
+
+static RT_NOINLINE void
+finish_special(py_m *mp, Goroutine *gp, PyObject *result)
+{
+    RT_COUNT(mp->finished, !gp->g.service);
+    mark_ended(gp, result);
+    if (gp->g.bubbled)
+        py_bubble_left(mp, gp);
+}
+
 void
 py_g_finish(Goroutine *gp, PyObject *result)
 {
@@ -403,11 +427,12 @@ py_g_finish(Goroutine *gp, PyObject *result)
         Py_CLEAR(result);
     py_m *mp = py_tls_m;
     mp->curg = NULL;
-    RT_COUNT(mp->finished, !gp->service);
-    if (Py_REFCNT(gp) != 1)
-        publish_end(gp, result);
-    else
-        RT_STORE(gp->g.status, RT_G_DEAD);
+    if (RT_UNLIKELY(gp->g.service || gp->g.bubbled))
+        finish_special(mp, gp, result);
+    else {
+        RT_COUNT(mp->finished, 1);
+        mark_ended(gp, result);
+    }
     Py_DECREF(gp);
 }
 
@@ -446,7 +471,7 @@ py_g_spawn_service(py_m *mp, PyObject *(*entry)(Goroutine *))
     Goroutine *gp = g_alloc_c(entry, NULL, NULL);
     if (gp == NULL)
         return -1;
-    gp->service = true;
+    gp->g.service = 1;
     rt_p_put_pinned(&mp->p, &mp->p, &gp->g);
     return 0;
 }
@@ -486,8 +511,9 @@ copy_args(Goroutine *gp, PyObject *const *args, uint32_t npos, uint32_t nkw)
     return 0;
 }
 
-PyObject *
-py_go(PyObject *name, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+/* All but its context and what makes it run. */
+static inline Goroutine *
+g_new(PyThreadState *ts, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
     if (RT_UNLIKELY(nargs < 1)) {
@@ -511,26 +537,57 @@ py_go(PyObject *name, PyObject *const *args, size_t nargsf, PyObject *kwnames)
         gp->kwnames = Py_NewRef(kwnames);
         gp->cold = true;
     }
-    PyThreadState *ts = PyThreadState_GET();
-    if (ts->context != NULL) {
-        gp->cold = true;
-        gp->context = PyContext_CopyCurrent();
-        if (gp->context == NULL)
-            goto fail;
-    }
     gp->code = py_caller(ts, &gp->lasti);
+    return gp;
+
+fail:
+    Py_DECREF(gp);
+    return NULL;
+}
+
+Goroutine *
+py_g_new(PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    PyThreadState *ts = PyThreadState_GET();
+    Goroutine *gp = g_new(ts, args, nargsf, kwnames);
+    if (gp == NULL)
+        return NULL;
+    gp->cold = true;
+    gp->context = ts->context ? PyContext_CopyCurrent() : PyContext_New();
+    if (gp->context == NULL)
+        Py_CLEAR(gp);
+    return gp;
+}
+
+PyObject *
+py_go(PyObject *name, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    PyThreadState *ts = PyThreadState_GET();
+    Goroutine *gp = g_new(ts, args, nargsf, kwnames);
+    if (RT_UNLIKELY(gp == NULL))
+        return NULL;
     if (name != NULL) {
         gp->name = Py_NewRef(name);
         gp->cold = true;
     }
     Py_INCREF(gp);              /* the scheduler's reference */
-    if (py_submit(gp) < 0) {
-        Py_DECREF(gp);
-        goto fail;
+    if (ts->context != NULL) {
+        gp->cold = true;
+        gp->context = PyContext_CopyCurrent();
+        if (gp->context == NULL)
+            goto fail;
+        py_bubble *b = py_bubble_current();
+        if (b != NULL) {        /* its goroutines always have a context */
+            py_bubble_submit(b, gp);
+            return (PyObject *)gp;
+        }
     }
+    if (py_submit(gp) < 0)
+        goto fail;
     return (PyObject *)gp;
 
 fail:
+    Py_DECREF(gp);
     Py_DECREF(gp);
     return NULL;
 }

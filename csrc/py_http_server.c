@@ -593,7 +593,7 @@ static PyObject *
 server_wait_closed(http_server *s, PyObject *timeout)
 {
     int64_t deadline;
-    if (py_deadline(timeout, &deadline) < 0)
+    if (py_io_deadline(timeout, &deadline) < 0)
         return NULL;
     Goroutine *gp = py_current("HTTPServer.wait_closed()");
     if (gp == NULL)

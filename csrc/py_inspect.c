@@ -17,6 +17,8 @@
  */
 #include "py_inspect.h"
 
+#include "py_bubble.h"
+
 #include <signal.h>
 #include <stdlib.h>
 
@@ -135,7 +137,7 @@ add_stack(snapshot *s, PyFrameObject *frame)
 static py_g_info *
 add(snapshot *s, Goroutine *gp, uint8_t state)
 {
-    if (gp->service && state != RT_G_WAITING)
+    if (gp->g.service && state != RT_G_WAITING)
         return NULL;            /* waiting, it is in a finalizer of the program's */
     s->no_memory = s->no_memory || !grow(&s->gs, s->n, &s->cap, sizeof(py_g_info));
     if (s->no_memory)
@@ -187,6 +189,7 @@ add_started(snapshot *s, py_m *mp, const py_seat *seat)
     info->p = (int32_t)mp->p.id;
     info->thread = mp->tstate->thread_id;
     info->locked = seat->nlocked != 0;
+    info->bubble = gp->g.bubbled ? seat->bubble->id : 0;
     if (s->stacks)
         add_stack(s, top_frame(mp, gp, s->here));
 }
@@ -199,6 +202,8 @@ add_fresh(snapshot *s, const rt_p *pp, rt_g *g)
     py_g_info *info = add(s, py_g_of(g), RT_G_RUNNABLE);
     if (info == NULL)
         return;
+    if (g->bubbled)
+        info->bubble = py_g_of(g)->bubble->id;
     if (s->stacks)
         add_stack(s, NULL);
     if (pp == NULL)
@@ -220,6 +225,7 @@ static void
 add_queues(snapshot *s, rt_p *pp)
 {
     add_fresh(s, pp, pp->runnext);
+    add_fresh(s, pp, pp->found);
     for (uint32_t i = RT_LOAD(pp->fresh.head), end = RT_LOAD(pp->fresh.tail); i != end; i++)
         add_fresh(s, pp, RT_LOAD(pp->fresh.slots[i % RT_RUNQ_CAP]));
     add_list(s, pp, pp->spill.head);
@@ -454,12 +460,14 @@ render_field(renderer *r, const py_g_info *info, Py_ssize_t i)
         return PyBool_FromLong(info->locked);
     case 9:
         return Py_NewRef((PyObject *)gp);
-    default:
+    case 10:
         return render_stack(r, info);
+    default:
+        return info->bubble != 0 ? PyLong_FromLongLong(info->bubble) : Py_NewRef(Py_None);
     }
 }
 
-#define INFO_FIELDS 11
+#define INFO_FIELDS 12
 
 /* A GoroutineInfo. */
 static PyObject *

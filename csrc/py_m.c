@@ -20,7 +20,7 @@
  * or ends, which a GoExit hastens.  A goroutine that stays in C code is not
  * waited for any longer than STOP_WAIT.
  */
-#include "py_core.h"
+#include "py_bubble.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -494,6 +494,7 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     core->forks++;
     core->m0 = me;
     RT_STORE(core->created, 0);
+    py_bubble_after_fork(gp);
     int err = rt_sched_after_fork(&core->sched, me ? &me->p : NULL);
     if (me == NULL) {
         core->main_g = NULL;

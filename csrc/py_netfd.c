@@ -481,7 +481,7 @@ static PyObject *
 set_deadlines(NetFD *self, PyObject *seconds, bool rd, bool wr)
 {
     int64_t deadline;
-    if (py_deadline(seconds, &deadline) < 0
+    if (py_io_deadline(seconds, &deadline) < 0
         || netfd_set_deadlines(self->pd, rd, wr, deadline) < 0)
         return NULL;
     Py_RETURN_NONE;

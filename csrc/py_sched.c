@@ -22,6 +22,7 @@
  *
  * Each M runs its goroutines on its own thread: py_m.c.
  */
+#include "py_bubble.h"
 #include "py_wait.h"
 
 #include <signal.h>
@@ -105,6 +106,8 @@ py_find(py_m *mp)
 static RT_COLD void
 fail_start(Goroutine *gp)
 {
+    py_seat none = {.bubble = gp->bubble};
+    gp->seat = &none;
     gp->g.started = 1;
     if (gp->fn == NULL && gp->call.c.cancel != NULL) {
         PyObject *exc = py_take_exception();
@@ -353,13 +356,10 @@ must_not_wait(py_m *mp, Goroutine *gp, int reason)
     return false;
 }
 
-uint32_t
-py_park(Goroutine *gp, int reason, int64_t deadline)
+/* py_park() of a goroutine; its time-out is by the clock of b, unless that is NULL. */
+static inline __attribute__((always_inline)) uint32_t
+park(Goroutine *gp, int reason, int64_t deadline, py_bubble *b)
 {
-    gp->g.reason = (uint8_t)reason;
-    gp->g.since = RT_LOAD(core->sched.coarse_ms);
-    if (RT_UNLIKELY(gp->g.foreign))
-        return park_foreign(gp, deadline);
     py_m *mp = py_tls_m;
     if (RT_UNLIKELY(core->preempt.check_waits) && must_not_wait(mp, gp, reason))
         return RT_WAKE_INTERRUPT;
@@ -371,7 +371,7 @@ py_park(Goroutine *gp, int reason, int64_t deadline)
     if (deadline != RT_FOREVER) {
         gp->seat->timer.when = deadline;
         gp->seat->timer.fire = park_timer_fired;
-        if (rt_timers_start(&mp->p.timers, &gp->seat->timer) < 0) {
+        if (rt_timers_start(b ? &b->timers : &mp->p.timers, &gp->seat->timer) < 0) {
             deadline = RT_FOREVER;      /* of no use if somebody has woken it already */
             if (rt_g_claim(&gp->g, RT_WAKE_INTERRUPT)) {
                 RT_STORE(gp->g.status, RT_G_RUNNING);
@@ -382,7 +382,7 @@ py_park(Goroutine *gp, int reason, int64_t deadline)
     }
     schedule(mp, gp);
     if (deadline != RT_FOREVER)
-        rt_timers_stop(&mp->p.timers, &gp->seat->timer);
+        rt_timers_stop(b ? &b->timers : &mp->p.timers, &gp->seat->timer);
     uint32_t why = atomic_load_explicit(&gp->g.wake, memory_order_acquire);
     if (RT_UNLIKELY(__atomic_load_n(&gp->outcome, __ATOMIC_RELAXED) != NULL)) {
         if (why == RT_WAKE_INTERRUPT)
@@ -391,6 +391,30 @@ py_park(Goroutine *gp, int reason, int64_t deadline)
             Py_AddPendingCall(raise_pending, NULL);     /* it has got a value, too */
     }
     return why;
+}
+
+/* The same, of one that belongs to a bubble. */
+static RT_NOINLINE uint32_t
+park_bubbled(Goroutine *gp, int reason, int64_t deadline)
+{
+    py_bubble *b = gp->seat->bubble;
+    bool durable = py_bubble_is_durable(b, gp, reason);
+    reason &= ~PY_WAIT_OUTSIDE;
+    b->blocked += durable;
+    gp->g.reason = (uint8_t)reason;
+    uint32_t why = park(gp, reason, deadline, reason == PY_WAIT_IO ? NULL : b);
+    b->blocked -= durable;
+    return why;
+}
+
+uint32_t
+py_park(Goroutine *gp, int reason, int64_t deadline)
+{
+    gp->g.reason = (uint8_t)reason;
+    gp->g.since = RT_LOAD(core->sched.coarse_ms);
+    if (RT_UNLIKELY(gp->g.foreign || gp->g.bubbled))
+        return gp->g.foreign ? park_foreign(gp, deadline) : park_bubbled(gp, reason, deadline);
+    return park(gp, reason, deadline, NULL);
 }
 
 void
@@ -625,7 +649,8 @@ int
 py_sched_init(PyObject *module, const rt_netpoll_ops *ops)
 {
     rt_sched_init(&core->sched, ops,
-                  (rt_host){.block = py_idle_block, .unpark = host_unpark, .start = py_m_start});
+                  (rt_host){.block = py_idle_block, .unpark = host_unpark, .start = py_m_start,
+                            .quiet = py_bubble_quiet});
 #ifdef Py_GIL_DISABLED
     core->sched.spin_ns = SPIN_NS;
 #endif

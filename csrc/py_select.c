@@ -22,6 +22,7 @@
  * cases again.  Two selects may do this to each other in lockstep for a few rounds, and
  * fall out of step by waiting at random.
  */
+#include "py_bubble.h"
 #include "py_chan.h"
 #include "py_wait.h"
 
@@ -451,6 +452,18 @@ take_served(PyObject *const *cases, selection *s, PyObject *result)
     rt_throw("select: woken by no case");
 }
 
+static inline int
+wait_reason(const Goroutine *gp, PyObject *const *cases, uint32_t n)
+{
+    int reason = n > 0 ? PY_WAIT_SELECT : PY_WAIT_SELECT_NONE;
+    for (uint32_t i = 0; RT_UNLIKELY(gp->g.bubbled) && i < n; i++) {
+        const Chan *ch = ((Case *)cases[i])->ch;
+        if (ch != NULL && !ch->bubbled)
+            reason |= PY_WAIT_OUTSIDE;
+    }
+    return reason;
+}
+
 /* Wait until a case is done, or might be: 1 done, 0 try all again, -1 with an exception set. */
 static int
 select_wait(Goroutine *gp, PyObject *const *cases, uint32_t n, selection *s, py_wait *wait,
@@ -462,7 +475,7 @@ select_wait(Goroutine *gp, PyObject *const *cases, uint32_t n, selection *s, py_
             py_clock_prepare(((Case *)cases[i])->ch);
     rt_g_arm(&gp->g);
     if (queue_all(gp, cases, n, s) || !py_disarm(gp))
-        why = py_wait_park(gp, n > 0 ? PY_WAIT_SELECT : PY_WAIT_SELECT_NONE, wait);
+        why = py_wait_park(gp, wait_reason(gp, cases, n), wait);
     leave_queues(cases, s);
     if (why == RT_WAKE_READY)
         take_served(cases, s, result);
@@ -569,6 +582,9 @@ m_select(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, P
                          "send(ch, value), not %.200s", i, Py_TYPE(args[i])->tp_name);
             return NULL;
         }
+        Chan *ch = ((Case *)args[i])->ch;
+        if (RT_LIKELY(ch != NULL) && py_chan_is_elsewhere(ch))
+            return py_chan_raise_elsewhere();
     }
     if (kwnames != NULL && parse_keywords(args + nargs, kwnames, &has_default, &limits) < 0)
         return NULL;

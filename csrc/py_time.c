@@ -16,6 +16,7 @@
  *
  * Lock order: Timer.lock or Chan.lock, then that of the alarms.
  */
+#include "py_bubble.h"
 #include "py_chan.h"
 #include "py_wait.h"
 
@@ -32,6 +33,7 @@ typedef struct {
                                    only `when` means something: guarded by lock.  kind: where
                                    in code */
     rt_alarms *home;            /* the set it was last started in, or NULL; guarded by lock */
+    py_bubble *bubble;          /* owned, or NULL: where it may be used */
     PyObject *target;           /* owned: the function, which never changes; or the Chan, or
                                    NULL as long as nobody has asked for it */
     PyObject *context;          /* owned contextvars context to run in, or NULL */
@@ -62,11 +64,21 @@ struct py_clock {
 
 /* ---- the time, and homes of alarms ---- */
 
-/* Where an alarm goes that the caller starts: to its own P.  On a thread that is no M it is
-   the spare P, as for a goroutine, or any that exists, or NULL: there is none. */
-static rt_alarms *
-alarms_here(void)
+/* The time for what was made in b, or in no bubble: NULL. */
+static inline int64_t
+now_of(const py_bubble *b)
 {
+    return RT_LIKELY(b == NULL) ? rt_nanotime() : b->now;
+}
+
+/* Where an alarm of what was made in b goes that the caller starts.  If b is NULL, to the
+   caller's own P; on a thread that is no M to the spare P, as a goroutine, or any that exists,
+   or NULL: there is none. */
+static rt_alarms *
+alarms_of(py_bubble *b)
+{
+    if (RT_UNLIKELY(b != NULL))
+        return &b->alarms;
     py_m *mp = py_tls_m;
     rt_p *pp = mp ? &mp->p : rt_p_by_id(&core->sched, RT_SPARE_P);
     if (RT_UNLIKELY(pp == NULL) && (mp = py_each_m(0)) != NULL)
@@ -76,9 +88,9 @@ alarms_here(void)
 
 /* The time on the clock of a set's alarms, for who fires one of them. */
 static int64_t
-alarms_now(const rt_alarms *Py_UNUSED(as))
+alarms_now(const rt_alarms *as)
 {
-    return py_now();
+    return RT_LIKELY(as == &as->pp->alarms) ? rt_nanotime() : py_bubble_of_alarms(as)->now;
 }
 
 /* Is there an M for the caller's alarms?  -1 with an exception set: no, and none can be
@@ -153,7 +165,7 @@ py_clock_take(Chan *ch, PyObject **out)
 {
     py_clock *c = ch->clock;
     int64_t now;
-    if (c->when == NEVER || c->when > (now = py_now()))
+    if (c->when == NEVER || c->when > (now = now_of(ch->bubble)))
         return 0;
     *out = PyFloat_FromDouble(to_seconds(c->when));
     if (RT_UNLIKELY(*out == NULL)) {
@@ -180,7 +192,7 @@ py_clock_start(Chan *ch)
     rt_alarms *here;
     if (c->when == NEVER || (c->home != NULL && rt_alarms_has(c->home, &c->alarm)))
         return;
-    here = alarms_here();
+    here = alarms_of(ch->bubble);
     if (here != NULL)           /* in the child of a fork nobody waits, though some are queued */
         clock_start(c, here, c->when);
 }
@@ -293,6 +305,7 @@ clock_channel(int64_t when, int64_t period)
     c->period = period;
     c->ch = ch;
     ch->clock = c;
+    ch->timed = true;
     PyObject_GC_UnTrack(ch);    /* it never refers to anything */
     return ch;
 }
@@ -320,6 +333,7 @@ timer_alloc(Py_ssize_t nargs)
         return NULL;
     memset(&t->alarm, 0, sizeof(*t) - offsetof(Timer, alarm)
            + (size_t)nargs * sizeof(t->args[0]));
+    t->bubble = (py_bubble *)Py_XNewRef((PyObject *)py_bubble_current());
     return t;
 }
 
@@ -368,6 +382,20 @@ timer_start(Timer *t, rt_alarms *as, int64_t when)
     rt_p_start_alarm(as, &t->alarm, when);
 }
 
+void
+py_alarm_drop(rt_timer *alarm)
+{
+    if (alarm->fire == clock_fired)
+        Py_DECREF(RT_CONTAINER_OF(alarm, py_clock, alarm)->ch);
+    else {
+        Timer *t = RT_CONTAINER_OF(alarm, Timer, alarm);
+        py_acquire(&t->lock);
+        track_locked(t, true);
+        py_release(&t->lock);
+        Py_DECREF(t);
+    }
+}
+
 /* The alarm of a function: by the scheduler. */
 static void
 timer_fired(rt_timer *alarm)
@@ -395,7 +423,10 @@ timer_fired(rt_timer *alarm)
     gp->call.c.arg = t;
     gp->code = Py_XNewRef(t->code);
     gp->lasti = (int)alarm->kind;
-    py_submit(gp);              /* cannot fail on an M */
+    if (RT_UNLIKELY(t->bubble != NULL))
+        py_bubble_submit(t->bubble, gp);
+    else
+        py_submit(gp);          /* cannot fail on an M */
 }
 
 /* The calls that take one number. */
@@ -446,7 +477,7 @@ m_after_func(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t narg
     if (RT_UNLIKELY(RT_LOAD(core->sched.sysmon.state) != RT_SYSMON_AWAKE))
         py_sysmon_kick();       /* somebody must see to it that this M comes to it */
     Py_INCREF(t);
-    timer_start(t, alarms_here(), later(py_now(), ns));
+    timer_start(t, alarms_of(t->bubble), later(now_of(t->bubble), ns));
     return (PyObject *)t;
 }
 
@@ -470,7 +501,7 @@ static bool
 timer_set(Timer *t, int64_t when)
 {
     bool pending;
-    rt_alarms *as = when != NEVER && has_function(t) ? alarms_here() : NULL;
+    rt_alarms *as = when != NEVER && has_function(t) ? alarms_of(t->bubble) : NULL;
     py_acquire(&t->lock);
     if (has_function(t)) {
         pending = t->home != NULL && rt_alarms_stop(t->home, &t->alarm);
@@ -495,6 +526,17 @@ timer_set(Timer *t, int64_t when)
     return ch != NULL ? clock_set(ch, when, 0) : pending;
 }
 
+/* Was it made in a bubble, and is used outside of that?  -1 with an exception set. */
+static inline int
+check_bubble(const py_bubble *b, const char *what)
+{
+    if (RT_LIKELY(b == NULL) || py_bubble_admits(b))
+        return 0;
+    PyErr_Format(PyExc_RuntimeError, "this %s was made in a bubble of runtime.testing and cannot "
+                 "be used outside of it", what);
+    return -1;
+}
+
 static PyObject *
 timer_new(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs)
 {
@@ -506,13 +548,15 @@ timer_new(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs)
         return NULL;
     Timer *t = timer_alloc(0);
     if (t != NULL)
-        t->alarm.when = later(py_now(), ns);
+        t->alarm.when = later(now_of(t->bubble), ns);
     return (PyObject *)t;
 }
 
 static PyObject *
 timer_get_c(Timer *t, void *Py_UNUSED(closure))
 {
+    if (check_bubble(t->bubble, "Timer") < 0)
+        return NULL;
     if (has_function(t)) {
         PyErr_SetString(PyExc_AttributeError, "a timer of after_func() has no channel");
         return NULL;
@@ -522,6 +566,10 @@ timer_get_c(Timer *t, void *Py_UNUSED(closure))
         made = clock_channel(NEVER, 0);
         if (made == NULL)
             return NULL;
+        if (t->bubble == NULL) {        /* the caller may be in one */
+            made->bubbled = false;
+            Py_CLEAR(made->bubble);
+        }
         py_acquire(&t->lock);
         ch = timer_channel(t);
         if (ch == NULL) {
@@ -539,6 +587,8 @@ timer_get_c(Timer *t, void *Py_UNUSED(closure))
 static PyObject *
 timer_stop(Timer *t, PyObject *Py_UNUSED(ignored))
 {
+    if (check_bubble(t->bubble, "Timer") < 0)
+        return NULL;
     return PyBool_FromLong(timer_set(t, NEVER));
 }
 
@@ -547,12 +597,12 @@ timer_reset(Timer *t, PyObject *const *args, Py_ssize_t nargs)
 {
     int64_t ns;
     PyObject *seconds = one_number(args, nargs, "Timer.reset(seconds)");
-    if (seconds == NULL || to_ns(seconds, "Timer.reset(seconds)", false, &ns) < 0
+    if (seconds == NULL || check_bubble(t->bubble, "Timer") < 0 || to_ns(seconds, "Timer.reset(seconds)", false, &ns) < 0
         || (has_function(t) && need_home() < 0))
         return NULL;
     if (RT_UNLIKELY(has_function(t) && RT_LOAD(core->sched.sysmon.state) != RT_SYSMON_AWAKE))
         py_sysmon_kick();
-    return PyBool_FromLong(timer_set(t, later(py_now(), ns)));
+    return PyBool_FromLong(timer_set(t, later(now_of(t->bubble), ns)));
 }
 
 static bool
@@ -609,6 +659,7 @@ timer_dealloc(Timer *t)
     Py_XDECREF(t->target);
     Py_XDECREF(t->context);
     Py_XDECREF(t->code);
+    Py_XDECREF((PyObject *)t->bubble);
     for (Py_ssize_t i = 0; i < Py_SIZE(t); i++)
         Py_XDECREF(t->args[i]);
     PyObject_GC_Del(t);
@@ -723,6 +774,8 @@ ticker_end(Ticker *t)
 static PyObject *
 ticker_stop(Ticker *t, PyObject *Py_UNUSED(ignored))
 {
+    if (check_bubble(t->ch->bubble, "Ticker") < 0)
+        return NULL;
     ticker_end(t);
     Py_RETURN_NONE;
 }
@@ -732,15 +785,18 @@ ticker_reset(Ticker *t, PyObject *const *args, Py_ssize_t nargs)
 {
     int64_t ns;
     PyObject *seconds = one_number(args, nargs, "Ticker.reset(seconds)");
-    if (seconds == NULL || to_ns(seconds, "Ticker.reset(seconds)", true, &ns) < 0)
+    if (seconds == NULL || check_bubble(t->ch->bubble, "Ticker") < 0
+        || to_ns(seconds, "Ticker.reset(seconds)", true, &ns) < 0)
         return NULL;
-    clock_set(t->ch, later(py_now(), ns), ns);
+    clock_set(t->ch, later(now_of(t->ch->bubble), ns), ns);
     Py_RETURN_NONE;
 }
 
 static PyObject *
 ticker_exit(Ticker *t, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
 {
+    if (check_bubble(t->ch->bubble, "Ticker") < 0)
+        return NULL;
     ticker_end(t);
     Py_RETURN_FALSE;
 }
@@ -758,7 +814,7 @@ ticker_next(Ticker *t)
     Chan *ch = t->ch;
     PyObject *value = NULL;
     Goroutine *gp = py_current("Ticker");
-    if (gp == NULL)
+    if (gp == NULL || check_bubble(ch->bubble, "Ticker") < 0)
         return NULL;
     py_waiter *w = &gp->seat->waiter;
     py_clock_prepare(ch);

@@ -6,6 +6,7 @@
  */
 #include "py_wait.h"
 
+#include "py_bubble.h"
 #include "py_chan.h"
 
 #include <math.h>
@@ -146,6 +147,8 @@ py_wait_park_context(Goroutine *gp, int reason, py_wait *wait)
     if (ended)
         RT_STORE(gp->g.status, RT_G_RUNNING);
     else {
+        if (gp->g.bubbled && !done->bubbled)
+            reason |= PY_WAIT_OUTSIDE;
         why = py_park(gp, reason, wait->deadline);
         py_acquire(&done->lock);
         py_waitq_remove(&context->waiter);
@@ -176,16 +179,14 @@ py_wait_end_slow(py_wait *wait)
 int64_t
 py_now(void)
 {
-    return rt_nanotime();
+    py_bubble *b = py_bubble_current();
+    return RT_UNLIKELY(b != NULL) ? b->now : rt_nanotime();
 }
 
-int
-py_deadline(PyObject *timeout, int64_t *deadline)
+/* timeout seconds after now. */
+static RT_NOINLINE int
+deadline_after(int64_t now, PyObject *timeout, int64_t *deadline)
 {
-    if (timeout == NULL || timeout == Py_None) {
-        *deadline = RT_FOREVER;
-        return 0;
-    }
     double s = PyFloat_AsDouble(timeout);
     if (s == -1.0 && PyErr_Occurred())
         return -1;
@@ -193,11 +194,28 @@ py_deadline(PyObject *timeout, int64_t *deadline)
         PyErr_SetString(PyExc_ValueError, "a time in seconds must be a number, not NaN");
         return -1;
     }
-    if (s > 9e9)                /* 285 years */
+    if (s > 9e9                 /* 285 years */
+        || __builtin_add_overflow(now, s > 0 ? (int64_t)(s * 1e9) : 0, deadline))
         *deadline = RT_FOREVER;
-    else
-        *deadline = py_now() + (s > 0 ? (int64_t)(s * 1e9) : 0);
     return 0;
+}
+
+int
+py_deadline(PyObject *timeout, int64_t *deadline)
+{
+    *deadline = RT_FOREVER;
+    if (timeout == NULL || timeout == Py_None)
+        return 0;
+    return deadline_after(py_now(), timeout, deadline);
+}
+
+int
+py_io_deadline(PyObject *timeout, int64_t *deadline)
+{
+    *deadline = RT_FOREVER;
+    if (timeout == NULL || timeout == Py_None)
+        return 0;
+    return deadline_after(rt_nanotime(), timeout, deadline);
 }
 
 PyObject *

@@ -76,10 +76,12 @@ py_wait_end(py_wait *wait)
         py_wait_end_slow(wait);
 }
 
-/* The clock of the caller's deadlines, ns. */
+/* The clock of the caller's deadlines, ns: in a bubble its own. */
 int64_t py_now(void);
 /* A timeout argument (None, or seconds) as a deadline; -1 with an exception set. */
 int py_deadline(PyObject *timeout, int64_t *deadline);
+/* The same for I/O, which waits in real time everywhere. */
+int py_io_deadline(PyObject *timeout, int64_t *deadline);
 PyObject *py_raise_timeout(const char *what);
 
 #endif

@@ -161,6 +161,16 @@ rt_alarms_has(rt_alarms *as, rt_timer *t)
     return started;
 }
 
+rt_timer *
+rt_alarms_take(rt_alarms *as)
+{
+    pthread_mutex_lock(&as->lock);
+    rt_timer *t = take_due_locked(as, RT_FOREVER - 1);    /* none is later */
+    set_next_locked(as);
+    pthread_mutex_unlock(&as->lock);
+    return t;
+}
+
 uint32_t
 rt_alarms_run(rt_alarms *as, int64_t now)
 {

@@ -38,6 +38,8 @@ bool rt_alarms_start(rt_alarms *as, rt_timer *t, int64_t when);
 bool rt_alarms_stop(rt_alarms *as, rt_timer *t);
 /* Is t started in this set? */
 bool rt_alarms_has(rt_alarms *as, rt_timer *t);
+/* Stop the first one and return it; NULL: there is none. */
+rt_timer *rt_alarms_take(rt_alarms *as);
 /* Fire all that are due, without the lock; t->fire may start and stop any.  Returns how many.
    Several threads may do that at the same time. */
 uint32_t rt_alarms_run(rt_alarms *as, int64_t now);

@@ -427,6 +427,7 @@ rt_sched_after_fork(rt_sched *sched, rt_p *pp)
     rt_timers_init(&pp->timers);
     pp->event = pp->nevents = 0;
     pp->npd = 0;
+    pp->nbubbles = 0;
     sched->allp[0] = sched->by_id[0] = pp;
     sched->nallp = 1;
     sched->netpoll->close(pp->np);
@@ -728,6 +729,8 @@ static RT_NOINLINE void
 sleep_until_work(rt_p *pp)
 {
     rt_sched *sched = pp->sched;
+    if (RT_UNLIKELY(pp->nbubbles != 0) && sched->host.quiet(pp, false))
+        return;
     int64_t until = rt_timers_next(&pp->timers), timeout = RT_FOREVER;
     if (RT_UNLIKELY(RT_LOAD(pp->lent)))
         take_back(pp);
@@ -793,6 +796,8 @@ rt_sched_find(rt_p *pp)
         take_global(pp);
         take_inbox(pp);
         poll_now(pp);
+        if (RT_UNLIKELY(pp->nbubbles != 0))
+            pp->sched->host.quiet(pp, true);
     }
     else if (RT_UNLIKELY(pp->preempted.head != NULL && tick % FAIR_TICKS == FAIR_TICKS / 2))
         gp = rt_glist_pop(&pp->preempted);
@@ -806,8 +811,11 @@ rt_sched_find(rt_p *pp)
             gp = take_local(pp);
         if (RT_LIKELY(gp != NULL)) {
             RT_COUNT(pp->count.ticks, 1);
-            if (RT_UNLIKELY(pp->spinning))
+            if (RT_UNLIKELY(pp->spinning)) {
+                pp->found = gp;
                 stop_spinning(pp);
+                pp->found = NULL;
+            }
             return gp;
         }
         run_timers(pp);

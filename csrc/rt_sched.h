@@ -77,6 +77,8 @@ struct rt_g {
     uint8_t started : 1;        /* has a place on pp's C stack; implies pinned */
     uint8_t pinned : 1;         /* only pp may run it */
     uint8_t foreign : 1;        /* stands for an OS thread that is not an M */
+    uint8_t service : 1;        /* of the host: its own, for a short while; not counted */
+    uint8_t bubbled : 1;        /* of the host: belongs to a bubble; implies pinned */
     uint8_t reason;             /* why it waits, for people; the host's codes */
     uint32_t since;             /* when it began to wait, sched->coarse_ms */
 };
@@ -129,6 +131,7 @@ struct rt_p {
     _Atomic uint32_t beat;      /* likewise: see rt_sysmon.h */
     rt_sysmon_p mon;            /* sysmon's */
     _Atomic(rt_g *) runnext;    /* runs before the queues; others may look whether there is one */
+    rt_g *found;                /* what it will run next, while it wakes another M first */
     uint32_t runnext_streak;
     uint32_t turn_left;         /* goroutines left in the turn of one kind */
     bool turn_pinned;           /* the turn is the pinned ones' */
@@ -148,6 +151,7 @@ struct rt_p {
     int nlocks;                 /* goroutines that have locked the M; guarded by
                                    sched->lock */
     int64_t now;                /* the clock when it was last read */
+    uint32_t nbubbles;          /* of the host: host.quiet() is called while there are any */
     rt_p_counters count;
     rt_poll_event events[RT_POLL_BATCH];    /* here, not on a stack that is copied */
     int event, nevents;         /* next and number of events being dispatched */
@@ -167,6 +171,9 @@ typedef struct {
     /* Start the M of the P with this id; but for the spare one it is spinning already.
        0 or -errno. */
     int (*start)(rt_sched *sched, uint32_t id);
+    /* Called while pp->nbubbles is not 0: before pp sleeps, for it has nothing to run; and
+       every now and then while it is `busy`.  May ready goroutines; true: look again. */
+    bool (*quiet)(rt_p *pp, bool busy);
 } rt_host;
 
 struct rt_sched {

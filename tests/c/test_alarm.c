@@ -234,6 +234,25 @@ starter_main(void *arg)
     return NULL;
 }
 
+static void
+take_returns_all_in_order_whatever_they_are_due_at(void)
+{
+    rt_alarms_init(&as, NULL);
+    CHECK(rt_alarms_take(&as) == NULL);
+    memset(ts, 0, sizeof(ts));
+    rt_alarms_start(&as, &ts[0], RT_FOREVER - 1);
+    rt_alarms_start(&as, &ts[1], 5);
+    rt_alarms_start(&as, &ts[2], 7);
+    CHECK(rt_alarms_take(&as) == &ts[1]);
+    CHECK(!rt_alarms_has(&as, &ts[1]));
+    CHECK_EQ(rt_alarms_next(&as), 7);
+    CHECK(rt_alarms_take(&as) == &ts[2]);
+    CHECK(rt_alarms_take(&as) == &ts[0]);
+    CHECK(rt_alarms_take(&as) == NULL);
+    CHECK_EQ(rt_alarms_next(&as), RT_FOREVER);
+    rt_timers_fini(&as.heap);
+}
+
 static void *
 runner_main(void *arg)
 {
@@ -285,6 +304,7 @@ main(void)
     RUN(without_memory_alarms_fire_and_stop_as_well);
     RUN(equal_deadlines_fire_in_the_order_of_starting);
     RUN(after_fork_all_are_stopped_and_can_be_started);
+    RUN(take_returns_all_in_order_whatever_they_are_due_at);
     RUN(threads_stop_or_fire_each_once);
     return 0;
 }

@@ -38,6 +38,8 @@ static struct {
     int blocks;                 /* calls of host.block */
     int64_t timeout;            /* of the last one */
     void (*on_block)(rt_p *);   /* must make something runnable */
+    int quiets, busies;         /* calls of host.quiet */
+    bool (*on_quiet)(rt_p *);
 } host;
 static rt_p *ps[RT_MAX_P + 1];
 static int nps;
@@ -50,6 +52,15 @@ fake_block(rt_p *pp, int64_t timeout)
     host.timeout = timeout;
     CHECK(host.on_block != NULL);
     host.on_block(pp);
+}
+
+static bool
+fake_quiet(rt_p *pp, bool busy)
+{
+    CHECK(pp->nbubbles != 0);
+    host.busies += busy;
+    host.quiets += !busy;
+    return !busy && host.on_quiet(pp);
 }
 
 static void
@@ -87,7 +98,8 @@ setup(uint32_t n, uint32_t made)
     memset(&host, 0, sizeof(host));
     sched = rt_test_zeroed(sizeof(*sched));
     rt_sched_init(sched, rt_netpoll_default(),
-                  (rt_host){.block = fake_block, .unpark = fake_unpark, .start = fake_start});
+                  (rt_host){.block = fake_block, .unpark = fake_unpark, .start = fake_start,
+                            .quiet = fake_quiet});
     nps = 0;
     for (uint32_t id = 0; id < made; id++)
         new_p(id);
@@ -537,6 +549,38 @@ find_sleeps_until_it_is_given_something(void)
     CHECK_EQ(atomic_load(&sched->nidle), 0);
     CHECK_EQ(atomic_load(&sched->nspinning), 0);
     CHECK_EQ(atomic_load(&ps[0]->count.blocking_polls), 1);
+    teardown();
+}
+
+static bool
+quiet_twice(rt_p *pp)
+{
+    if (host.quiets == 2)
+        rt_ready(pp, begun(pp, 8), false);
+    return host.quiets <= 2;
+}
+
+static void
+quiet_p_asks_the_host_before_it_sleeps_and_now_and_then(void)
+{
+    setup(1, 1);
+    ps[0]->nbubbles = 1;
+    host.on_quiet = quiet_twice;
+    CHECK_EQ(find(ps[0]), 8);
+    CHECK_EQ(host.quiets, 2);
+    host.on_block = block_then_submit;
+    block_gives = 7;
+    CHECK_EQ(find(ps[0]), 7);               /* it says no: sleep */
+    CHECK_EQ(host.quiets, 3);
+    CHECK_EQ(host.blocks, 1);
+    int before = host.busies;
+    for (int i = 0; i < 2 * FAIR; i++) {
+        rt_p_put_yielded(ps[0], G(7));
+        CHECK_EQ(find(ps[0]), 7);
+    }
+    CHECK_EQ(host.busies, before + 2);
+    CHECK_EQ(host.quiets, 3);
+    ps[0]->nbubbles = 0;
     teardown();
 }
 
@@ -1230,6 +1274,7 @@ main(void)
     RUN(foreign_one_is_unparked_by_the_host);
     RUN(ready_from_elsewhere_goes_to_the_inbox_and_wakes);
     RUN(find_sleeps_until_it_is_given_something);
+    RUN(quiet_p_asks_the_host_before_it_sleeps_and_now_and_then);
     RUN(find_sleeps_until_the_first_timer);
     RUN(find_sleeps_until_the_first_alarm_or_timer);
     RUN(alarm_wakes_who_sleeps_longer);

@@ -1,0 +1,18 @@
+"""Tests of concurrent code: bubbles in which time takes no time, and a check for leaks.
+
+    from runtime import Chan, testing
+
+    @testing.bubble()
+    def test_timeout():
+        with pytest.raises(TimeoutError):
+            Chan().recv(timeout=3600)
+
+`runtime.testing.pytest_plugin` offers the same to pytest, as a marker.
+
+Go: testing/synctest, go.uber.org/goleak.
+"""
+
+from runtime._bubble import bubble, wait
+from runtime._leaks import LeakError, leak_check
+
+__all__ = ["LeakError", "bubble", "leak_check", "wait"]
