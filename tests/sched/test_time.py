@@ -82,6 +82,16 @@ def procs(request: pytest.FixtureRequest) -> Iterator[int]:
     runtime.gomaxprocs(before)
 
 
+def pending() -> int:
+    return sum(p["timers"] for p in runtime.stats()["ps"])
+
+
+@pytest.fixture
+def left_by_others() -> int:
+    """Timers that are there already, of goroutines that earlier tests have left."""
+    return pending()
+
+
 # --- the clock ------------------------------------------------------------------------------
 
 
@@ -199,7 +209,7 @@ def test_after_in_iteration_gives_one_value() -> None:
 
 
 @everywhere
-def test_select_ends_with_the_first_that_is_due(place: Any) -> None:
+def test_select_ends_with_the_first_that_is_due(place: Any, left_by_others: int) -> None:
     def body() -> None:
         start = now()
         i, t, ok = select(recv(Chan()), recv(after(FAR)), recv(after(SOON)), recv(tick(FAR)))
@@ -211,16 +221,16 @@ def test_select_ends_with_the_first_that_is_due(place: Any) -> None:
         assert select(recv(after(0)), default=True).index == 0
 
     place(body)
-    assert pending() == 0
+    assert pending() <= left_by_others
 
 
-def test_select_value_comes_before_the_time_is_up() -> None:
+def test_select_value_comes_before_the_time_is_up(left_by_others: int) -> None:
     ch: Any = Chan()
     g = go(lambda: [select(recv(ch), recv(after(FAR))).value for _ in range(100)])
     for i in range(100):
         ch.send(i)
     assert g.join() == list(range(100))
-    assert pending() == 0
+    assert pending() <= left_by_others
 
 
 @everywhere
@@ -760,10 +770,6 @@ def test_channel_that_nobody_refers_to_is_gone(make: Any) -> None:
     assert blocks() - before < 150
 
 
-def pending() -> int:
-    return sum(p["timers"] for p in runtime.stats()["ps"])
-
-
 def test_timer_nobody_waits_for_is_in_no_heap() -> None:
     before = pending()
     keep: list[Any] = [after(FAR), Timer(FAR), Ticker(FAR)]
@@ -1280,7 +1286,7 @@ def test_ticker_stop_and_reset_races_lose_no_receiver(seed: int, procs: int) -> 
     assert len(set(everything)) == len(everything) == 200
 
 
-def test_channels_dropped_while_they_fire_leave_nothing(procs: int) -> None:
+def test_channels_dropped_while_they_fire_leave_nothing(procs: int, left_by_others: int) -> None:
     def body(rnd: random.Random, tally: Tally) -> None:
         for _ in range(100):
             ch = after(rnd.choice([1e-5, 2e-5, 5e-5]))
@@ -1292,7 +1298,7 @@ def test_channels_dropped_while_they_fire_leave_nothing(procs: int) -> None:
     race(body, 1)
     sleep(SOON)
     until(lambda: blocks() - before < 300)
-    assert pending() == 0
+    assert pending() <= left_by_others
 
 
 # --- many -----------------------------------------------------------------------------------
