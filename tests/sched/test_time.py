@@ -753,9 +753,7 @@ def test_timer_that_nobody_refers_to_is_gone(make: Any) -> None:
     assert ref() is None
 
 
-@pytest.mark.parametrize(
-    "make", [after, tick, lambda s: Timer(s).c, lambda s: Ticker(s).c, Timer]
-)
+@pytest.mark.parametrize("make", [after, tick, lambda s: Timer(s).c, lambda s: Ticker(s).c, Timer])
 def test_channel_that_nobody_refers_to_is_gone(make: Any) -> None:
     def body() -> None:
         for _ in range(200):
