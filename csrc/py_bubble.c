@@ -30,6 +30,7 @@
 #include "py_bubble.h"
 
 #include "py_chan.h"
+#include "py_explore.h"
 #include "py_wait.h"
 
 /* ---- who is in it ---- */
@@ -52,10 +53,12 @@ py_bubble_admits(const py_bubble *b)
     return b->mp == NULL || py_bubble_current() == b;
 }
 
-void
+int
 py_bubble_submit(py_bubble *b, Goroutine *gp)
 {
     py_m *cur = py_tls_m;
+    if (b->explorer != NULL && py_explore_add(b->explorer, gp) < 0)
+        return -1;
     if (b->total++ == 0)
         Py_INCREF(b);
     gp->g.bubbled = 1;
@@ -67,7 +70,11 @@ py_bubble_submit(py_bubble *b, Goroutine *gp)
         RT_COUNT(cur->created, 1);
     else
         atomic_fetch_add(&core->created, 1);
-    rt_p_put_pinned(cur ? &cur->p : NULL, &b->mp->p, &gp->g);
+    if (gp->g.held && cur == b->mp)
+        py_explore_ready(gp);
+    else
+        rt_p_put_pinned(cur ? &cur->p : NULL, &b->mp->p, &gp->g);
+    return 0;
 }
 
 void
@@ -112,6 +119,8 @@ py_bubble_left(py_m *mp, Goroutine *gp)
         b->listed = false;
         mp->p.nbubbles--;
     }
+    if (b->explorer != NULL)
+        py_points_disarm(mp);
     tell_caller(b, &b->ended);
     Py_DECREF(b);
 }
@@ -119,8 +128,7 @@ py_bubble_left(py_m *mp, Goroutine *gp)
 static bool
 is_member(const py_bubble *b, const Goroutine *gp)
 {
-    return gp->g.pp == &b->mp->p && gp->g.bubbled
-           && (gp->g.started ? gp->seat->bubble : gp->bubble) == b;
+    return gp->g.pp == &b->mp->p && gp->g.bubbled && py_bubble_of(gp) == b;
 }
 
 bool
@@ -139,8 +147,14 @@ py_bubble_is_durable(const py_bubble *b, const Goroutine *gp, int reason)
         return q != NULL && RT_CONTAINER_OF(q, Chan, recvq)->bubbled;
     case PY_WAIT_JOIN:
         return q != NULL && is_member(b, RT_CONTAINER_OF(q, Goroutine, joiners));
-    default:
+    case PY_WAIT_IO:
+    case PY_WAIT_SYSCALL:
+    case PY_WAIT_FUTURE:
+    case PY_WAIT_RUN_BUBBLE:
         return false;
+    default:
+        /* What explores has all that it uses to itself, or its schedules mean nothing. */
+        return b->explorer != NULL && !(reason & PY_WAIT_OUTSIDE);
     }
 }
 
@@ -177,6 +191,8 @@ go_on(py_bubble *b, bool busy)
         b->firing = true;
         rt_timers_run(&b->timers, b->now);
         b->firing = false;
+        if (b->explorer != NULL)
+            py_explore_go_on(b->explorer);
         return true;
     }
     if (b->stuck || !all_wait(b))
@@ -201,13 +217,16 @@ py_bubble_quiet(rt_p *pp, bool busy)
 static PyObject *
 bubble_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, ":Bubble", (char *[]){NULL}))
+    PyObject *explorer = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O!:Bubble", (char *[]){"explorer", NULL},
+                                     core->explorer_type, &explorer))
         return NULL;
     py_bubble *b = (py_bubble *)type->tp_alloc(type, 0);
     if (b == NULL)
         return NULL;
     b->id = atomic_fetch_add(&core->next_bubble_id, 1) + 1;
     rt_timers_init(&b->timers);
+    b->explorer = (py_explorer *)Py_XNewRef(explorer);
     return (PyObject *)b;
 }
 
@@ -216,6 +235,7 @@ bubble_dealloc(py_bubble *b)
 {
     PyTypeObject *type = Py_TYPE(b);
     rt_timers_fini(&b->timers);
+    Py_XDECREF(b->explorer);
     type->tp_free(b);
     Py_DECREF(type);
 }
@@ -239,8 +259,13 @@ bubble_start(py_bubble *b, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
         return NULL;
     Py_INCREF(gp);              /* the scheduler's reference */
     b->mp = mp;
+    if (b->explorer != NULL)
+        py_explore_begin(b->explorer, mp);
     b->root = gp;
-    py_bubble_submit(b, gp);
+    if (py_bubble_submit(b, gp) < 0) {
+        Py_DECREF(gp);
+        Py_CLEAR(gp);
+    }
     return (PyObject *)gp;
 }
 
@@ -297,8 +322,8 @@ static PyType_Slot bubble_slots[] = {
     {Py_tp_dealloc, bubble_dealloc},
     {Py_tp_methods, bubble_methods},
     {Py_tp_getset, bubble_getset},
-    {Py_tp_doc, "Bubble()\n--\n\n"
-                "Goroutines with a clock of their own.\n\n"
+    {Py_tp_doc, "Bubble(explorer=None)\n--\n\n"
+                "Goroutines with a clock of their own; explorer decides which of them runs.\n\n"
                 "start(fn, *args, **kwargs) starts the first one; run() waits until all have\n"
                 "ended (True) or none can ever go on (False)."},
     {0, NULL},

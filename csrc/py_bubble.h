@@ -18,6 +18,8 @@
 
 #include "py_core.h"
 
+typedef struct py_explorer py_explorer;
+
 /* A Python object: _core.Bubble.  All but what the lock guards belongs to mp's thread. */
 struct py_bubble {
     PyObject_HEAD
@@ -33,6 +35,7 @@ struct py_bubble {
     py_bubble *prev, *next;     /* of mp->bubbles */
     bool listed;                /* it is there */
     bool firing;                /* its timers run now, on mp */
+    py_explorer *explorer;      /* owned: decides who runs, see py_explore.h; or NULL */
 
     py_lock lock;               /* guards all of the following */
     py_waitq callers;           /* who is in run(), outside of the bubble */
@@ -50,12 +53,19 @@ py_bubble_current(void)
         return NULL;
     return py_bubble_current_slow(mp);
 }
+/* The bubble of gp, which is g.bubbled (borrowed). */
+static inline py_bubble *
+py_bubble_of(const Goroutine *gp)
+{
+    return gp->g.started ? gp->seat->bubble : gp->bubble;
+}
 /* May the caller use what was made in b? */
 bool py_bubble_admits(const py_bubble *b);
 
 /* Queue gp (the scheduler's reference stolen), which has a context, as a goroutine of b.  On
-   b's M, or before b has any. */
-void py_bubble_submit(py_bubble *b, Goroutine *gp);
+   b's M, or before b has any.  -1 with an exception set: it explores, and has no room; the
+   reference is the caller's still. */
+int py_bubble_submit(py_bubble *b, Goroutine *gp);
 /* A goroutine of b begins on mp. */
 void py_bubble_began(py_m *mp, py_bubble *b);
 /* gp, of a bubble, has ended on mp.  May free the bubble. */

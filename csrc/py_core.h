@@ -92,6 +92,7 @@ struct Goroutine {
     bool failed;                /* outcome is an exception */
     bool asked;                 /* someone took the exception: no report */
     bool cold;                  /* any of the fields after `call` may be set */
+    uint16_t number;            /* of one that is g.held: in its explorer */
     py_lock lock;               /* guards outcome and joiners */
     PyObject *weakrefs;
     union {
@@ -194,7 +195,7 @@ typedef struct {
     PyObject *module;           /* borrowed */
     PyTypeObject *goroutine_type, *go_type, *chan_type, *chan_iter_type, *mutex_type,
         *waitgroup_type, *netfd_type, *conn_type, *request_type, *writer_type,
-        *headers_type, *body_type, *server_type, *bubble_type;
+        *headers_type, *body_type, *server_type, *bubble_type, *explorer_type;
     PyObject *foreign_key;      /* of a thread's Goroutine in its thread state's dict */
     PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed;
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */

@@ -10,6 +10,7 @@
  * to is counted, and so in use, but for some references of newer free-threaded builds.
  */
 #include "py_bubble.h"
+#include "py_explore.h"
 #include "py_wait.h"
 
 #include <stdlib.h>
@@ -238,7 +239,7 @@ g_free(Goroutine *gp)
     }
     if (RT_LIKELY(reuse)) {
         gp->g.pp = NULL;
-        gp->g.started = gp->g.pinned = gp->g.service = 0;
+        gp->g.started = gp->g.pinned = gp->g.service = gp->g.held = 0;
         gp->failed = gp->asked = gp->cold = false;
         gp->g.link.next = mp->free_g;
         mp->free_g = &gp->g;
@@ -292,6 +293,8 @@ py_g_run(py_m *mp, Goroutine *gp, py_seat *seat)
     if (gp->cold) {
         if (RT_UNLIKELY(gp->g.bubbled))
             py_bubble_began(mp, seat->bubble);
+        if (RT_UNLIKELY(gp->g.held))
+            py_points_enter(mp);
         if (RT_UNLIKELY(gp->fn != NULL && py_take_pending(gp) < 0)) {
             result = NULL;              /* cancelled before it has begun */
             goto finish;
@@ -390,10 +393,24 @@ publish_end(Goroutine *gp, PyObject *result)
     py_ready_all(&joiners);
 }
 
+static inline void
+end(Goroutine *gp, PyObject *result)
+{
+    if (Py_REFCNT(gp) != 1)
+        publish_end(gp, result);
+    else
+        RT_STORE(gp->g.status, RT_G_DEAD);
+}
+
 static RT_NOINLINE void
-finish_special(py_m *mp, Goroutine *gp)
+finish_special(py_m *mp, Goroutine *gp, PyObject *result)
 {
     RT_COUNT(mp->finished, !gp->g.service);
+    end(gp, result);
+    if (gp->g.held) {
+        py_points_leave(mp);
+        py_explore_stop(gp, PY_STOP_ENDS);      /* after its joiners are runnable */
+    }
     if (gp->g.bubbled)
         py_bubble_left(mp, gp);
 }
@@ -410,13 +427,11 @@ py_g_finish(Goroutine *gp, PyObject *result)
     py_m *mp = py_tls_m;
     mp->curg = NULL;
     if (RT_UNLIKELY(gp->g.service | gp->g.bubbled))
-        finish_special(mp, gp);
-    else
+        finish_special(mp, gp, result);
+    else {
         RT_COUNT(mp->finished, 1);
-    if (Py_REFCNT(gp) != 1)
-        publish_end(gp, result);
-    else
-        RT_STORE(gp->g.status, RT_G_DEAD);
+        end(gp, result);
+    }
     Py_DECREF(gp);
 }
 
@@ -562,7 +577,8 @@ go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
             goto fail;
         py_bubble *b = py_bubble_current();
         if (b != NULL) {        /* its goroutines always have a context */
-            py_bubble_submit(b, gp);
+            if (py_bubble_submit(b, gp) < 0)
+                goto fail;
             return (PyObject *)gp;
         }
     }

@@ -23,6 +23,7 @@
  * Each M runs its goroutines on its own thread: py_m.c.
  */
 #include "py_bubble.h"
+#include "py_explore.h"
 #include "py_wait.h"
 
 #include <signal.h>
@@ -353,9 +354,9 @@ must_not_wait(py_m *mp, Goroutine *gp, int reason)
     return false;
 }
 
-/* py_park() of a goroutine; its time-out is one of timers. */
+/* py_park() of a goroutine; its time-out is one of timers.  held: it may be. */
 static inline uint32_t
-park(py_m *mp, Goroutine *gp, int reason, int64_t deadline, rt_timers *timers)
+park(py_m *mp, Goroutine *gp, int reason, int64_t deadline, rt_timers *timers, bool held)
 {
     if (RT_UNLIKELY(core->preempt.check_waits) && must_not_wait(mp, gp, reason))
         return RT_WAKE_INTERRUPT;
@@ -376,6 +377,8 @@ park(py_m *mp, Goroutine *gp, int reason, int64_t deadline, rt_timers *timers)
             }
         }
     }
+    if (held && gp->g.held)
+        py_explore_stop(gp, PY_STOP_WAITS);
     schedule(mp, gp);
     if (deadline != RT_FOREVER)
         rt_timers_stop(timers, &gp->seat->timer);
@@ -399,7 +402,7 @@ park_bubbled(py_m *mp, Goroutine *gp, int reason, int64_t deadline)
     b->blocked += durable;
     gp->g.reason = (uint8_t)reason;
     uint32_t why = park(mp, gp, reason, deadline,
-                        reason == PY_WAIT_IO ? &mp->p.timers : &b->timers);
+                        reason == PY_WAIT_IO ? &mp->p.timers : &b->timers, true);
     b->blocked -= durable;
     return why;
 }
@@ -412,7 +415,7 @@ py_park(Goroutine *gp, int reason, int64_t deadline)
     py_m *mp = py_tls_m;
     if (RT_UNLIKELY(gp->g.foreign | gp->g.bubbled))
         return gp->g.foreign ? park_foreign(gp, deadline) : park_bubbled(mp, gp, reason, deadline);
-    return park(mp, gp, reason, deadline, &mp->p.timers);
+    return park(mp, gp, reason, deadline, &mp->p.timers, false);
 }
 
 void
@@ -425,9 +428,11 @@ py_stay(Goroutine *gp)
         rt_parker_park(gp->seat->parker, RT_FOREVER);
         Py_END_ALLOW_THREADS
         RT_STORE(gp->g.status, RT_G_RUNNING);
+        return;
     }
-    else
-        schedule(py_tls_m, gp);
+    if (gp->g.held)
+        py_explore_stop(gp, PY_STOP_WAITS);
+    schedule(py_tls_m, gp);
 }
 
 bool
@@ -442,18 +447,25 @@ py_wake(Goroutine *gp, uint8_t why, bool next)
 int
 py_yield(Goroutine *gp)
 {
-    if (RT_UNLIKELY(gp->g.foreign)) {
-        Py_BEGIN_ALLOW_THREADS
-        sched_yield();
-        Py_END_ALLOW_THREADS
-        return 0;
+    bool held = false;
+    if (RT_UNLIKELY(gp->g.foreign | gp->g.held)) {
+        if (gp->g.foreign) {
+            Py_BEGIN_ALLOW_THREADS
+            sched_yield();
+            Py_END_ALLOW_THREADS
+            return 0;
+        }
+        held = true;
     }
     py_m *mp = py_tls_m;
     if (RT_UNLIKELY(core->preempt.check_waits)
         && py_frames_check_wait(&core->preempt.zones, mp->tstate, "gosched()") < 0)
         return -1;
     atomic_store_explicit(&gp->g.wake, RT_WAKE_READY, memory_order_relaxed);
-    rt_p_put_yielded(&mp->p, &gp->g);
+    if (RT_UNLIKELY(held))
+        py_explore_stop(gp, PY_STOP_YIELDS);
+    else
+        rt_p_put_yielded(&mp->p, &gp->g);
     schedule(mp, gp);
     if (RT_UNLIKELY(__atomic_load_n(&gp->outcome, __ATOMIC_RELAXED) != NULL))
         return py_take_pending(gp);
@@ -475,7 +487,10 @@ py_give_way(py_m *mp)
 {
     Goroutine *gp = mp->curg;
     RT_STORE(gp->g.wake, RT_WAKE_READY);
-    rt_p_put_preempted(&mp->p, &gp->g);
+    if (gp->g.held)
+        py_explore_stop(gp, PY_STOP_PREEMPTED);
+    else
+        rt_p_put_preempted(&mp->p, &gp->g);
     schedule(mp, gp);
     if (gp == core->main_g && RT_UNLIKELY(__atomic_load_n(&gp->outcome, __ATOMIC_RELAXED) != NULL))
         Py_AddPendingCall(raise_pending, NULL);
@@ -648,7 +663,7 @@ py_sched_init(PyObject *module, const rt_netpoll_ops *ops)
 {
     rt_sched_init(&core->sched, ops,
                   (rt_host){.block = py_idle_block, .unpark = host_unpark, .start = py_m_start,
-                            .quiet = py_bubble_quiet});
+                            .quiet = py_bubble_quiet, .hold = py_explore_hold});
 #ifdef Py_GIL_DISABLED
     core->sched.spin_ns = SPIN_NS;
 #endif

@@ -13,5 +13,7 @@ Go: testing/synctest.
 """
 
 from runtime._bubble import bubble, wait
+from runtime._explore import ExploreError, Report, explore, replay
+from runtime._explore_report import Switch
 
-__all__ = ["bubble", "wait"]
+__all__ = ["ExploreError", "Report", "Switch", "bubble", "explore", "replay", "wait"]
