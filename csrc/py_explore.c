@@ -9,8 +9,8 @@
  *    d orderings is found with probability 1/(n k^(d-1)) at least, for n goroutines and k
  *    points.  Who yields, or runs on and on, falls likewise: it may wait for the others.
  *  - *replay* of a list of segments (goroutine, where it is preempted): a schedule that has
- *    run.  Where the list does not fit, since it was made shorter, or is at its end, whoever
- *    has waited longest runs, until it stops.
+ *    run.  Where the list was made shorter, and the next in it cannot run yet, or it is at its
+ *    end, whoever has waited longest runs, until it stops.
  *
  * What has run is kept as such a list.  Points are counted for each goroutine on its own, so
  * that a list with a segment less still means the same places.
@@ -129,15 +129,17 @@ highest(const py_explorer *ex)
     return best;
 }
 
-/* Where in the pool is the next of the plan?  Those that cannot run are skipped.  0, who has
-   waited longest, when the plan is at its end. */
+/* Where in the pool is the next of the plan?  Those that have ended are skipped.  0, who has
+   waited longest, while it cannot run, or when the plan is at its end. */
 static uint32_t
 planned(py_explorer *ex)
 {
-    for (; ex->at < ex->nplan; ex->at++)
-        for (uint32_t i = 0; i < ex->npool; i++)
-            if (ex->pool[i] == ex->plan[ex->at].who)
-                return i;
+    while (ex->at < ex->nplan && ex->plan[ex->at].who < ex->n
+           && ex->all[ex->plan[ex->at].who].ended != 0)
+        ex->at++;
+    for (uint32_t i = 0; ex->at < ex->nplan && i < ex->npool; i++)
+        if (ex->pool[i] == ex->plan[ex->at].who)
+            return i;
     return 0;
 }
 
@@ -577,6 +579,7 @@ static PyGetSetDef explorer_getset[] = {
     {0},
 };
 static PyMemberDef explorer_members[] = {
+    {"started", T_UINT, offsetof(py_explorer, n), READONLY, NULL},
     {"steps", T_ULONGLONG, offsetof(py_explorer, steps), READONLY, NULL},
     {"choices", T_ULONGLONG, offsetof(py_explorer, choices), READONLY, NULL},
     {"switches", T_ULONGLONG, offsetof(py_explorer, switches), READONLY, NULL},

@@ -8,6 +8,7 @@
 
 /* Which frames must not be left; set once, by way of py_frames_init(). */
 typedef struct {
+    PyObject *module;           /* borrowed: the core's; its locks are those of goroutines */
     PyObject *files;            /* owned frozenset: their code objects' co_filename */
     PyObject *functions;        /* owned frozenset of (co_filename, co_qualname) */
     PyObject *exempt;           /* owned dict: functions in these files that hold nothing while
@@ -21,9 +22,10 @@ typedef struct {
 } py_zones;
 
 /* -1 with an exception set. */
-int py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *exempt,
-                  PyObject *thread_locks, PyObject *raw_io, PyObject *generator_cm,
-                  PyObject *exit_stack, const char *resumes, Py_ssize_t nresumes);
+int py_zones_init(py_zones *z, PyObject *module, PyObject *files, PyObject *functions,
+                  PyObject *exempt, PyObject *thread_locks, PyObject *raw_io,
+                  PyObject *generator_cm, PyObject *exit_stack, const char *resumes,
+                  Py_ssize_t nresumes);
 
 /* Does the eval loop itself run signal handlers now, between two instructions?  It
    does so also after calls, but there it cannot be told from C code that looks for

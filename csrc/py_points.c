@@ -32,7 +32,8 @@ typedef struct {
 } entry;
 
 static struct {
-    py_m *mp;                   /* who explores, or NULL */
+    py_m *_Atomic mp;           /* who explores, or NULL; all else is its thread's, but for
+                                   where there is none */
     int where;
     PyObject *is_program;       /* owned: runtime._explore_points.is_program(code) -> bool */
     PyObject *disable;          /* owned: sys.monitoring.DISABLE */
@@ -176,7 +177,7 @@ static inline py_m *
 exploring(void)
 {
     py_m *mp = py_tls_m;
-    return mp != NULL && mp == points.mp && mp->curg != NULL && mp->curg->g.held ? mp : NULL;
+    return mp != NULL && mp == RT_LOAD(points.mp) && mp->curg != NULL && mp->curg->g.held ? mp : NULL;
 }
 
 /* ---- being called there ---- */
@@ -258,8 +259,8 @@ disarm(py_m *mp)
 void
 py_points_enter(py_m *mp)
 {
-    if (points.mp != mp) {
-        points.mp = mp;
+    if (RT_LOAD(points.mp) != mp) {
+        RT_STORE(points.mp, mp);
         arm(mp);
     }
     update_tracing(mp->tstate);
@@ -283,7 +284,7 @@ disarm(py_m *Py_UNUSED(mp))
 void
 py_points_enter(py_m *mp)
 {
-    points.mp = mp;
+    RT_STORE(points.mp, mp);
 }
 
 void
@@ -296,10 +297,10 @@ py_points_leave(py_m *Py_UNUSED(mp))
 void
 py_points_disarm(py_m *mp)
 {
-    if (points.mp != mp)
+    if (RT_LOAD(points.mp) != mp)
         return;
     disarm(mp);
-    points.mp = NULL;
+    RT_STORE(points.mp, NULL);
 }
 
 /* The callback of sys.monitoring: (code, offset or line). */
@@ -307,7 +308,7 @@ static PyObject *
 m_on_point(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
     py_m *mp = exploring();
-    if (mp == NULL || nargs != 2)
+    if (mp == NULL || nargs != 2 || !PyCode_Check(args[0]))
         Py_RETURN_NONE;
     const unsigned char *bits = points_of((PyCodeObject *)args[0]);
     if (bits == NULL && PyErr_Occurred())
@@ -359,7 +360,8 @@ static PyObject *
 m_points_end(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     points.where = PY_POINTS_NONE;
-    drop_table();
+    if (RT_LOAD(points.mp) == NULL)         /* or else some run on, whom nobody waits for */
+        drop_table();
     Py_RETURN_NONE;
 }
 

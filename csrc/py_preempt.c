@@ -544,7 +544,7 @@ m_nopreempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 
 /* Called once by the package. */
 static PyObject *
-m_set_preempt(PyObject *Py_UNUSED(module), PyObject *args)
+m_set_preempt(PyObject *module, PyObject *args)
 {
     PyObject *files, *functions, *exempt, *thread_locks, *raw_io, *generator_cm, *exit_stack;
     PyObject *report;
@@ -554,8 +554,8 @@ m_set_preempt(PyObject *Py_UNUSED(module), PyObject *args)
                           &thread_locks, &raw_io, &generator_cm, &exit_stack, &resumes, &n,
                           &report))
         return NULL;
-    if (py_zones_init(&PRE->zones, files, functions, exempt, thread_locks, raw_io, generator_cm,
-                      exit_stack, resumes, n) < 0)
+    if (py_zones_init(&PRE->zones, module, files, functions, exempt, thread_locks, raw_io,
+                      generator_cm, exit_stack, resumes, n) < 0)
         return NULL;
     PRE->report = Py_NewRef(report);
     if (core->sched.sysmon.trace_ns != 0)

@@ -1,70 +1,67 @@
 """Deterministic schedules: `explore` runs a function under many, `replay` under one again.
 
-The core decides who runs (csrc/py_explore.c); here schedules are begun, judged, made shorter and
-told about.  One exploration at a time runs in a process.
+The core decides who runs (csrc/py_explore.c); here schedules are begun, judged and made shorter.
+One exploration at a time runs in a process.
 """
 
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from runtime import _core, _inspect
-from runtime._explore_points import is_program_file, points
-from runtime._explore_report import Shown, Switch, goroutine_labels, show_switches, stacks_of
+from runtime import _core
+from runtime._explore_points import points
+from runtime._explore_report import (
+    Failure,
+    Plan,
+    Switch,
+    labels,
+    read_plan,
+    stacks_of,
+    switches_of,
+    table,
+    write_plan,
+)
 
-Strategy: TypeAlias = Literal["mixed", "random", "pct"]
-Preempt: TypeAlias = Literal["opcode", "line"] | None
-# A schedule as it has run: who, and the number of the point it was preempted at, or 0.
-_Plan: TypeAlias = list[tuple[int, int]]
+_Strategy: TypeAlias = Literal["mixed", "random", "pct"]
+_Preempt: TypeAlias = Literal["opcode", "line"] | None
 
-_WHERE = {None: 0, "line": 1, "opcode": 2}
-_KINDS = ("mixed", "random", "pct")
+_STRATEGIES = ("mixed", "random", "pct")
+_WHERE = {None: 0, "line": 1, "opcode": 2}  # as in csrc/py_explore.h
 _MAX_STEPS = 200_000
+_SEED_MASK = 0xFFFFFFFFFFFFFFFF
 _COLLECT_EVERY = 64  # schedules
 _END_ROUNDS = 20  # how often goroutines that are left over are told to end
-_SHRINK_RUNS = 400
+_SHRINK_RUNS = 500
 _SHRINK_SECONDS = 2.0
 
 _one_at_a_time = _core.Mutex()
 
 
 class ExploreError(AssertionError):
-    """A schedule under which the function of `explore` fails.
+    """There is a schedule under which the function of `explore` fails.
 
-    seed replays it; schedule does so, too, as a text that says who is preempted where, made
-    as short as possible; switches are what happens then, one by one.  cause is "exception",
+    seed replays it.  schedule does so, too: a text that says who is preempted where, made as
+    short as possible; switches are what happens then, one by one.  cause is "exception",
     "deadlock", "livelock" or "leak"; the exception, if there is one, is __cause__.  tried is
     the number of schedules up to this one.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        seed: int | None,
-        schedule: str,
-        cause: str,
-        tried: int,
-        switches: tuple[Switch, ...],
-    ) -> None:
-        super().__init__(message)
-        self.seed = seed
-        self.schedule = schedule
-        self.cause = cause
-        self.tried = tried
-        self.switches = switches
+    seed: int
+    schedule: str
+    switches: tuple[Switch, ...]
+    cause: str
+    tried: int
 
 
 @dataclass(slots=True)
 class Report:
-    """What an exploration that found nothing has done."""
+    """What an exploration that has found nothing has done."""
 
     schedules: int = 0  # that have run
     distinct: int = 0  # of them that differ from all before
@@ -81,23 +78,11 @@ class Report:
         self.schedules += 1
         self._seen.add(ex.fingerprint)
         self.distinct = len(self._seen)
-        self.goroutines = max(self.goroutines, len(ex.goroutines))
+        self.goroutines = max(self.goroutines, ex.started)
         self.switches += ex.switches
         self.steps += ex.steps
-        self.nondeterminism = tuple(dict.fromkeys(self.nondeterminism + run.nondeterminism))
-
-
-class _Failure(NamedTuple):
-    cause: str  # as ExploreError.cause
-    title: str  # in one line
-    detail: str  # stacks, or ""
-    error: BaseException | None
-
-    def same(self, other: _Failure | None) -> bool:
-        """Would a programmer say so?"""
-        return (
-            other is not None and self.cause == other.cause and type(self.error) is type(other.error)
-        )
+        if run.nondeterminism:
+            self.nondeterminism = tuple(dict.fromkeys(self.nondeterminism + run.nondeterminism))
 
 
 class _Run:
@@ -107,44 +92,54 @@ class _Run:
         self.explorer = explorer
         bubble = _core.Bubble(explorer)
         root = bubble.start(fn)
-        stuck = False
+        ended = False
         try:
-            stuck = not bubble.run()
+            ended = self._wait(bubble)
             self.nondeterminism = _nondeterminism(explorer)
-            self.failure = self._judge(stuck, root, leaks)
+            self.failure = self._judge(root, ended, leaks)
         finally:
-            if not root.done() or stuck:
+            if not ended:
                 self._end(bubble)
 
-    def _judge(self, stuck: bool, root: _core.Goroutine[Any], leaks: bool) -> _Failure | None:
+    @staticmethod
+    def _wait(bubble: _core.Bubble) -> bool:
+        try:
+            return bubble.run()
+        except _core.DeadlockError:  # with what is outside of the bubble
+            return False
+
+    def _judge(
+        self, root: _core.Goroutine[Any], ended: bool, leaks: bool
+    ) -> Failure | None:
         ex = self.explorer
         if ex.too_long:
-            title = f"livelock: it has not ended after {ex.steps} steps (max_steps)"
-            return _Failure("livelock", title, "", None)
-        for _, number, error in sorted(ex.failures(), key=lambda f: f[:2]):
-            who = goroutine_labels(ex)[number]
-            title = f"{type(error).__name__}: {error}".rstrip(": ")
-            return _Failure("exception", f"{title}  (in {who})", "", error)
-        if stuck and not root.done():
-            title = "deadlock: all goroutines wait for each other"
-            return _Failure("deadlock", title, stacks_of(ex.goroutines), None)
-        if stuck and not leaks:
-            title = "leak: goroutines are left that wait for ever"
-            return _Failure("leak", title, stacks_of(ex.goroutines), None)
-        return None
+            text = f"livelock: it has not ended after {ex.steps} steps (max_steps)"
+            return Failure("livelock", None, text, "", None)
+        failures = ex.failures()
+        if failures:
+            _, number, error = min(failures, key=lambda f: f[:2])
+            text = f"{type(error).__name__}: {error}".rstrip(": ")
+            return Failure("exception", number, text, "", error)
+        if ended or (leaks and root.done()):
+            return None
+        stacks = stacks_of(ex.goroutines)
+        if root.done():
+            return Failure("leak", None, "goroutines are left that wait for ever", stacks, None)
+        return Failure("deadlock", None, "deadlock: all goroutines wait", stacks, None)
 
     def _end(self, bubble: _core.Bubble) -> None:
         """End the goroutines that are left; those that refuse never run again."""
-        self.explorer.end_record()
+        ex = self.explorer
+        ex.end_record()
         for _ in range(_END_ROUNDS):
-            for g in self.explorer.goroutines:
+            for g in ex.goroutines:
                 if not g.done():
                     g.cancel()
-            if bubble.run():
+            if self._wait(bubble):
                 break
         else:
-            self.explorer.give_up()
-        self.explorer.failures()  # nobody asks for what happened meanwhile
+            ex.give_up()
+        ex.failures()  # nobody asks for what has happened meanwhile
 
 
 def _nondeterminism(ex: _core._Explorer) -> tuple[str, ...]:
@@ -152,20 +147,25 @@ def _nondeterminism(ex: _core._Explorer) -> tuple[str, ...]:
     if ex.io:
         found.append("it waits for I/O, or for a call on another thread")
     if ex.outside:
-        found.append("goroutines are woken by threads or goroutines from outside")
+        found.append("its goroutines are woken from outside")
     return tuple(found)
 
 
 class _Session:
-    """What explores one function; entered, the process is ready for it."""
+    """Explores one function; the process is ready for it while this is entered."""
 
     def __init__(
-        self, fn: Callable[[], object], strategy: str, max_steps: int, preempt: str | None, leaks: bool
+        self,
+        fn: Callable[[], object],
+        strategy: str,
+        max_steps: int,
+        preempt: str | None,
+        leaks: bool,
     ) -> None:
         if not callable(fn):
             raise TypeError(f"explore() needs a function, got {type(fn).__name__}")
-        if strategy not in _KINDS:
-            raise ValueError(f"strategy must be one of {', '.join(_KINDS)}, not {strategy!r}")
+        if strategy not in _STRATEGIES:
+            raise ValueError(f"strategy must be one of {', '.join(_STRATEGIES)}, not {strategy!r}")
         if preempt not in _WHERE:
             raise ValueError(f'preempt must be "opcode", "line" or None, not {preempt!r}')
         if max_steps < 1:
@@ -176,81 +176,107 @@ class _Session:
         self._leaks = leaks
         self._points = points(_WHERE[preempt])
         self._runs = 0
-        self._choices = 0  # of the schedule without preemption
+        self._choices = 0  # in the schedule without preemption
 
     def __enter__(self) -> _Session:
         if _core._in_bubble():
             raise RuntimeError("explore() cannot be called within a bubble, or another explore()")
         _one_at_a_time.lock()
-        try:
-            self._points.__enter__()
-        except BaseException:
-            _one_at_a_time.unlock()
-            raise
         # Finalizers would run, and take steps, whenever it happens to collect.
         self._collects = gc.isenabled()
-        gc.disable()
         try:
-            # What is done but once, an import say, is done here; and PCT needs to know how
-            # many points there are.
+            self._points.begin()
+            gc.disable()
+            # What is done but once, an import say, is done here; and PCT has to know how many
+            # points there are.
             self._choices = self.run([]).explorer.choices
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._collects:
             gc.enable()
         try:
-            self._points.__exit__(*exc)
+            self._points.end()
         finally:
             _one_at_a_time.unlock()
 
-    def run(self, plan: _Plan | None, seed: int = 0, trace: bool = False) -> _Run:
+    def run(self, plan: Plan | None, seed: int = 0, trace: bool = False) -> _Run:
         """A schedule: that of the seed, or the plan with the seed's draws."""
+        seed &= _SEED_MASK
         shift, depth = _parameters(self._strategy, seed)
-        explorer = _core._Explorer(
-            seed, shift, depth, self._choices, self._max_steps, plan, trace
-        )
         self._runs += 1
         if self._collects and self._runs % _COLLECT_EVERY == 0:
             gc.collect(1)
-        return _Run(self._fn, explorer, self._leaks)
+        return _Run(
+            self._fn,
+            _core._Explorer(seed, shift, depth, self._choices, self._max_steps, plan, trace),
+            self._leaks,
+        )
 
-    def shrink(self, seed: int, run: _Run) -> tuple[_Plan, _Run]:
-        """The plan of the run, which fails, or a shorter one that fails alike."""
+    def shrink(self, seed: int, run: _Run) -> Plan:
+        """The schedule of the run, which fails, or a shorter one that fails alike."""
         assert run.failure is not None
-        best, best_run = run.explorer.schedule, run
-        deadline = time.monotonic() + _SHRINK_SECONDS
+        best = run.explorer.schedule
+        runs, deadline = 0, time.monotonic() + _SHRINK_SECONDS
+        candidates = _shorter(best)
+        while runs < _SHRINK_RUNS and time.monotonic() < deadline:
+            plan = next(candidates, None)
+            if plan is None:
+                break
+            runs += 1
+            candidate = self.run(plan, seed)
+            done = candidate.explorer.schedule
+            if _size(done) < _size(best) and run.failure.same(candidate.failure):
+                best = done
+                candidates = _shorter(best)
+        return best
 
-        for runs in itertools.count():
-            for plan in _shorter(best):
-                if runs > _SHRINK_RUNS or time.monotonic() > deadline:
-                    return best, best_run
-                candidate = self.run(plan, seed)
-                runs += 1
-                if not run.failure.same(candidate.failure):
-                    continue
-                done = candidate.explorer.schedule
-                if _size(done) < _size(best):
-                    best, best_run = done, candidate
-                    break
-            else:
-                return best, best_run
-        raise AssertionError
+    def error(self, seed: int, plan: Plan, less: int, report: Report) -> ExploreError | None:
+        """What to tell about the plan; less: how many preemptions it does without.
+
+        None: it does not fail.
+        """
+        run = self.run(plan, seed, True)
+        failure = run.failure
+        if failure is None:
+            return None
+        who = f" in {labels(run.explorer)[failure.who]}" if failure.who is not None else ""
+        lines = [f"schedule {report.schedules} fails, seed {seed}{who}: {failure.text}", ""]
+        if failure.stacks:
+            lines += [failure.stacks, ""]
+        error = ExploreError()
+        error.seed, error.schedule = seed, write_plan(seed, plan)
+        error.cause, error.tried = failure.cause, report.schedules
+        error.switches = switches_of(run.explorer)
+        error.__cause__ = failure.error
+        count = _size(plan)[0]
+        title = f"What happens, with {count} preemption{'s' * (count != 1)}"
+        title += f" ({less} left out):" if less > 0 else ":"
+        lines += [title, "", table(error.switches), ""]
+        lines += [f"The same seed may mean another schedule: {w}." for w in report.nondeterminism]
+        name = getattr(self._fn, "__name__", "fn")
+        lines += [f"To see it again: testing.replay({name}, {seed})"]
+        if len(error.schedule) <= 200:
+            lines += [f"  as it is above: testing.replay({name}, {error.schedule!r})"]
+        error.args = ("\n".join(lines),)
+        return error
 
 
-def _size(plan: _Plan) -> tuple[int, int]:
+def _size(plan: Plan) -> tuple[int, int]:
     return sum(1 for _, point in plan if point), len(plan)
 
 
-def _shorter(plan: _Plan) -> Iterator[_Plan]:
-    """Plans that do without some of the switches, the shortest first."""
+def _shorter(plan: Plan) -> Iterator[Plan]:
+    """Plans that do without some of the switches, without many first."""
+    preempted = [item for item in plan if item[1]]
+    if 1 < len(preempted) <= _SHRINK_RUNS // 5:
+        yield from ([item] for item in preempted)
     n = len(plan)
-    size = n // 2
+    size = max(n // 2, 1)
     while size:
-        # Without the end, or a piece from the middle.
         for start in range(n - size, -1, -size):
             yield plan[:start] + plan[start + size :]
         size //= 2
@@ -260,39 +286,22 @@ def _shorter(plan: _Plan) -> Iterator[_Plan]:
 
 
 def _parameters(strategy: str, seed: int) -> tuple[int, int]:
-    """How a schedule of the seed is drawn: preempt with probability 2**-shift, or PCT's depth."""
-    mixed = ((seed + 1) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF) >> 40
+    """How a schedule is drawn: preempt with probability 2**-shift, or, if not 0, PCT's depth."""
+    mixed = ((seed + 1) * 0x9E3779B97F4A7C15 & _SEED_MASK) >> 40
     shift, depth = 1 + mixed % 6, 2 + mixed % 3
     if strategy == "random" or (strategy == "mixed" and mixed >> 12 & 1):
-        return shift, 0
+        depth = 0
     return shift, depth
-
-
-def _write_plan(seed: int, plan: _Plan) -> str:
-    return f"{seed}:" + ",".join(f"{who}@{at}" if at else str(who) for who, at in plan)
-
-
-def _read_plan(text: str) -> tuple[int, _Plan | None]:
-    """The seed and the plan, if there is one, of what the user gives as a seed."""
-    try:
-        seed, colon, rest = text.partition(":")
-        plan = [(int(who), int(at or 0)) for who, _, at in
-                (item.partition("@") for item in rest.split(",") if item)]
-        return int(seed) & 0xFFFFFFFFFFFFFFFF, plan if colon else None
-    except ValueError:
-        raise ValueError(
-            f"{text!r} is no seed: it must be an int, or a schedule as ExploreError.schedule"
-        ) from None
 
 
 def explore(
     fn: Callable[[], object],
     *,
     seeds: Iterable[int] = range(1000),
-    strategy: Strategy = "mixed",
+    strategy: _Strategy = "mixed",
     max_steps: int = _MAX_STEPS,
     timeout: float | None = None,
-    preempt: Preempt = "opcode",
+    preempt: _Preempt = "opcode",
     leaks: bool = False,
     shrink: bool = True,
 ) -> Report:
@@ -308,10 +317,10 @@ def explore(
 
     fn is called anew for each seed, in a goroutine of a bubble with a clock of its own (see
     `bubble`), and must make anew what its goroutines share.  The seed decides which runnable
-    goroutine goes on, which ready case select takes, and where goroutines are preempted: between
-    any two instructions of the program that others might notice (preempt="opcode"), between
-    lines ("line") or only where they wait (None).  The standard library and this package are
-    not preempted inside, nor is code that holds a lock of threading.
+    goroutine goes on, which ready case select takes, and where goroutines are preempted: before
+    any instruction of the program that others might notice (preempt="opcode"), before any line
+    ("line"), or only where they wait (None).  The standard library and this package are not
+    preempted inside, nor is code that holds a lock of threading.
 
     A schedule fails if fn or one of its goroutines raises, and nobody joins that one; if all
     wait for each other; if it takes more than max_steps steps; if goroutines are left that wait
@@ -335,11 +344,11 @@ def explore(
         for seed in seeds:
             if not isinstance(seed, int):
                 raise TypeError(f"seeds must be ints, not {type(seed).__name__}")
-            run = session.run(None, seed & 0xFFFFFFFFFFFFFFFF)
+            run = session.run(None, seed)
             report._add(run)
             report.seconds = time.monotonic() - began
             if run.failure is not None:
-                raise _error(session, seed, run, report, shrink) from run.failure.error
+                raise _failed(session, seed, run, report, shrink)
             if timeout is not None and report.seconds >= timeout:
                 break
     return report
@@ -349,75 +358,50 @@ def replay(
     fn: Callable[[], object],
     seed: int | str,
     *,
-    strategy: Strategy = "mixed",
+    strategy: _Strategy = "mixed",
     max_steps: int = _MAX_STEPS,
-    preempt: Preempt = "opcode",
+    preempt: _Preempt = "opcode",
     leaks: bool = False,
     trace: bool = True,
 ) -> Report:
     """Call fn() under the schedule of that seed, or of an ExploreError.schedule, once more.
 
-    All else must be as it was for `explore`.  Raises ExploreError if it fails.  With trace, each
-    switch is printed to standard error: who ran, where it stopped, and why.
+    All else must be as it was for `explore`.  Raises ExploreError if it fails.  With trace, what
+    happens is printed to standard error, a line for each switch: who has run, why it has
+    stopped, and where.
     """
     return _replay(_Session(fn, strategy, max_steps, preempt, leaks), str(seed), trace)
 
 
 def _replay(session: _Session, text: str, trace: bool) -> Report:
-    seed, plan = _read_plan(text)
+    seed, plan = read_plan(text)
     report = Report()
+    began = time.monotonic()
     with session:
-        run = session.run(plan, seed, True)
+        run = session.run(plan, seed, trace)
         report._add(run)
-        shown = show_switches(run.explorer)
+        report.seconds = time.monotonic() - began
         if trace:
-            print(shown.text, file=sys.stderr)
+            print(table(switches_of(run.explorer)), file=sys.stderr)
         if run.failure is not None:
-            plan = run.explorer.schedule if plan is None else plan
-            title = f"this schedule fails: {run.failure.title}"
-            raise ExploreError(
-                "\n\n".join(filter(None, (title, run.failure.detail.rstrip()))),
-                seed=seed,
-                schedule=_write_plan(seed, plan),
-                cause=run.failure.cause,
-                tried=1,
-                switches=shown.switches,
-            ) from run.failure.error
+            raise _failed(session, seed, run, report, False)
     return report
 
 
-def _error(
+def _failed(
     session: _Session, seed: int, run: _Run, report: Report, shrink: bool
 ) -> ExploreError:
-    failure = run.failure
-    assert failure is not None
-    plan = run.explorer.schedule
-    before = _size(plan)[0]
+    plan = full = run.explorer.schedule
     if shrink:
-        plan, run = session.shrink(seed, run)
-    again = session.run(plan, seed, True)
-    shown = show_switches(again.explorer)
-    name = getattr(session._fn, "__name__", "fn")
-    lines = [f"schedule {report.schedules} fails, seed {seed}: {failure.title}"]
-    if failure.detail:
-        lines += ["", failure.detail.rstrip()]
-    if failure.same(again.failure):
-        after = _size(plan)[0]
-        less = f", made shorter from {before}" if after < before else ""
-        lines += ["", f"What happens, with {after} preemptions{less}:", "", shown.text]
-    else:
-        lines += ["", "It does not fail when it is run again: it depends on more than the seed."]
-    for why in report.nondeterminism:
-        lines += ["", f"The same seed may mean another schedule the next time: {why}."]
-    text = _write_plan(seed, plan)
-    lines += ["", f"To see it again: testing.replay({name}, {seed})"]
-    if len(text) <= 200:
-        lines += [f"or, as above:    testing.replay({name}, {text!r})"]
-    return ExploreError(
-        "\n".join(lines),
-        seed=seed,
-        schedule=text,
-        cause=failure.cause,
-        tried=report.schedules,
-        switches=shown.switches,
-    )
+        plan = session.shrink(seed, run)
+    error = session.error(seed, plan, _size(full)[0] - _size(plan)[0], report)
+    if error is None:
+        assert run.failure is not None
+        error = ExploreError(
+            f"schedule {report.schedules} has failed, seed {seed}: {run.failure.text}\n\n"
+            "It does not fail when it is run again: it depends on more than the seed."
+        )
+        error.seed, error.schedule, error.switches = seed, write_plan(seed, plan), ()
+        error.cause, error.tried = run.failure.cause, report.schedules
+        error.__cause__ = run.failure.error
+    return error

@@ -90,15 +90,15 @@ def is_program_file(file: str) -> bool:
 
 
 class Points:
-    """While it is entered, explored goroutines call the core at their points."""
+    """Between begin and end explored goroutines call the core at their points."""
 
     def __init__(self, where: int) -> None:
         self._where = where
 
-    def __enter__(self) -> None:
+    def begin(self) -> None:
         _core._points_begin(self._where)
 
-    def __exit__(self, *exc: object) -> None:
+    def end(self) -> None:
         _core._points_end()
 
 
@@ -112,11 +112,12 @@ if sys.version_info >= (3, 12):
         def __init__(self, where: int) -> None:
             super().__init__(where)
             self._event = _EVENTS[where]
+            self._tool = -1
             self._codes: set[int] = set()
             self._kept: list[CodeType] = []  # so that no address is used again
 
-        def __enter__(self) -> None:
-            super().__enter__()
+        def begin(self) -> None:
+            super().begin()
             if not self._event:
                 return
             # By convention 0 to 2 and 5 belong to debuggers, coverage tools and so on.
@@ -127,7 +128,6 @@ if sys.version_info >= (3, 12):
                     continue
                 break
             else:
-                _core._points_end()
                 raise RuntimeError("explore(): no tool id of sys.monitoring is free (3 or 4)")
             self._tool = tool
             events = _monitoring.events
@@ -144,8 +144,8 @@ if sys.version_info >= (3, 12):
                 _monitoring.set_local_events(self._tool, code, self._event)
             return _monitoring.DISABLE
 
-        def __exit__(self, *exc: object) -> None:
-            if self._event:
+        def end(self) -> None:
+            if self._tool >= 0:
                 tool, events = self._tool, _monitoring.events
                 _monitoring.set_events(tool, 0)
                 for code in self._kept:
@@ -153,7 +153,8 @@ if sys.version_info >= (3, 12):
                 for event in (self._event, events.PY_START, events.PY_RESUME):
                     _monitoring.register_callback(tool, event, None)
                 _monitoring.free_tool_id(tool)
-            super().__exit__(*exc)
+                self._tool = -1
+            super().end()
 
     points: type[Points] = MonitoredPoints
     _core._set_points(is_program, _kinds(), _monitoring.DISABLE)

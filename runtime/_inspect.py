@@ -79,7 +79,7 @@ def goroutines(*, stacks: bool = False) -> list[GoroutineInfo]:
     Go: pprof.Lookup("goroutine").
     """
     here = sys._getframe().f_back
-    return _core._goroutines(True, False, stacks, here, GoroutineInfo, StackFrame, _entry)
+    return _core._goroutines(True, False, stacks, here, GoroutineInfo, StackFrame, entry_of)
 
 
 def stack(all: bool = False) -> str:
@@ -100,14 +100,14 @@ def stack(all: bool = False) -> str:
 
 def trace(here: FrameType | None, all: bool) -> str:
     """As `stack`; the caller's stack begins at here."""
-    infos = _core._goroutines(all, True, True, here, GoroutineInfo, StackFrame, _entry)
-    texts = [_text(info) for info in infos]
+    infos = _core._goroutines(all, True, True, here, GoroutineInfo, StackFrame, entry_of)
+    texts = [info_text(info) for info in infos]
     if not all and not texts:  # no goroutine runs: the scheduler has called a signal handler
         texts = ["goroutine 0 [idle]:\n" + "".join(_lines(_walk(here)))]
     return "\n".join(texts)
 
 
-def _entry(fn: Any) -> StackFrame:
+def entry_of(fn: Any) -> StackFrame:
     """The beginning of the function a goroutine calls."""
     while isinstance(fn, functools.partial | types.MethodType):
         fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
@@ -135,7 +135,7 @@ def _walk(frame: FrameType | None) -> tuple[StackFrame, ...]:
     return tuple(frames)
 
 
-def _text(g: GoroutineInfo) -> str:
+def info_text(g: GoroutineInfo) -> str:
     named = g.name not in ("main", f"goroutine-{g.id}")
     title = f"goroutine {g.id} {g.name!r} [" if named else f"goroutine {g.id} ["
     title += g.wait_reason or g.state
