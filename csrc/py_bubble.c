@@ -120,7 +120,7 @@ py_bubble_left(py_m *mp, Goroutine *gp)
         mp->p.nbubbles--;
     }
     if (b->explorer != NULL)
-        py_points_disarm(mp);
+        py_points_over(mp);
     tell_caller(b, &b->ended);
     Py_DECREF(b);
 }
@@ -217,16 +217,22 @@ py_bubble_quiet(rt_p *pp, bool busy)
 static PyObject *
 bubble_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *explorer = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O!:Bubble", (char *[]){"explorer", NULL},
-                                     core->explorer_type, &explorer))
+    PyObject *explorer = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:Bubble", (char *[]){"explorer", NULL},
+                                     &explorer))
         return NULL;
+    if (explorer != Py_None && !Py_IS_TYPE(explorer, core->explorer_type)) {
+        PyErr_Format(PyExc_TypeError, "explorer must be an _Explorer or None, not %.200s",
+                     Py_TYPE(explorer)->tp_name);
+        return NULL;
+    }
     py_bubble *b = (py_bubble *)type->tp_alloc(type, 0);
     if (b == NULL)
         return NULL;
     b->id = atomic_fetch_add(&core->next_bubble_id, 1) + 1;
     rt_timers_init(&b->timers);
-    b->explorer = (py_explorer *)Py_XNewRef(explorer);
+    if (explorer != Py_None)
+        b->explorer = (py_explorer *)Py_NewRef(explorer);
     return (PyObject *)b;
 }
 

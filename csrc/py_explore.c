@@ -57,9 +57,10 @@ struct py_explorer {
     uint64_t choices;           /* points with others to run */
     uint64_t streak;            /* of them, since the last switch */
     uint64_t steps, max_steps;  /* points and switches */
+    uint64_t limit;             /* of steps: afterwards who comes to a point is told to end */
     uint64_t switches, preemptions;
     bool too_long;              /* max_steps is exceeded: all are told to end */
-    bool over;                  /* it has failed: what happens now is not recorded */
+    bool over;                  /* it has failed, or is to end: what happens now is not recorded */
     bool given_up;              /* none of them runs any more */
     bool io;                    /* somebody has waited for I/O, or for a call on another thread */
     bool outside;               /* somebody was woken by who is not held */
@@ -244,11 +245,12 @@ record_stop(py_explorer *ex, explored *me, int how)
 
 /* ---- too long ---- */
 
-/* Have all others end; the caller ends itself. */
+/* There were too many steps: have all but gp end. */
 static RT_NOINLINE void
 end_others(py_explorer *ex, Goroutine *gp)
 {
     ex->too_long = ex->over = true;
+    ex->limit = 0;
     for (uint32_t i = 0; i < ex->n; i++) {
         PyObject *exc = ex->all[i].g != gp ? PyObject_CallNoArgs(core->exc_goexit) : NULL;
         if (exc != NULL)
@@ -258,14 +260,14 @@ end_others(py_explorer *ex, Goroutine *gp)
     PyErr_Clear();
 }
 
-/* There were too many steps: gp, the caller, ends, and is told so again if it does not. */
+/* gp, the caller, is to end, and is told so again if it does not. */
 static RT_NOINLINE int
 end_caller(py_explorer *ex, Goroutine *gp)
 {
-    if (!ex->too_long)
+    if (!ex->over)
         end_others(ex, gp);
     explored *me = &ex->all[gp->number];
-    if (me->told != 0 && ex->steps - me->told < ex->max_steps / 16 + 1000)
+    if (me->told != 0 && ex->steps < me->told + ex->max_steps / 16 + 1000)
         return 0;
     me->told = ex->steps;
     PyErr_SetNone(core->exc_goexit);
@@ -352,21 +354,23 @@ py_explore_go_on(py_explorer *ex)
 }
 
 void
-py_explore_stop(Goroutine *gp, int how)
+py_explore_stop(py_m *mp, Goroutine *gp, int how)
 {
     py_explorer *ex = explorer_of(gp);
+    py_points_leave(mp);
     explored *me = &ex->all[gp->number];
     ex->steps++;
     ex->switches++;
     ex->preemptions += how == PY_STOP_PREEMPTED;
-    ex->io |= how == PY_STOP_WAITS
-              && (gp->g.reason == PY_WAIT_IO || gp->g.reason == PY_WAIT_SYSCALL);
+    if (how == PY_STOP_WAITS)
+        ex->io |= gp->g.reason == PY_WAIT_IO || gp->g.reason == PY_WAIT_SYSCALL
+                  || gp->g.reason == PY_WAIT_FUTURE;
     if (RT_LIKELY(!ex->over)) {
         record_stop(ex, me, how);
         if (RT_UNLIKELY(ex->trace != NULL))
             trace_stop(ex, gp, how);
     }
-    if (RT_UNLIKELY(ex->steps > ex->max_steps) && !ex->too_long)
+    if (RT_UNLIKELY(ex->steps > ex->limit) && !ex->over)
         end_others(ex, NULL);
     if (how == PY_STOP_YIELDS)
         me->priority = --ex->lowest;
@@ -392,9 +396,9 @@ py_explore_point(py_m *mp)
     explored *me = &ex->all[gp->number];
     if ((++me->points & 1023) == 0)
         py_preempt_beat(mp);
-    if (RT_UNLIKELY(++ex->steps > ex->max_steps))
+    if (RT_UNLIKELY(++ex->steps > ex->limit))
         return end_caller(ex, gp);
-    if (ex->npool != 0 && wants_switch(ex, me) && py_preempt_pinned(mp, 1) == NULL)
+    if (ex->npool != 0 && wants_switch(ex, me) && py_preempt_pinned(mp) == NULL)
         py_give_way(mp);
     return 0;
 }
@@ -451,7 +455,7 @@ explorer_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
         return NULL;
     ex->active = -1;
     ex->seed = ex->random = seed;
-    ex->max_steps = max_steps;
+    ex->max_steps = ex->limit = max_steps;
     ex->strategy = depth > 0 ? PCT : RANDOM;
     ex->mask = (UINT64_C(1) << shift) - 1;
     ex->depth = ex->strategy == PCT ? (uint32_t)depth - 1 : 0;
@@ -547,10 +551,16 @@ explorer_schedule(py_explorer *ex, void *Py_UNUSED(closure))
     return list;
 }
 
+/* By whoever has run the bubble. */
 static PyObject *
-explorer_end_record(py_explorer *ex, PyObject *Py_UNUSED(ignored))
+explorer_end(py_explorer *ex, PyObject *Py_UNUSED(ignored))
 {
     ex->over = true;
+    ex->limit = 0;
+    /* Those that wait are cancelled: what they do then is to tidy up. */
+    for (uint32_t i = 0; i < ex->n; i++)
+        if (RT_LOAD(ex->all[i].g->g.status) == RT_G_WAITING && ex->all[i].told == 0)
+            ex->all[i].told = ex->steps + 1;
     Py_RETURN_NONE;
 }
 
@@ -559,7 +569,7 @@ static PyObject *
 explorer_give_up(py_explorer *ex, PyObject *Py_UNUSED(ignored))
 {
     ex->given_up = true;
-    py_points_disarm(ex->mp);
+    py_points_over(ex->mp);
     Py_RETURN_NONE;
 }
 
@@ -569,8 +579,9 @@ static PyMethodDef explorer_methods[] = {
     {"failures", (PyCFunction)explorer_failures, METH_NOARGS,
      "failures($self)\n--\n\n"
      "(when, number, exception) of those that have failed and nobody has asked."},
-    {"end_record", (PyCFunction)explorer_end_record, METH_NOARGS,
-     "end_record($self)\n--\n\nWhat happens from now on is no part of the schedule."},
+    {"end", (PyCFunction)explorer_end, METH_NOARGS,
+     "end($self)\n--\n\n"
+     "What happens from now on is no part of the schedule; who computes is to end."},
     {0},
 };
 static PyGetSetDef explorer_getset[] = {
@@ -601,7 +612,7 @@ static PyType_Slot explorer_slots[] = {
     {Py_tp_getset, explorer_getset},
     {Py_tp_members, explorer_members},
     {Py_tp_doc,
-     "_Explorer(seed, shift, depth, points, max_steps, plan, trace)\n--\n\n"
+     "_Explorer(seed, shift, depth, points, max_steps, plan, trace, /)\n--\n\n"
      "Decides about one schedule, and keeps what has run.  depth 0: preempt with\n"
      "probability 2**-shift; else PCT, among so many points.  plan: a schedule, or None."},
     {0, NULL},

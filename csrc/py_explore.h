@@ -19,6 +19,16 @@ enum {                          /* where a goroutine may be preempted */
     PY_POINTS_NONE, PY_POINTS_LINE, PY_POINTS_OPCODE
 };
 
+/* ---- py_points.c: where it may be preempted ---- */
+
+int py_points_init(PyObject *module);
+/* A held goroutine of mp, the caller's M, begins to run or goes on, or stops: in between it calls
+   py_explore_point(). */
+void py_points_enter(py_m *mp);
+void py_points_leave(py_m *mp);
+/* No held goroutine of mp runs any more. */
+void py_points_over(py_m *mp);
+
 /* ---- py_explore.c: which goroutine runs ---- */
 
 int py_explore_init_types(PyObject *module);
@@ -33,22 +43,18 @@ void py_explore_ready(Goroutine *gp);
 void py_explore_hold(rt_g *gp, bool inbox);
 /* What timers have made runnable may go on. */
 void py_explore_go_on(py_explorer *ex);
-/* The active goroutine, the caller's, stops.  What it goes on with is the pool's. */
-void py_explore_stop(Goroutine *gp, int how);
+/* gp, the active goroutine and the caller, stops.  Unless it ends it calls py_explore_resume()
+   when it goes on. */
+void py_explore_stop(py_m *mp, Goroutine *gp, int how);
+static inline void
+py_explore_resume(py_m *mp)
+{
+    py_points_enter(mp);
+}
 /* The active goroutine is at a point: it may be made to wait for its turn.  -1 with an
    exception set: it shall end. */
 int py_explore_point(py_m *mp);
 /* For gp's own choices, as those of select: below n. */
 uint32_t py_explore_random(Goroutine *gp, uint32_t n);
-
-/* ---- py_points.c: where it may be preempted ---- */
-
-int py_points_init(PyObject *module);
-/* A held goroutine begins to run on the calling worker, or has ended there: in between it calls
-   py_explore_point(). */
-void py_points_enter(py_m *mp);
-void py_points_leave(py_m *mp);
-/* All held goroutines of mp, the caller's, have ended. */
-void py_points_disarm(py_m *mp);
 
 #endif

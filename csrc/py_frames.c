@@ -455,7 +455,7 @@ is_signal_handler(iframe *f, iframe *outer)
 }
 
 static const char *
-frames_pinned(const py_zones *z, PyThreadState *ts)
+frames_pinned(const py_zones *z, PyThreadState *ts, bool anywhere)
 {
     lock_search any = {.z = z};
     for (iframe *f = python_frame(top_frame(ts)), *outer; f != NULL; f = outer) {
@@ -466,7 +466,8 @@ frames_pinned(const py_zones *z, PyThreadState *ts)
             return "code that holds locks of its thread";
         if (zone == ZONE_BOTTOM)
             return NULL;
-        if (in_lock_block(&any, f, MAX_LEVELS))
+        /* Just before the release of a `finally` the block that shows it is over. */
+        if (in_lock_block(&any, f, MAX_LEVELS) || (anywhere && names_a_lock(z, code)))
             return "a lock of its thread";
         PyObject *self = code->co_argcount > 0 ? frame_arg(f, 0) : NULL;
         if (self != NULL && PyObject_TypeCheck(self, z->raw_io))
@@ -600,14 +601,14 @@ py_stack_drop(py_stack *s)
 }
 
 const char *
-py_frames_pinned(const py_zones *z, PyThreadState *ts)
+py_frames_pinned(const py_zones *z, PyThreadState *ts, bool anywhere)
 {
     if (collecting(ts))
         return "the garbage collector";
     PyObject *repr = ts->dict ? PyDict_GetItemWithError(ts->dict, z->py_repr) : NULL;
     if (repr != NULL && PyList_CheckExact(repr) && PyList_GET_SIZE(repr) != 0)
         return "repr()";
-    const char *why = frames_pinned(z, ts);
+    const char *why = frames_pinned(z, ts, anywhere);
     PyErr_Clear();
     return why;
 }

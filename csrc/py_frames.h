@@ -34,8 +34,9 @@ int py_zones_init(py_zones *z, PyObject *module, PyObject *files, PyObject *func
 bool py_between_instructions(const py_zones *z, PyThreadState *ts);
 
 /* Why the calling thread's stack must not be left for another one of the same thread,
-   as a constant text; NULL: it may be.  Runs no Python, leaves no exception. */
-const char *py_frames_pinned(const py_zones *z, PyThreadState *ts);
+   as a constant text; NULL: it may be.  anywhere: it may be before any instruction, and not
+   just where a function begins or a loop turns.  Runs no Python, leaves no exception. */
+const char *py_frames_pinned(const py_zones *z, PyThreadState *ts, bool anywhere);
 
 /* May the calling goroutine wait?  -1 with RuntimeError set: not in a `with` block of one of
    threading's locks, and not in a signal handler.  `what` it does, for the message. */

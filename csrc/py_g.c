@@ -407,10 +407,8 @@ finish_special(py_m *mp, Goroutine *gp, PyObject *result)
 {
     RT_COUNT(mp->finished, !gp->g.service);
     end(gp, result);
-    if (gp->g.held) {
-        py_points_leave(mp);
-        py_explore_stop(gp, PY_STOP_ENDS);      /* after its joiners are runnable */
-    }
+    if (gp->g.held)
+        py_explore_stop(mp, gp, PY_STOP_ENDS);  /* after its joiners are runnable */
     if (gp->g.bubbled)
         py_bubble_left(mp, gp);
 }

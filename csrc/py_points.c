@@ -8,8 +8,8 @@
  * line.  Only code of the program counts (see runtime/_explore_points.py): the standard library
  * and this package are left alone.
  *
- * 3.11: a C trace function in the thread state of the M that explores.  A trace function that
- * was there before goes on to be called, by ours.
+ * 3.11: a C trace function in the thread state of the M that explores, while an explored
+ * goroutine runs.  A trace function that was there before goes on to be called, by ours.
  * 3.12 and newer: events of a sys.monitoring tool, local to the code objects of the program,
  * which runtime/_explore_points.py turns on as they are first run.
  *
@@ -56,6 +56,13 @@ enum {                          /* kinds of opcodes; runtime/_explore_points.py 
 
 /* ---- which instructions ---- */
 
+static bool
+loads_none(PyCodeObject *code, unsigned char opcode, unsigned char arg)
+{
+    return opcode == LOAD_CONST && arg < PyTuple_GET_SIZE(code->co_consts)
+           && PyTuple_GET_ITEM(code->co_consts, arg) == Py_None;
+}
+
 static unsigned char *
 find_points(PyCodeObject *code)
 {
@@ -68,6 +75,7 @@ find_points(PyCodeObject *code)
     if (bits == NULL)
         PyErr_NoMemory();
     bool tested = false;
+    int nones = 0;              /* LOAD_CONST None in a row */
     Py_ssize_t first = -1;      /* of the EXTENDED_ARGs before */
     for (Py_ssize_t i = 0; bits != NULL && i < n; i++) {
         unsigned char kind = points.kinds[op[2 * i]];
@@ -77,13 +85,23 @@ find_points(PyCodeObject *code)
             first = first < 0 ? i : first;
             continue;
         }
-        bool local = kind == OP_LOCAL || kind == OP_LOCAL_TEST
+        /* At its end a `with` block still holds what it has entered, and does not show it. */
+        bool exits = nones >= 3 && kind == OP_SHARED;
+        bool local = exits || kind == OP_LOCAL || kind == OP_LOCAL_TEST
                      || (kind == OP_LOCAL_IF_CALL && op[2 * i + 1] & 1)
                      || (kind == OP_AFTER_TEST && tested);
         for (Py_ssize_t j = first < 0 ? i : first; j <= i && !local; j++)
             bits[j / 8] |= (unsigned char)(1 << j % 8);
         tested = kind == OP_LOCAL_TEST || kind == OP_SHARED_TEST;
         first = -1;
+        if (loads_none(code, op[2 * i], op[2 * i + 1]))
+            nones++;
+#ifdef PRECALL
+        else if (op[2 * i] != PRECALL)
+#else
+        else
+#endif
+            nones = 0;
     }
     Py_DECREF(bytes);
     return bits;
@@ -225,61 +243,38 @@ on_trace(PyObject *obj, PyFrameObject *frame, int what, PyObject *arg)
     return r;
 }
 
-/* What CPython itself would set. */
+/* Fields are set here as _PyEval_SetTrace() would; that one raises an audit event, and
+   nobody has called sys.settrace(). */
 static inline void
-update_tracing(PyThreadState *ts)
+set_trace(PyThreadState *ts, Py_tracefunc fn)
 {
-    bool traced = ts->tracing == 0 && (ts->c_tracefunc != NULL || ts->c_profilefunc != NULL);
+    ts->c_tracefunc = fn;
+    bool traced = ts->tracing == 0 && (fn != NULL || ts->c_profilefunc != NULL);
     ts->cframe->use_tracing = traced ? 255 : 0;
 }
 
-/* _PyEval_SetTrace() would raise an audit event, and nobody has called sys.settrace(). */
-static void
-arm(py_m *mp)
-{
-    PyThreadState *ts = mp->tstate;
-    if (points.where == PY_POINTS_NONE || ts->c_tracefunc == on_trace)
-        return;
-    points.other = ts->c_tracefunc;
-    ts->c_tracefunc = on_trace;
-}
-
-static void
-disarm(py_m *mp)
-{
-    PyThreadState *ts = mp->tstate;
-    /* On another thread: goroutines were given up there.  It stays, and does nothing. */
-    if (mp != py_tls_m || ts->c_tracefunc != on_trace)
-        return;
-    ts->c_tracefunc = points.other;
-    points.other = NULL;
-    update_tracing(ts);
-}
-
+/* A greenlet goes on with the use_tracing of the one that has switched to it. */
 void
 py_points_enter(py_m *mp)
 {
-    if (RT_LOAD(points.mp) != mp) {
-        RT_STORE(points.mp, mp);
-        arm(mp);
-    }
-    update_tracing(mp->tstate);
+    PyThreadState *ts = mp->tstate;
+    RT_STORE(points.mp, mp);
+    if (points.where == PY_POINTS_NONE)
+        return;
+    if (ts->c_tracefunc != on_trace)
+        points.other = ts->c_tracefunc;
+    set_trace(ts, on_trace);
 }
 
 void
 py_points_leave(py_m *mp)
 {
     PyThreadState *ts = mp->tstate;
-    if (ts->c_tracefunc == on_trace && points.other == NULL && ts->c_profilefunc == NULL)
-        ts->cframe->use_tracing = 0;
+    if (ts->c_tracefunc == on_trace)
+        set_trace(ts, points.other);
 }
 
 #else
-
-static void
-disarm(py_m *Py_UNUSED(mp))
-{
-}
 
 void
 py_points_enter(py_m *mp)
@@ -295,12 +290,10 @@ py_points_leave(py_m *Py_UNUSED(mp))
 #endif
 
 void
-py_points_disarm(py_m *mp)
+py_points_over(py_m *mp)
 {
-    if (RT_LOAD(points.mp) != mp)
-        return;
-    disarm(mp);
-    RT_STORE(points.mp, NULL);
+    if (RT_LOAD(points.mp) == mp)
+        RT_STORE(points.mp, NULL);
 }
 
 /* The callback of sys.monitoring: (code, offset or line). */

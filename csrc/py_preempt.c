@@ -47,19 +47,19 @@ pinned(py_m *mp, bool asked, int tracing)
 {
     if (asked && PRE->off)
         return "GOSCHED_PREEMPT=0";         /* sysmon just wants to know where it is */
-    if (asked && mp->curg->g.held)
+    if (asked && mp->curg->g.held && !(core->main_g && py_g_has_pending(core->main_g)))
         return "explore()";                 /* whose turn it is does not depend on time */
     if (mp->curg->seat->nopreempt != 0)
         return "nopreempt()";
     if (mp->tstate->tracing > tracing)
         return "a trace function";
-    return py_frames_pinned(&PRE->zones, mp->tstate);
+    return py_frames_pinned(&PRE->zones, mp->tstate, mp->curg->g.held);
 }
 
 const char *
-py_preempt_pinned(py_m *mp, int tracing)
+py_preempt_pinned(py_m *mp)
 {
-    return pinned(mp, false, tracing);
+    return pinned(mp, false, 1);
 }
 
 /* Does what was asked of mp concern the goroutine that runs now?  Another one may have

@@ -56,9 +56,9 @@ void py_sysmon_init(void);
 int py_preempt_init(PyObject *module);
 /* On its own thread, before it runs anything. */
 void py_preempt_m_init(py_m *mp);
-/* Why the goroutine that runs on mp, the caller's M, must not be left now, `tracing` deep in
-   trace functions of the runtime's; NULL: it may be. */
-const char *py_preempt_pinned(py_m *mp, int tracing);
+/* In a trace function or monitoring callback: why the goroutine that runs on mp, the caller's
+   M, must not be left now; NULL: it may be. */
+const char *py_preempt_pinned(py_m *mp);
 /* mp runs Python code: sysmon need not think that it is stuck. */
 void py_preempt_beat(py_m *mp);
 /* A goroutine was made: start sysmon, or wake it. */

@@ -377,9 +377,12 @@ park(py_m *mp, Goroutine *gp, int reason, int64_t deadline, rt_timers *timers, b
             }
         }
     }
-    if (held && gp->g.held)
-        py_explore_stop(gp, PY_STOP_WAITS);
+    held = held && gp->g.held;
+    if (held)
+        py_explore_stop(mp, gp, PY_STOP_WAITS);
     schedule(mp, gp);
+    if (held)
+        py_explore_resume(mp);
     if (deadline != RT_FOREVER)
         rt_timers_stop(timers, &gp->seat->timer);
     uint32_t why = atomic_load_explicit(&gp->g.wake, memory_order_acquire);
@@ -430,9 +433,12 @@ py_stay(Goroutine *gp)
         RT_STORE(gp->g.status, RT_G_RUNNING);
         return;
     }
+    py_m *mp = py_tls_m;
     if (gp->g.held)
-        py_explore_stop(gp, PY_STOP_WAITS);
-    schedule(py_tls_m, gp);
+        py_explore_stop(mp, gp, PY_STOP_WAITS);
+    schedule(mp, gp);
+    if (gp->g.held)
+        py_explore_resume(mp);
 }
 
 bool
@@ -463,10 +469,12 @@ py_yield(Goroutine *gp)
         return -1;
     atomic_store_explicit(&gp->g.wake, RT_WAKE_READY, memory_order_relaxed);
     if (RT_UNLIKELY(held))
-        py_explore_stop(gp, PY_STOP_YIELDS);
+        py_explore_stop(mp, gp, PY_STOP_YIELDS);
     else
         rt_p_put_yielded(&mp->p, &gp->g);
     schedule(mp, gp);
+    if (RT_UNLIKELY(held))
+        py_explore_resume(mp);
     if (RT_UNLIKELY(__atomic_load_n(&gp->outcome, __ATOMIC_RELAXED) != NULL))
         return py_take_pending(gp);
     return 0;
@@ -488,10 +496,12 @@ py_give_way(py_m *mp)
     Goroutine *gp = mp->curg;
     RT_STORE(gp->g.wake, RT_WAKE_READY);
     if (gp->g.held)
-        py_explore_stop(gp, PY_STOP_PREEMPTED);
+        py_explore_stop(mp, gp, PY_STOP_PREEMPTED);
     else
         rt_p_put_preempted(&mp->p, &gp->g);
     schedule(mp, gp);
+    if (gp->g.held)
+        py_explore_resume(mp);
     if (gp == core->main_g && RT_UNLIKELY(__atomic_load_n(&gp->outcome, __ATOMIC_RELAXED) != NULL))
         Py_AddPendingCall(raise_pending, NULL);
 }

@@ -130,7 +130,7 @@ class _Run:
     def _end(self, bubble: _core.Bubble) -> None:
         """End the goroutines that are left; those that refuse never run again."""
         ex = self.explorer
-        ex.end_record()
+        ex.end()
         for _ in range(_END_ROUNDS):
             for g in ex.goroutines:
                 if not g.done():
