@@ -8,11 +8,11 @@ import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 
-import programs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import programs
 import runtime
 from runtime import Chan, ChanClosed, Mutex, WaitGroup, blocking, go, gosched, sleep, testing
 from runtime.testing import ExploreError, explore, replay
@@ -375,7 +375,7 @@ def test_goroutine_that_refuses_to_end_is_given_up():
             while True:
                 try:
                     Chan().recv()
-                except BaseException:  # noqa: S110, BLE001
+                except BaseException:
                     pass
 
         go(refuse)
