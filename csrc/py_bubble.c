@@ -53,12 +53,12 @@ py_bubble_admits(const py_bubble *b)
     return b->mp == NULL || py_bubble_current() == b;
 }
 
-int
+void
 py_bubble_submit(py_bubble *b, Goroutine *gp)
 {
     py_m *cur = py_tls_m;
-    if (b->explorer != NULL && py_explore_add(b->explorer, gp) < 0)
-        return -1;
+    if (b->explorer != NULL)
+        py_explore_add(b->explorer, gp);
     if (b->total++ == 0)
         Py_INCREF(b);
     gp->g.bubbled = 1;
@@ -74,7 +74,6 @@ py_bubble_submit(py_bubble *b, Goroutine *gp)
         py_explore_ready(gp);
     else
         rt_p_put_pinned(cur ? &cur->p : NULL, &b->mp->p, &gp->g);
-    return 0;
 }
 
 void
@@ -103,6 +102,20 @@ tell_caller(py_bubble *b, bool *what)
         py_ready(w->g, false);
 }
 
+/* What alarms owned whose time never comes. */
+static PyObject *
+drop_alarms(Goroutine *Py_UNUSED(gp))
+{
+    py_m *mp = py_tls_m;
+    for (py_bubble *b; (b = mp->left_alarms) != NULL;) {
+        mp->left_alarms = b->next;
+        for (rt_timer *alarm; (alarm = rt_alarms_take(&b->alarms)) != NULL;)
+            py_alarm_drop(alarm);
+        Py_DECREF(b);
+    }
+    Py_RETURN_NONE;
+}
+
 void
 py_bubble_left(py_m *mp, Goroutine *gp)
 {
@@ -122,7 +135,14 @@ py_bubble_left(py_m *mp, Goroutine *gp)
     if (b->explorer != NULL)
         py_points_over(mp);
     tell_caller(b, &b->ended);
-    Py_DECREF(b);
+    if (rt_alarms_next(&b->alarms) == RT_FOREVER) {
+        Py_DECREF(b);
+        return;
+    }
+    b->next = mp->left_alarms;
+    mp->left_alarms = b;
+    if (py_g_spawn_service(mp, drop_alarms) < 0)
+        PyErr_Clear();          /* the next one does it */
 }
 
 static bool
@@ -140,6 +160,8 @@ py_bubble_is_durable(const py_bubble *b, const Goroutine *gp, int reason)
     case PY_WAIT_SLEEP:
     case PY_WAIT_GROUP:
     case PY_WAIT_BUBBLE:
+    case PY_WAIT_SELECT:
+    case PY_WAIT_SELECT_NONE:
         return true;
     case PY_WAIT_CHAN_SEND:
         return q != NULL && RT_CONTAINER_OF(q, Chan, sendq)->bubbled;
@@ -173,10 +195,42 @@ all_wait(const py_bubble *b)
     return true;
 }
 
+/* Without memory, with a MemoryError. */
+static void
+cancel(Goroutine *gp)
+{
+    PyObject *exc = PyObject_CallNoArgs(core->exc_cancelled);
+    if (exc == NULL)
+        exc = py_take_exception();
+    py_cancel(gp, exc);
+    Py_DECREF(exc);
+}
+
+/* By the scheduler: nothing is switched meanwhile, so the lists stay as they are. */
+static RT_COLD void
+cancel_all(py_bubble *b)
+{
+    py_m *mp = b->mp;
+    for (const py_seat *seat = mp->seats; seat != NULL; seat = seat->next) {
+        Goroutine *gp = seat->waiter.g;
+        if (gp != NULL && gp->g.bubbled && seat->bubble == b)
+            cancel(gp);
+    }
+    /* Those in its inbox have begun, but for the first one. */
+    for (rt_g *g = mp->p.pinned.head; g != NULL; g = g->link.next)
+        if (g->bubbled && !g->started && py_g_of(g)->bubble == b)
+            cancel(py_g_of(g));
+}
+
 /* Let b go on if all its goroutines are blocked.  True: there may be something to run. */
 static bool
 go_on(py_bubble *b, bool busy)
 {
+    if (RT_UNLIKELY(RT_LOAD(b->doomed))) {
+        RT_STORE(b->doomed, false);
+        cancel_all(b);
+        return true;
+    }
     if (b->blocked != b->total || (busy && !all_wait(b)))
         return false;
     Goroutine *waiter = b->waiter;
@@ -184,12 +238,15 @@ go_on(py_bubble *b, bool busy)
         b->waiter = NULL;
         return py_wake(waiter, RT_WAKE_READY, false);
     }
-    int64_t next = rt_timers_next(&b->timers);
+    int64_t next = rt_timers_next(&b->timers), alarm = rt_alarms_next(&b->alarms);
+    if (alarm < next)
+        next = alarm;
     if (b->root != NULL && next != RT_FOREVER) {
         if (next > b->now)
             b->now = next;
         b->firing = true;
         rt_timers_run(&b->timers, b->now);
+        rt_alarms_run(&b->alarms, b->now);
         b->firing = false;
         if (b->explorer != NULL)
             py_explore_go_on(b->explorer);
@@ -233,6 +290,7 @@ bubble_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     rt_timers_init(&b->timers);
     if (explorer != Py_None)
         b->explorer = (py_explorer *)Py_NewRef(explorer);
+    rt_alarms_init(&b->alarms, NULL);
     return (PyObject *)b;
 }
 
@@ -242,6 +300,7 @@ bubble_dealloc(py_bubble *b)
     PyTypeObject *type = Py_TYPE(b);
     rt_timers_fini(&b->timers);
     Py_XDECREF(b->explorer);
+    rt_timers_fini(&b->alarms.heap);
     type->tp_free(b);
     Py_DECREF(type);
 }
@@ -267,19 +326,22 @@ bubble_start(py_bubble *b, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     b->mp = mp;
     if (b->explorer != NULL)
         py_explore_begin(b->explorer, mp);
+    b->alarms.pp = &mp->p;
     b->root = gp;
-    if (py_bubble_submit(b, gp) < 0) {
-        Py_DECREF(gp);
-        Py_CLEAR(gp);
-    }
+    py_bubble_submit(b, gp);
     return (PyObject *)gp;
 }
 
 static PyObject *
-bubble_run(py_bubble *b, PyObject *Py_UNUSED(ignored))
+bubble_run(py_bubble *b, PyObject *const *args, Py_ssize_t nargs)
 {
+    int64_t deadline;
+    if (nargs > 1) {
+        PyErr_SetString(PyExc_TypeError, "wrong arguments: run(timeout=None)");
+        return NULL;
+    }
     Goroutine *gp = py_current("Bubble.run()");
-    if (gp == NULL)
+    if (gp == NULL || py_io_deadline(nargs ? args[0] : NULL, &deadline) < 0)
         return NULL;
     if (b->mp == NULL || py_bubble_current() == b) {
         PyErr_SetString(PyExc_RuntimeError, b->mp ? "a bubble cannot wait for its own end"
@@ -300,18 +362,32 @@ bubble_run(py_bubble *b, PyObject *Py_UNUSED(ignored))
     Py_INCREF(b);
     if (gp->g.foreign || gp->g.pp != &b->mp->p)
         rt_p_wake(&b->mp->p);   /* it may sleep since it was stuck */
-    uint32_t why = py_park(gp, PY_WAIT_RUN_BUBBLE, RT_FOREVER);
+    uint32_t why = py_park(gp, PY_WAIT_RUN_BUBBLE, deadline);
     py_acquire(&b->lock);
     py_waitq_remove(&gp->seat->waiter);
     ended = b->ended;
     py_release(&b->lock);
     Py_DECREF(b);
+    if (why == RT_WAKE_TIMEOUT)
+        return py_raise_timeout("Bubble.run()");
     return why == RT_WAKE_READY ? PyBool_FromLong(ended) : NULL;
+}
+
+static PyObject *
+bubble_cancel(py_bubble *b, PyObject *Py_UNUSED(ignored))
+{
+    RT_STORE(b->doomed, true);
+    if (b->mp != NULL && b->mp == py_tls_m)
+        rt_p_look_soon(&b->mp->p);
+    else if (b->mp != NULL)
+        rt_p_wake(&b->mp->p);
+    Py_RETURN_NONE;
 }
 
 static PyMethodDef bubble_methods[] = {
     {"start", (PyCFunction)(void (*)(void))bubble_start, METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"run", (PyCFunction)bubble_run, METH_NOARGS, NULL},
+    {"cancel", (PyCFunction)bubble_cancel, METH_NOARGS, NULL},
+    {"run", (PyCFunction)(void (*)(void))bubble_run, METH_FASTCALL, NULL},
     {0},
 };
 static PyObject *
@@ -330,8 +406,9 @@ static PyType_Slot bubble_slots[] = {
     {Py_tp_getset, bubble_getset},
     {Py_tp_doc, "Bubble(explorer=None)\n--\n\n"
                 "Goroutines with a clock of their own; explorer decides which of them runs.\n\n"
-                "start(fn, *args, **kwargs) starts the first one; run() waits until all have\n"
-                "ended (True) or none can ever go on (False)."},
+                "start(fn, *args, **kwargs) starts the first one; run(timeout=None) waits until\n"
+                "all have ended (True) or none can ever go on (False).  cancel() cancels all that\n"
+                "there are when their thread comes to it."},
     {0, NULL},
 };
 static PyType_Spec bubble_spec = {
@@ -362,16 +439,8 @@ m_bubble_wait(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* The clock of the caller's deadlines, ns. */
-static PyObject *
-m_now(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
-{
-    return PyLong_FromLongLong(py_now());
-}
-
 static PyMethodDef functions[] = {
     {"_bubble_wait", m_bubble_wait, METH_NOARGS, NULL},
-    {"_now", m_now, METH_NOARGS, NULL},
     {0},
 };
 
@@ -380,8 +449,10 @@ py_bubble_after_fork(Goroutine *gp)
 {
     py_m *mp;
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
-        for (py_bubble *b = mp->bubbles; b != NULL; b = b->next)
+        for (py_bubble *b = mp->bubbles; b != NULL; b = b->next) {
             b->mp = NULL;       /* nobody is in it, and its channels are anybody's */
+            rt_alarms_after_fork(&b->alarms);
+        }
         mp->bubbles = NULL;
     }
     if (gp != NULL)

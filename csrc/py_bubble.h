@@ -3,7 +3,7 @@
  * How it is put together is told in py_bubble.c.  What other files do for it:
  *
  *   clock     py_now() is the bubble's for its goroutines; a timer of one of them goes into
- *             bubble->timers, not into its P's.  Real time: I/O (PY_WAIT_IO, py_io_deadline()).
+ *             bubble->timers, not into its P's; alarms into bubble->alarms.  Real time: I/O (PY_WAIT_IO, py_io_deadline()).
  *   park      py_park() of a goroutine of a bubble counts it as blocked if its wait is durable:
  *             only the bubble itself can end it.  py_bubble_is_durable() knows that of the plain
  *             waits (sleep, one channel, join).  Who waits for something else that may come from
@@ -27,6 +27,7 @@ struct py_bubble {
     int64_t id;                 /* for people */
     int64_t now;                /* its clock, ns since it was made */
     rt_timers timers;           /* by that clock */
+    rt_alarms alarms;           /* likewise; each owns what it belongs to */
     uint64_t total;             /* goroutines that have not ended; while there are any, they own a
                                    reference */
     uint64_t blocked;           /* of them in a durable wait, or woken from it and not yet running */
@@ -36,6 +37,7 @@ struct py_bubble {
     bool listed;                /* it is there */
     bool firing;                /* its timers run now, on mp */
     py_explorer *explorer;      /* owned: decides who runs, see py_explore.h; or NULL */
+    _Atomic bool doomed;        /* somebody wants all its goroutines cancelled */
 
     py_lock lock;               /* guards all of the following */
     py_waitq callers;           /* who is in run(), outside of the bubble */
@@ -59,13 +61,17 @@ py_bubble_of(const Goroutine *gp)
 {
     return gp->g.started ? gp->seat->bubble : gp->bubble;
 }
+static inline py_bubble *
+py_bubble_of_alarms(const rt_alarms *as)
+{
+    return RT_CONTAINER_OF(as, py_bubble, alarms);
+}
 /* May the caller use what was made in b? */
 bool py_bubble_admits(const py_bubble *b);
 
 /* Queue gp (the scheduler's reference stolen), which has a context, as a goroutine of b.  On
-   b's M, or before b has any.  -1 with an exception set: it explores, and has no room; the
-   reference is the caller's still. */
-int py_bubble_submit(py_bubble *b, Goroutine *gp);
+   b's M, or before b has any. */
+void py_bubble_submit(py_bubble *b, Goroutine *gp);
 /* A goroutine of b begins on mp. */
 void py_bubble_began(py_m *mp, py_bubble *b);
 /* gp, of a bubble, has ended on mp.  May free the bubble. */
@@ -76,6 +82,9 @@ bool py_bubble_is_durable(const py_bubble *b, const Goroutine *gp, int reason);
 bool py_bubble_quiet(rt_p *pp, bool busy);
 /* In the child of a fork gp (or NULL) is all that is left; it is in no bubble any more. */
 void py_bubble_after_fork(Goroutine *gp);
+
+/* py_time.c: let go of what an alarm, which is stopped, belongs to.  May run Python. */
+void py_alarm_drop(rt_timer *alarm);
 
 int py_bubble_init(PyObject *module);
 

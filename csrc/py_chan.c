@@ -8,106 +8,76 @@
  *
  * A value in flight is owned by the waiter it sits in, until the other side has
  * claimed that waiter's park; a send that times out still has its value.
- *
- * The *_now functions are called with the channel's lock held and leave it to the
- * caller to ready, once it has let go, the waiter they have served.
- *
- * A channel that was made in a bubble is used in that bubble only; others see ELSEWHERE.
  */
-#include "py_bubble.h"
 #include "py_chan.h"
+
+#include "py_bubble.h"
 #include "py_wait.h"
 
 #include <structmember.h>
 
-static void
-buf_push(Chan *ch, PyObject *value)
-{
-    Py_ssize_t i = ch->head + ch->len++;
-    ch->buf[i >= ch->capacity ? i - ch->capacity : i] = value;
-}
-
-static PyObject *
-buf_pop(Chan *ch)
-{
-    PyObject *value = ch->buf[ch->head];
-    if (++ch->head == ch->capacity)
-        ch->head = 0;
-    ch->len--;
-    return value;
-}
-
-#define ELSEWHERE (-3)          /* ch belongs to a bubble that the caller is not in */
-
-static inline bool
-is_elsewhere(const Chan *ch)
-{
-    return ch->bubbled && !py_bubble_admits(ch->bubble);
-}
-
-static RT_COLD int
-raise_elsewhere(void)
-{
-    PyErr_SetString(PyExc_RuntimeError, "this channel was made in a bubble of runtime.testing "
-                    "and cannot be used outside of it");
-    return -2;
-}
-
-static PyObject *
-raise_closed(const char *what)
+PyObject *
+py_chan_raise_closed(const char *what)
 {
     PyErr_SetString(core->exc_closed, what);
     return NULL;
 }
 
+PyObject *
+py_chan_raise_elsewhere(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "this channel was made in a bubble of runtime.testing "
+                    "and cannot be used outside of it");
+    return NULL;
+}
+
+/* ---- what is not plain ---- */
+
+bool
+py_chan_is_elsewhere_slow(const Chan *ch)
+{
+    return !py_bubble_admits(ch->bubble);
+}
+
+RT_COLD int
+py_chan_send_special(Chan *ch)
+{
+    return py_chan_is_elsewhere(ch) ? PY_CHAN_ELSEWHERE : ch->closed ? -1 : 0;
+}
+
+RT_COLD int
+py_chan_recv_special(Chan *ch, PyObject **out)
+{
+    if (py_chan_is_elsewhere(ch))
+        return PY_CHAN_ELSEWHERE;
+    if (ch->timed)
+        return py_clock_take(ch, out);
+    return ch->closed && ch->len == 0 ? -1 : -2;
+}
+
 /* ---- send ---- */
 
 static RT_COLD int
-raise_send(int r, const char *closed)
+raise_send(int r)
 {
-    if (r == ELSEWHERE)
-        return raise_elsewhere();
-    raise_closed(closed);
+    if (r == PY_CHAN_ELSEWHERE)
+        py_chan_raise_elsewhere();
+    else
+        py_chan_raise_closed("send on a closed channel");
     return -1;
 }
 
-/* Send without waiting: 1 done, 0 would block, -1 closed or ELSEWHERE (no exception set). */
-static inline int
-send_now(Chan *ch, PyObject *value, py_waiter **served)
-{
-    *served = NULL;
-    if (RT_UNLIKELY(ch->closed | ch->bubbled)) {
-        if (is_elsewhere(ch))
-            return ELSEWHERE;
-        if (ch->closed)
-            return -1;
-    }
-    py_waiter *w = py_waitq_claim(&ch->recvq, RT_WAKE_READY);
-    if (w != NULL) {
-        w->value = Py_NewRef(value);
-        *served = w;
-        return 1;
-    }
-    if (ch->len < ch->capacity) {
-        buf_push(ch, Py_NewRef(value));
-        return 1;
-    }
-    return 0;
-}
-
-/* The same, lock and all. */
+/* py_chan_send_now(), lock and all. */
 static inline int
 try_send(Chan *ch, PyObject *value)
 {
     py_waiter *served;
     py_acquire(&ch->lock);
-    int r = send_now(ch, value, &served);
+    int r = py_chan_send_now(ch, value, &served);
     py_release(&ch->lock);
     if (served != NULL)
         py_ready(served->g, true);
-    if (RT_UNLIKELY(r < 0))
-        return raise_send(r, "send on a closed channel");
-    return r;
+    return RT_UNLIKELY(r < 0) ? raise_send(r) : r;
 }
 
 static int
@@ -120,10 +90,10 @@ send_slow(Chan *ch, PyObject *value, const py_limits *limits)
     py_waiter *w = &gp->seat->waiter, *served;
     rt_g_arm(&gp->g);
     py_acquire(&ch->lock);
-    int r = send_now(ch, value, &served);
+    int r = py_chan_send_now(ch, value, &served);
     if (RT_LIKELY(r == 0)) {
         w->value = Py_NewRef(value);
-        py_waitq_push(&ch->sendq, w);
+        py_chan_queue(ch, &ch->sendq, w);
     }
     py_release(&ch->lock);
     if (RT_UNLIKELY(r != 0)) {              /* things have changed meanwhile */
@@ -131,7 +101,7 @@ send_slow(Chan *ch, PyObject *value, const py_limits *limits)
             py_ready(served->g, true);
         py_stay(gp);
         py_wait_end(&wait);
-        return r < 0 ? raise_send(r, "send on a closed channel") : r;
+        return r < 0 ? raise_send(r) : r;
     }
     uint32_t why = py_wait_park(gp, PY_WAIT_CHAN_SEND, &wait);
     py_wait_end(&wait);
@@ -142,7 +112,7 @@ send_slow(Chan *ch, PyObject *value, const py_limits *limits)
     py_release(&ch->lock);
     Py_CLEAR(w->value);
     if (why == RT_WAKE_CLOSED)
-        raise_closed("send on a channel that was closed meanwhile");
+        py_chan_raise_closed("send on a channel that was closed meanwhile");
     else if (why == RT_WAKE_TIMEOUT)
         py_raise_timeout("Chan.send()");
     return -1;
@@ -150,51 +120,25 @@ send_slow(Chan *ch, PyObject *value, const py_limits *limits)
 
 /* ---- receive ---- */
 
-/* A closed channel, or one of a bubble: -1 when drained, ELSEWHERE, 0 go on. */
 static RT_COLD int
-look_before_recv(const Chan *ch)
+raise_recv(void)
 {
-    return is_elsewhere(ch) ? ELSEWHERE : ch->closed && ch->len == 0 ? -1 : 0;
+    py_chan_raise_elsewhere();
+    return -2;
 }
 
-/* Receive without waiting: 1 *out set (owned), 0 would block, -1 closed and
-   drained or ELSEWHERE (no exception set). */
-static inline int
-recv_now(Chan *ch, PyObject **out, py_waiter **served)
-{
-    *served = NULL;
-    if (RT_UNLIKELY(ch->closed | ch->bubbled)) {
-        int r = look_before_recv(ch);
-        if (r != 0)
-            return r;
-    }
-    py_waiter *w = *served = py_waitq_claim(&ch->sendq, RT_WAKE_READY);
-    if (ch->len > 0) {
-        *out = buf_pop(ch);
-        if (w != NULL)
-            buf_push(ch, w->value);
-    }
-    else if (w != NULL)
-        *out = w->value;
-    else
-        return 0;
-    if (w != NULL)
-        w->value = NULL;
-    return 1;
-}
-
-/* The same, lock and all; -2 with an exception set. */
+/* py_chan_recv_now(), lock and all; -2 with an exception set. */
 static inline int
 try_recv(Chan *ch, PyObject **out)
 {
     py_waiter *served;
     py_acquire(&ch->lock);
-    int r = recv_now(ch, out, &served);
+    int r = py_chan_recv_now(ch, out, &served);
     bool direct = ch->capacity == 0;
     py_release(&ch->lock);
     if (served != NULL)
         py_ready(served->g, direct);
-    return RT_UNLIKELY(r == ELSEWHERE) ? raise_elsewhere() : r;
+    return RT_UNLIKELY(r == PY_CHAN_ELSEWHERE) ? raise_recv() : r;
 }
 
 /* As try_recv(), but waits. */
@@ -206,18 +150,19 @@ recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
     if (gp == NULL || py_wait_begin(&wait, limits) < 0)
         return -2;
     py_waiter *w = &gp->seat->waiter, *served;
+    py_clock_prepare(ch);
     rt_g_arm(&gp->g);
     py_acquire(&ch->lock);
-    int r = recv_now(ch, out, &served);
+    int r = py_chan_recv_now(ch, out, &served);
     if (RT_LIKELY(r == 0))
-        py_waitq_push(&ch->recvq, w);
+        py_chan_queue(ch, &ch->recvq, w);
     py_release(&ch->lock);
     if (RT_UNLIKELY(r != 0)) {
         if (served != NULL)
             py_ready(served->g, false);
         py_stay(gp);
         py_wait_end(&wait);
-        return r == ELSEWHERE ? raise_elsewhere() : r;
+        return r == PY_CHAN_ELSEWHERE ? raise_recv() : r;
     }
     uint32_t why = py_wait_park(gp, ch->reason, &wait);
     py_wait_end(&wait);
@@ -227,7 +172,7 @@ recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
         return 1;
     }
     py_acquire(&ch->lock);
-    py_waitq_remove(w);
+    py_chan_leave(ch, w);
     py_release(&ch->lock);
     if (why == RT_WAKE_CLOSED)
         return -1;
@@ -238,8 +183,30 @@ recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
 
 /* ---- methods ---- */
 
+/* (None, False).  Made before a value is received: without memory none is lost. */
 static PyObject *
-chan_send(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+new_pair(void)
+{
+    PyObject *pair = PyTuple_New(2);
+    if (pair != NULL) {
+        PyTuple_SET_ITEM(pair, 0, Py_NewRef(Py_None));
+        PyTuple_SET_ITEM(pair, 1, Py_NewRef(Py_False));
+    }
+    return pair;
+}
+
+/* Make it (value, True); value is stolen. */
+static void
+set_pair(PyObject *pair, PyObject *value)
+{
+    PyTuple_SET_ITEM(pair, 0, value);
+    PyTuple_SET_ITEM(pair, 1, Py_NewRef(Py_True));
+    Py_DECREF(Py_None);
+    Py_DECREF(Py_False);
+}
+
+PyObject *
+py_chan_method_send(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     py_limits limits;
     if (RT_UNLIKELY(py_limits_parse(&limits, "send(value, " PY_LIMITS_USAGE ")", 1, args, nargs,
@@ -253,8 +220,8 @@ chan_send(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
     Py_RETURN_NONE;
 }
 
-static PyObject *
-chan_recv(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+PyObject *
+py_chan_method_recv(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     PyObject *value;
     py_limits limits;
@@ -266,61 +233,76 @@ chan_recv(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
         r = recv_slow(ch, &limits, &value);
     if (RT_LIKELY(r > 0))
         return value;
-    return r == -1 ? raise_closed("receive on a closed channel that is drained") : NULL;
+    return r == -1 ? py_chan_raise_closed("receive on a closed channel that is drained") : NULL;
 }
 
-static PyObject *
-chan_recv_ok(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+PyObject *
+py_chan_method_recv_ok(Chan *ch, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     PyObject *value;
     py_limits limits;
     if (RT_UNLIKELY(py_limits_parse(&limits, "recv_ok(" PY_LIMITS_USAGE ")", 0, args, nargs,
                                     kwnames) < 0))
         return NULL;
+    PyObject *result = new_pair();
+    if (result == NULL)
+        return NULL;
     int r = try_recv(ch, &value);
     if (r == 0)
         r = recv_slow(ch, &limits, &value);
     if (r > 0)
-        return Py_BuildValue("(NO)", value, Py_True);
-    return r == -1 ? Py_BuildValue("(OO)", Py_None, Py_False) : NULL;
+        set_pair(result, value);
+    else if (r < -1)
+        Py_CLEAR(result);
+    return result;
 }
 
-static PyObject *
-chan_try_send(Chan *ch, PyObject *value)
+PyObject *
+py_chan_method_try_send(Chan *ch, PyObject *value)
 {
     int r = try_send(ch, value);
     return r < 0 ? NULL : PyBool_FromLong(r);
 }
 
-static PyObject *
-chan_try_recv(Chan *ch, PyObject *Py_UNUSED(ignored))
+PyObject *
+py_chan_method_try_recv(Chan *ch)
 {
-    PyObject *value = NULL;
+    PyObject *value, *result = new_pair();
+    if (result == NULL)
+        return NULL;
     int r = try_recv(ch, &value);
     if (r > 0)
-        return Py_BuildValue("(NO)", value, Py_True);
-    if (r < 0)
-        return r == -1 ? raise_closed("receive on a closed channel that is drained") : NULL;
-    return Py_BuildValue("(OO)", Py_None, Py_False);
+        set_pair(result, value);
+    else if (r < 0)
+        Py_CLEAR(result);
+    if (r == -1)
+        py_chan_raise_closed("receive on a closed channel that is drained");
+    return result;
 }
 
-static PyObject *
-chan_close(Chan *ch, PyObject *Py_UNUSED(ignored))
+/* False: it was closed already. */
+static bool
+close_now(Chan *ch)
 {
     py_waitq woken = {0};
-    if (is_elsewhere(ch)) {
-        raise_elsewhere();
-        return NULL;
-    }
     py_acquire(&ch->lock);
     bool was_closed = ch->closed;
     ch->closed = true;
+    py_chan_changed(ch);
     py_waitq_claim_all(&ch->recvq, RT_WAKE_CLOSED, &woken);
     py_waitq_claim_all(&ch->sendq, RT_WAKE_CLOSED, &woken);
     py_release(&ch->lock);
-    if (was_closed)
-        return raise_closed("close of a closed channel");
     py_ready_all(&woken);
+    return !was_closed;
+}
+
+PyObject *
+py_chan_method_close(Chan *ch)
+{
+    if (py_chan_is_elsewhere(ch))
+        return py_chan_raise_elsewhere();
+    if (!close_now(ch))
+        return py_chan_raise_closed("close of a closed channel");
     Py_RETURN_NONE;
 }
 
@@ -341,8 +323,8 @@ chan_wait_as(Chan *ch, PyObject *reason)
     return NULL;
 }
 
-static PyObject *
-chan_next(Chan *ch)
+PyObject *
+py_chan_method_next(Chan *ch)
 {
     PyObject *value;
     int r = try_recv(ch, &value);
@@ -376,26 +358,79 @@ chan_get_closed(Chan *ch, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+chan_try_recv(Chan *ch, PyObject *Py_UNUSED(ignored))
+{
+    return py_chan_method_try_recv(ch);
+}
+
+static PyObject *
+chan_close(Chan *ch, PyObject *Py_UNUSED(ignored))
+{
+    return py_chan_method_close(ch);
+}
+
+static PyObject *
+chan_receiver(Chan *ch, PyObject *Py_UNUSED(ignored))
+{
+    return py_chan_receiver(ch);
+}
+
+static PyObject *
+chan_sender(Chan *ch, PyObject *Py_UNUSED(ignored))
+{
+    return py_chan_sender(ch);
+}
+
+static PyObject *
 chan_repr(Chan *ch)
 {
     return PyUnicode_FromFormat("<Chan %zd/%zd%s at %p>", ch->len, ch->capacity,
                                 ch->closed ? " closed" : "", (void *)ch);
 }
 
+/* ---- for the rest of the core ---- */
+
+int
+py_chan_try_send(PyObject *op, PyObject *value)
+{
+    Chan *ch = (Chan *)op;
+    py_waiter *served;
+    py_acquire(&ch->lock);
+    int r = py_chan_send_now(ch, value, &served);
+    py_release(&ch->lock);
+    if (served != NULL)
+        py_ready(served->g, false);
+    return r;
+}
+
+int
+py_chan_drain(PyObject *op)
+{
+    Chan *ch = (Chan *)op;
+    py_acquire(&ch->lock);
+    Py_ssize_t n = ch->len;
+    py_release(&ch->lock);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *value;
+        if (try_recv(ch, &value) <= 0)
+            return (int)i;
+        Py_DECREF(value);
+    }
+    return (int)n;
+}
+
+void
+py_chan_close(PyObject *op)
+{
+    close_now((Chan *)op);
+}
+
 /* ---- life ---- */
 
-static PyObject *
-chan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+PyObject *
+py_chan_new(Py_ssize_t capacity)
 {
-    static char *names[] = {"capacity", NULL};
-    Py_ssize_t capacity = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|n:Chan", names, &capacity))
-        return NULL;
-    if (capacity < 0) {
-        PyErr_Format(PyExc_ValueError, "Chan(capacity): it must be 0 or more, not %zd", capacity);
-        return NULL;
-    }
-    Chan *ch = (Chan *)type->tp_alloc(type, 0);
+    Chan *ch = (Chan *)core->chan_type->tp_alloc(core->chan_type, 0);
     if (ch == NULL)
         return NULL;
     if (capacity > 0) {
@@ -412,6 +447,20 @@ chan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)ch;
 }
 
+static PyObject *
+chan_new(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"capacity", NULL};
+    Py_ssize_t capacity = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|n:Chan", names, &capacity))
+        return NULL;
+    if (capacity < 0) {
+        PyErr_Format(PyExc_ValueError, "Chan(capacity): it must be 0 or more, not %zd", capacity);
+        return NULL;
+    }
+    return py_chan_new(capacity);
+}
+
 static int
 chan_traverse(Chan *ch, visitproc visit, void *arg)
 {
@@ -425,7 +474,7 @@ static int
 chan_clear(Chan *ch)
 {
     while (ch->len > 0)
-        Py_DECREF(buf_pop(ch));
+        Py_DECREF(py_chan_pop(ch));
     return 0;
 }
 
@@ -439,6 +488,7 @@ chan_dealloc(Chan *ch)
         PyObject_ClearWeakRefs((PyObject *)ch);
     chan_clear(ch);
     PyMem_Free(ch->buf);
+    PyMem_Free(ch->clock);
     Py_XDECREF((PyObject *)ch->bubble);
     type->tp_free(ch);
     Py_DECREF(type);
@@ -448,23 +498,23 @@ chan_dealloc(Chan *ch)
 #define FASTKW(fn) (PyCFunction)(void (*)(void))fn, METH_FASTCALL | METH_KEYWORDS
 
 static PyMethodDef chan_methods[] = {
-    {"send", FASTKW(chan_send),
+    {"send", FASTKW(py_chan_method_send),
      "send($self, value, /, timeout=None, *, ctx=None)\n--\n\n"
      "Send value, waiting until a receiver takes it or the buffer has room.\n\n"
      "Raises ChanClosed, TimeoutError after timeout seconds, or ctx.err() when the context\n"
      "ctx ends; then nothing was sent.\n\n"
      "Go: ch <- value."},
-    {"recv", FASTKW(chan_recv),
+    {"recv", FASTKW(py_chan_method_recv),
      "recv($self, timeout=None, *, ctx=None)\n--\n\n"
      "Receive a value, waiting until there is one.\n\n"
      "Raises ChanClosed when the channel is closed and drained, TimeoutError after\n"
      "timeout seconds, or ctx.err() when the context ctx ends; then nothing was taken.\n\n"
      "Go: <-ch."},
-    {"recv_ok", FASTKW(chan_recv_ok),
+    {"recv_ok", FASTKW(py_chan_method_recv_ok),
      "recv_ok($self, timeout=None, *, ctx=None)\n--\n\n"
      "Receive (value, True), or (None, False) when the channel is closed and drained.\n\n"
      "Go: value, ok := <-ch."},
-    {"try_send", (PyCFunction)chan_try_send, METH_O,
+    {"try_send", (PyCFunction)py_chan_method_try_send, METH_O,
      "try_send($self, value, /)\n--\n\nSend only if that needs no waiting; True if it was sent."},
     {"try_recv", (PyCFunction)chan_try_recv, METH_NOARGS,
      "try_recv($self)\n--\n\n"
@@ -475,6 +525,14 @@ static PyMethodDef chan_methods[] = {
      "Close the channel: receivers drain it and then stop, senders get ChanClosed.\n\n"
      "Raises ChanClosed if it is closed already.\n\n"
      "Go: close(ch)."},
+    {"receiver", (PyCFunction)chan_receiver, METH_NOARGS,
+     "receiver($self)\n--\n\n"
+     "A view of the channel that can only receive.\n\n"
+     "Go: (<-chan T)(ch)."},
+    {"sender", (PyCFunction)chan_sender, METH_NOARGS,
+     "sender($self)\n--\n\n"
+     "A view of the channel that can only send, and close.\n\n"
+     "Go: (chan<- T)(ch)."},
     {"_wait_as", (PyCFunction)chan_wait_as, METH_O, NULL},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, "Chan[T], for type checkers."},
     {0},
@@ -494,7 +552,7 @@ static PyType_Slot chan_slots[] = {
     {Py_tp_traverse, chan_traverse},
     {Py_tp_clear, chan_clear},
     {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, chan_next},
+    {Py_tp_iternext, py_chan_method_next},
     {Py_sq_length, chan_len},
     {Py_nb_bool, chan_bool},
     {Py_tp_methods, chan_methods},

@@ -36,6 +36,7 @@ struct py_waiter {
     py_waitq *queue;            /* the queue it is in, or NULL */
     PyObject *value;            /* owned: to send, or received */
     uint8_t kind;               /* PY_WAITER_* */
+    bool ticks;                 /* waits in an iteration over a Ticker */
 };
 
 enum {                          /* py_waiter.kind */
@@ -46,7 +47,8 @@ enum {                          /* py_waiter.kind */
 enum {                          /* rt_g.reason; the texts are in py_g.c */
     PY_WAIT_NONE, PY_WAIT_SLEEP, PY_WAIT_CHAN_SEND, PY_WAIT_CHAN_RECV, PY_WAIT_MUTEX,
     PY_WAIT_GROUP, PY_WAIT_JOIN, PY_WAIT_IO, PY_WAIT_GOEXIT, PY_WAIT_SYSCALL,
-    PY_WAIT_FUTURE, PY_WAIT_BUBBLE, PY_WAIT_RUN_BUBBLE, PY_WAIT_REASONS
+    PY_WAIT_FUTURE, PY_WAIT_SELECT, PY_WAIT_SELECT_NONE, PY_WAIT_BUBBLE, PY_WAIT_RUN_BUBBLE,
+    PY_WAIT_REASONS
 };
 /* Added to the reason by who knows that a goroutine of a bubble, if it is one, may be woken
    from outside of it; see py_bubble.h. */
@@ -160,6 +162,7 @@ struct py_m {
     bool is_main;
     _Atomic bool stopping;      /* the process ends */
     _Atomic bool paused;        /* and this M will not touch Python any more */
+    uint32_t seed;              /* of py_random() */
     py_preempt_m preempt;
     py_seat *seats;             /* of all its workers; and of the main goroutine: */
     py_seat seat;
@@ -174,6 +177,8 @@ struct py_m {
         _Atomic uint64_t accepted, closed, requests;
     } http;
     void *http_cache;           /* owned: see py_http.h; NULL until it is needed */
+    struct py_clock *dropped;   /* see py_time.c */
+    py_bubble *left_alarms;     /* owned: that have ended, linked by next; see py_bubble.c */
 };
 
 #define PY_MAX_IDLE_WORKERS 1024
@@ -195,7 +200,8 @@ typedef struct {
     PyObject *module;           /* borrowed */
     PyTypeObject *goroutine_type, *go_type, *chan_type, *chan_iter_type, *mutex_type,
         *waitgroup_type, *netfd_type, *conn_type, *request_type, *writer_type,
-        *headers_type, *body_type, *server_type, *bubble_type, *explorer_type;
+        *headers_type, *body_type, *server_type, *receiver_type, *sender_type, *case_type,
+        *selected_type, *timer_type, *ticker_type, *bubble_type, *explorer_type;
     PyObject *foreign_key;      /* of a thread's Goroutine in its thread state's dict */
     PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed;
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
@@ -206,6 +212,7 @@ typedef struct {
                                    the goroutine on whose stack it does, or NULL */
     PyObject *end_child;        /* runtime._errors.end_child */
     PyObject *nothing;          /* runtime._errors.nothing */
+    _Atomic uint32_t seed;      /* of py_random(), for threads that are not Ms */
     _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */
     _Atomic int64_t next_id;
     _Atomic int64_t next_bubble_id;
@@ -423,6 +430,10 @@ py_waitq_wake_all(py_waitq *q, uint32_t why)
     py_ready_all(&out);
 }
 
+/* py_select.c */
+/* A number below n, which is not 0: what select() leaves to chance. */
+uint32_t py_random(uint32_t n);
+
 /* py_stack.c */
 /* From now on data-stack chunks come from rt_arena. */
 void py_stack_install(void);
@@ -431,7 +442,10 @@ void py_stack_seed(PyThreadState *ts);
 
 /* The other py_ files. */
 int py_chan_init_types(PyObject *module);
+int py_chan_view_init_types(PyObject *module);
+int py_select_init(PyObject *module);
 int py_sync_init_types(PyObject *module);
+int py_time_init_types(PyObject *module);
 int py_netfd_init_types(PyObject *module);
 void py_netfd_after_fork(void);
 int py_http_init_types(PyObject *module);

@@ -64,6 +64,7 @@ struct py_explorer {
     bool given_up;              /* none of them runs any more */
     bool io;                    /* somebody has waited for I/O, or for a call on another thread */
     bool outside;               /* somebody was woken by who is not held */
+    bool crowded;               /* some are not held, for want of room */
     segment *plan;              /* owned: REPLAY */
     uint32_t nplan, at;
     segment *done;              /* owned: what has run */
@@ -276,7 +277,7 @@ end_caller(py_explorer *ex, Goroutine *gp)
 
 /* ---- what happens ---- */
 
-static int
+static bool
 grow(py_explorer *ex)
 {
     uint32_t cap = ex->cap ? 2 * ex->cap : 16;
@@ -284,28 +285,22 @@ grow(py_explorer *ex)
     if (all != NULL)
         ex->all = all;
     uint32_t *pool = all ? PyMem_Realloc(ex->pool, cap * sizeof(*pool)) : NULL;
-    if (pool == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
+    if (pool == NULL)
+        return false;
     ex->pool = pool;
     ex->cap = cap;
-    return 0;
+    return true;
 }
 
-int
+void
 py_explore_add(py_explorer *ex, Goroutine *gp)
 {
-    if (ex->n > UINT16_MAX) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "explore(): more than 65,536 goroutines in a schedule");
-        return -1;
+    if (ex->n > UINT16_MAX || (ex->n == ex->cap && !grow(ex))) {
+        ex->crowded = true;
+        return;
     }
-    if (ex->n == ex->cap && grow(ex) < 0)
-        return -1;
-    if (ex->functions != NULL
-        && PyList_Append(ex->functions, gp->fn ? gp->fn : Py_None) < 0)
-        return -1;
+    if (ex->functions != NULL && PyList_Append(ex->functions, gp->fn ? gp->fn : Py_None) < 0)
+        PyErr_Clear();
     explored *me = &ex->all[ex->n];
     uint64_t own = ex->seed ^ (uint64_t)(ex->n + 1) << 32;
     *me = (explored){.g = (Goroutine *)Py_NewRef(gp), .random = draw(&own)};
@@ -315,7 +310,6 @@ py_explore_add(py_explorer *ex, Goroutine *gp)
     gp->g.held = gp->g.pinned = 1;
     gp->g.pp = &ex->mp->p;
     gp->cold = true;
-    return 0;
 }
 
 void
@@ -599,6 +593,7 @@ static PyMemberDef explorer_members[] = {
     {"io", T_BOOL, offsetof(py_explorer, io), READONLY, NULL},
     {"outside", T_BOOL, offsetof(py_explorer, outside), READONLY, NULL},
     {"fingerprint", T_ULONGLONG, offsetof(py_explorer, fingerprint), READONLY, NULL},
+    {"crowded", T_BOOL, offsetof(py_explorer, crowded), READONLY, NULL},
     {"trace", T_OBJECT, offsetof(py_explorer, trace), READONLY, NULL},
     {"functions", T_OBJECT, offsetof(py_explorer, functions), READONLY, NULL},
     {0},

@@ -32,9 +32,9 @@ void py_points_over(py_m *mp);
 /* ---- py_explore.c: which goroutine runs ---- */
 
 int py_explore_init_types(PyObject *module);
-/* gp (borrowed) begins its life in ex's bubble: it is held, and numbered.  -1 with an
-   exception set. */
-int py_explore_add(py_explorer *ex, Goroutine *gp);
+/* gp (borrowed) begins its life in ex's bubble: it is held, and numbered, unless there is no
+   room for more. */
+void py_explore_add(py_explorer *ex, Goroutine *gp);
 /* ex's goroutines are to run on mp. */
 void py_explore_begin(py_explorer *ex, py_m *mp);
 /* gp, which is held, is runnable; on its M. */

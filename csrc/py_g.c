@@ -28,6 +28,8 @@ static const char *const wait_reasons[PY_WAIT_REASONS] = {
     [PY_WAIT_GOEXIT] = "goexit",
     [PY_WAIT_SYSCALL] = "syscall",      /* a call on a thread of the pool */
     [PY_WAIT_FUTURE] = "future",
+    [PY_WAIT_SELECT] = "select",
+    [PY_WAIT_SELECT_NONE] = "select (no cases)",
     [PY_WAIT_BUBBLE] = "synctest.Wait",
     [PY_WAIT_RUN_BUBBLE] = "synctest.Run",
 };
@@ -394,7 +396,7 @@ publish_end(Goroutine *gp, PyObject *result)
 }
 
 static inline void
-end(Goroutine *gp, PyObject *result)
+mark_ended(Goroutine *gp, PyObject *result)
 {
     if (Py_REFCNT(gp) != 1)
         publish_end(gp, result);
@@ -406,7 +408,7 @@ static RT_NOINLINE void
 finish_special(py_m *mp, Goroutine *gp, PyObject *result)
 {
     RT_COUNT(mp->finished, !gp->g.service);
-    end(gp, result);
+    mark_ended(gp, result);
     if (gp->g.held)
         py_explore_stop(mp, gp, PY_STOP_ENDS);  /* after its joiners are runnable */
     if (gp->g.bubbled)
@@ -424,11 +426,11 @@ py_g_finish(Goroutine *gp, PyObject *result)
         Py_CLEAR(result);
     py_m *mp = py_tls_m;
     mp->curg = NULL;
-    if (RT_UNLIKELY(gp->g.service | gp->g.bubbled))
+    if (RT_UNLIKELY(gp->g.service || gp->g.bubbled))
         finish_special(mp, gp, result);
     else {
         RT_COUNT(mp->finished, 1);
-        end(gp, result);
+        mark_ended(gp, result);
     }
     Py_DECREF(gp);
 }
@@ -575,8 +577,7 @@ go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
             goto fail;
         py_bubble *b = py_bubble_current();
         if (b != NULL) {        /* its goroutines always have a context */
-            if (py_bubble_submit(b, gp) < 0)
-                goto fail;
+            py_bubble_submit(b, gp);
             return (PyObject *)gp;
         }
     }

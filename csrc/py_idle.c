@@ -7,7 +7,7 @@
  * there are others a poll is limited to one second.  No thread blocks signals for
  * longer: the threads and processes it starts would inherit that.
  *
- * Deadlock.  Nothing can ever run again when all Ms sleep, without a timer, a
+ * Deadlock.  Nothing can ever run again when all Ms sleep, without a timer or alarm, a
  * registered descriptor or anything queued, and nobody is left outside who could wake
  * a goroutine: no thread that is not an M, but for the runtime's own service threads
  * while they are parked, and no signal handler of the program's.  A foreign thread
@@ -71,6 +71,7 @@ others_quiet(const py_m *me, uint64_t *ticks)
     py_m *mp;
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
         *ticks += RT_LOAD(mp->p.count.ticks);
+        quiet = quiet && rt_alarms_next(&mp->p.alarms) == RT_FOREVER;
         if (mp != me && !RT_LOAD(mp->stopping))
             quiet = quiet && atomic_load(&mp->p.sleeping) != RT_AWAKE
                     && !rt_p_has_work(&mp->p) && !py_has_merges(mp->tstate);
@@ -112,7 +113,7 @@ report_deadlock(py_m *mp)
     if (deadlock && !rt_p_runnable(&mp->p))
         Py_XDECREF(call_hook(core->report_deadlock));
     /* Each may have run finalizers and signal handlers. */
-    if (!deadlock || rt_p_runnable(&mp->p))
+    if (!deadlock || rt_p_runnable(&mp->p) || rt_alarms_next(&mp->p.alarms) != RT_FOREVER)
         return rt_p_runnable(&mp->p);
     PyErr_Format(core->exc_deadlock,
                  "all goroutines are asleep: nothing that could wake one is left "

@@ -17,6 +17,8 @@
  */
 #include "py_inspect.h"
 
+#include "py_bubble.h"
+
 #include <signal.h>
 #include <stdlib.h>
 
@@ -36,8 +38,8 @@ p_stats(py_m *mp)
         "overflows", RT_LOAD(c->overflows), "preemptions", RT_LOAD(c->preemptions), "polls",
         RT_LOAD(c->polls), "blocking_polls", RT_LOAD(c->blocking_polls), "poll_events",
         RT_LOAD(c->poll_events), "timers_fired", RT_LOAD(c->timers_fired), "idle_workers",
-        mp->nidle, "timers", mp->p.timers.len, "descriptors", mp->p.npd, "sleeping",
-        atomic_load(&mp->p.sleeping) != RT_AWAKE ? Py_True : Py_False);
+        mp->nidle, "timers", mp->p.timers.len + mp->p.alarms.heap.len, "descriptors",
+        mp->p.npd, "sleeping", atomic_load(&mp->p.sleeping) != RT_AWAKE ? Py_True : Py_False);
 }
 
 PyObject *
@@ -187,6 +189,7 @@ add_started(snapshot *s, py_m *mp, const py_seat *seat)
     info->p = (int32_t)mp->p.id;
     info->thread = mp->tstate->thread_id;
     info->locked = seat->nlocked != 0;
+    info->bubble = gp->g.bubbled ? seat->bubble->id : 0;
     if (s->stacks)
         add_stack(s, top_frame(mp, gp, s->here));
 }
@@ -199,6 +202,8 @@ add_fresh(snapshot *s, const rt_p *pp, rt_g *g)
     py_g_info *info = add(s, py_g_of(g), RT_G_RUNNABLE);
     if (info == NULL)
         return;
+    if (g->bubbled)
+        info->bubble = py_g_of(g)->bubble->id;
     if (s->stacks)
         add_stack(s, NULL);
     if (pp == NULL)
@@ -220,6 +225,7 @@ static void
 add_queues(snapshot *s, rt_p *pp)
 {
     add_fresh(s, pp, pp->runnext);
+    add_fresh(s, pp, pp->found);
     for (uint32_t i = RT_LOAD(pp->fresh.head), end = RT_LOAD(pp->fresh.tail); i != end; i++)
         add_fresh(s, pp, RT_LOAD(pp->fresh.slots[i % RT_RUNQ_CAP]));
     add_list(s, pp, pp->spill.head);
@@ -454,12 +460,14 @@ render_field(renderer *r, const py_g_info *info, Py_ssize_t i)
         return PyBool_FromLong(info->locked);
     case 9:
         return Py_NewRef((PyObject *)gp);
-    default:
+    case 10:
         return render_stack(r, info);
+    default:
+        return info->bubble != 0 ? PyLong_FromLongLong(info->bubble) : Py_NewRef(Py_None);
     }
 }
 
-#define INFO_FIELDS 11
+#define INFO_FIELDS 12
 
 /* A GoroutineInfo. */
 static PyObject *

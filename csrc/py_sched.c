@@ -354,10 +354,12 @@ must_not_wait(py_m *mp, Goroutine *gp, int reason)
     return false;
 }
 
-/* py_park() of a goroutine; its time-out is one of timers.  held: it may be. */
-static inline uint32_t
-park(py_m *mp, Goroutine *gp, int reason, int64_t deadline, rt_timers *timers, bool held)
+/* py_park() of a goroutine; its time-out is by the clock of b, unless that is NULL.  bubbled:
+   it belongs to a bubble. */
+static inline __attribute__((always_inline)) uint32_t
+park(Goroutine *gp, int reason, int64_t deadline, py_bubble *b, bool bubbled)
 {
+    py_m *mp = py_tls_m;
     if (RT_UNLIKELY(core->preempt.check_waits) && must_not_wait(mp, gp, reason))
         return RT_WAKE_INTERRUPT;
     if (RT_UNLIKELY(py_g_has_pending(gp)) && rt_g_claim(&gp->g, RT_WAKE_INTERRUPT)) {
@@ -368,7 +370,7 @@ park(py_m *mp, Goroutine *gp, int reason, int64_t deadline, rt_timers *timers, b
     if (deadline != RT_FOREVER) {
         gp->seat->timer.when = deadline;
         gp->seat->timer.fire = park_timer_fired;
-        if (rt_timers_start(timers, &gp->seat->timer) < 0) {
+        if (rt_timers_start(b ? &b->timers : &mp->p.timers, &gp->seat->timer) < 0) {
             deadline = RT_FOREVER;      /* of no use if somebody has woken it already */
             if (rt_g_claim(&gp->g, RT_WAKE_INTERRUPT)) {
                 RT_STORE(gp->g.status, RT_G_RUNNING);
@@ -377,14 +379,14 @@ park(py_m *mp, Goroutine *gp, int reason, int64_t deadline, rt_timers *timers, b
             }
         }
     }
-    held = held && gp->g.held;
+    bool held = bubbled && gp->g.held;
     if (held)
         py_explore_stop(mp, gp, PY_STOP_WAITS);
     schedule(mp, gp);
     if (held)
         py_explore_resume(mp);
     if (deadline != RT_FOREVER)
-        rt_timers_stop(timers, &gp->seat->timer);
+        rt_timers_stop(b ? &b->timers : &mp->p.timers, &gp->seat->timer);
     uint32_t why = atomic_load_explicit(&gp->g.wake, memory_order_acquire);
     if (RT_UNLIKELY(__atomic_load_n(&gp->outcome, __ATOMIC_RELAXED) != NULL)) {
         if (why == RT_WAKE_INTERRUPT)
@@ -397,15 +399,14 @@ park(py_m *mp, Goroutine *gp, int reason, int64_t deadline, rt_timers *timers, b
 
 /* The same, of one that belongs to a bubble. */
 static RT_NOINLINE uint32_t
-park_bubbled(py_m *mp, Goroutine *gp, int reason, int64_t deadline)
+park_bubbled(Goroutine *gp, int reason, int64_t deadline)
 {
     py_bubble *b = gp->seat->bubble;
     bool durable = py_bubble_is_durable(b, gp, reason);
     reason &= ~PY_WAIT_OUTSIDE;
     b->blocked += durable;
     gp->g.reason = (uint8_t)reason;
-    uint32_t why = park(mp, gp, reason, deadline,
-                        reason == PY_WAIT_IO ? &mp->p.timers : &b->timers, true);
+    uint32_t why = park(gp, reason, deadline, reason == PY_WAIT_IO ? NULL : b, true);
     b->blocked -= durable;
     return why;
 }
@@ -415,10 +416,9 @@ py_park(Goroutine *gp, int reason, int64_t deadline)
 {
     gp->g.reason = (uint8_t)reason;
     gp->g.since = RT_LOAD(core->sched.coarse_ms);
-    py_m *mp = py_tls_m;
-    if (RT_UNLIKELY(gp->g.foreign | gp->g.bubbled))
-        return gp->g.foreign ? park_foreign(gp, deadline) : park_bubbled(mp, gp, reason, deadline);
-    return park(mp, gp, reason, deadline, &mp->p.timers, false);
+    if (RT_UNLIKELY(gp->g.foreign || gp->g.bubbled))
+        return gp->g.foreign ? park_foreign(gp, deadline) : park_bubbled(gp, reason, deadline);
+    return park(gp, reason, deadline, NULL, false);
 }
 
 void

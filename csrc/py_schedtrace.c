@@ -92,8 +92,8 @@ put_details(trace_buf *b, const py_g_info *gs, size_t n)
         rt_p *pp = &mp->p;
         put(b, "  P%u: status=%d schedtick=%llu m=%d runqsize=%u timerslen=%u descriptors=%u "
             "polls=%llu preemptions=%llu\n", pp->id, atomic_load(&pp->sleeping) == RT_AWAKE,
-            (unsigned long long)RT_LOAD(pp->count.ticks), m, runq_len(pp), PEEK(pp->timers.len),
-            PEEK(pp->npd), (unsigned long long)RT_LOAD(pp->count.polls),
+            (unsigned long long)RT_LOAD(pp->count.ticks), m, runq_len(pp),
+            PEEK(pp->timers.len) + PEEK(pp->alarms.heap.len), PEEK(pp->npd), (unsigned long long)RT_LOAD(pp->count.polls),
             (unsigned long long)RT_LOAD(pp->count.preemptions));
     }
     for (int m = 0; (mp = py_each_m((uint32_t)m)) != NULL; m++) {

@@ -19,7 +19,7 @@ struct py_context_wait {
 
 /* ---- contexts ---- */
 
-/* Its done channel (owned), or None if it never ends. */
+/* Its done channel (owned), also where done() is a view of it, or None if it never ends. */
 static PyObject *
 context_done(PyObject *ctx)
 {
@@ -27,12 +27,14 @@ context_done(PyObject *ctx)
     if (done == NULL && PyErr_ExceptionMatches(PyExc_AttributeError))
         PyErr_Format(PyExc_TypeError, "ctx must be a context or None, not %.200s",
                      Py_TYPE(ctx)->tp_name);
-    if (done != NULL && done != Py_None && !py_chan_check(done)) {
-        PyErr_Format(PyExc_TypeError, "ctx.done() must be a Chan or None, not %.200s",
+    if (done == NULL || done == Py_None)
+        return done;
+    PyObject *ch = Py_XNewRef((PyObject *)py_chan_to_recv(done));
+    if (ch == NULL)
+        PyErr_Format(PyExc_TypeError, "ctx.done() must be a Chan, a Receiver or None, not %.200s",
                      Py_TYPE(done)->tp_name);
-        Py_CLEAR(done);
-    }
-    return done;
+    Py_DECREF(done);
+    return ch;
 }
 
 /* The context has ended: raise why. */
@@ -80,6 +82,16 @@ py_limits_parse_slow(py_limits *limits, const char *usage, Py_ssize_t npos,
         else
             goto wrong;
     }
+    return py_limits_check(limits);
+
+wrong:
+    PyErr_Format(PyExc_TypeError, "wrong arguments: %s", usage);
+    return -1;
+}
+
+int
+py_limits_check(const py_limits *limits)
+{
     if (limits->ctx == NULL)
         return 0;
     PyObject *done = context_done(limits->ctx);
@@ -87,10 +99,6 @@ py_limits_parse_slow(py_limits *limits, const char *usage, Py_ssize_t npos,
         raise_context_error(limits->ctx);
     Py_XDECREF(done);
     return PyErr_Occurred() ? -1 : 0;
-
-wrong:
-    PyErr_Format(PyExc_TypeError, "wrong arguments: %s", usage);
-    return -1;
 }
 
 /* ---- waiting ---- */
@@ -173,14 +181,10 @@ py_now(void)
     return RT_UNLIKELY(b != NULL) ? b->now : rt_nanotime();
 }
 
-/* A timeout argument as a deadline of a clock that shows now. */
-static int
+/* timeout seconds after now. */
+static RT_NOINLINE int
 deadline_after(int64_t now, PyObject *timeout, int64_t *deadline)
 {
-    if (timeout == NULL || timeout == Py_None) {
-        *deadline = RT_FOREVER;
-        return 0;
-    }
     double s = PyFloat_AsDouble(timeout);
     if (s == -1.0 && PyErr_Occurred())
         return -1;
@@ -197,12 +201,18 @@ deadline_after(int64_t now, PyObject *timeout, int64_t *deadline)
 int
 py_deadline(PyObject *timeout, int64_t *deadline)
 {
+    *deadline = RT_FOREVER;
+    if (timeout == NULL || timeout == Py_None)
+        return 0;
     return deadline_after(py_now(), timeout, deadline);
 }
 
 int
 py_io_deadline(PyObject *timeout, int64_t *deadline)
 {
+    *deadline = RT_FOREVER;
+    if (timeout == NULL || timeout == Py_None)
+        return 0;
     return deadline_after(rt_nanotime(), timeout, deadline);
 }
 

@@ -49,6 +49,8 @@ py_limits_parse(py_limits *limits, const char *usage, Py_ssize_t npos, PyObject 
         return 0;
     return py_limits_parse_slow(limits, usage, npos, args, nargs, kwnames);
 }
+/* The end of that, for who parses its arguments itself: -1 if the context has ended. */
+int py_limits_check(const py_limits *limits);
 
 /* The time starts.  -1 with an exception set; may run Python. */
 int py_wait_begin(py_wait *wait, const py_limits *limits);

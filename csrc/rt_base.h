@@ -25,6 +25,13 @@
 #define RT_STORE(x, v) atomic_store_explicit(&(x), (v), memory_order_relaxed)
 #define RT_COUNT(x, n) RT_STORE(x, RT_LOAD(x) + (n))     /* by the owner only */
 
+/* In a loop that waits for another core. */
+#if defined(__x86_64__) || defined(__i386__)
+#define rt_cpu_relax() __builtin_ia32_pause()
+#else
+#define rt_cpu_relax() ((void)0)
+#endif
+
 /* Report a broken invariant on stderr and abort.  Never returns. */
 _Noreturn void rt_throw(const char *msg);
 

@@ -9,12 +9,6 @@
    whatever else there is; every 16 the timers. */
 #define FAIR_TICKS 61
 
-#if defined(__x86_64__) || defined(__i386__)
-#define cpu_relax() __builtin_ia32_pause()
-#else
-#define cpu_relax() ((void)0)
-#endif
-
 /* ---- the idle mask ---- */
 
 static void
@@ -99,6 +93,7 @@ rt_p_init(rt_p *pp, rt_sched *sched, uint32_t id, bool spinning)
     pp->seed = id * 2654435761u + 1;
     pp->turn_pinned = true;
     rt_timers_init(&pp->timers);
+    rt_alarms_init(&pp->alarms, pp);
     pp->now = rt_nanotime();
     int err = sched->netpoll->open(&pp->np);
     if (err < 0)
@@ -127,6 +122,14 @@ rt_p_wake(rt_p *pp)
         pp->sched->netpoll->wake(pp->np);
     else
         rt_sysmon_wake_if_asleep(&pp->sched->sysmon);
+}
+
+void
+rt_p_start_alarm(rt_alarms *as, rt_timer *t, int64_t when)
+{
+    /* Also its own M may be about to sleep: a signal handler of the host has called. */
+    if (rt_alarms_start(as, t, when))
+        rt_p_wake(as->pp);
 }
 
 static void
@@ -395,6 +398,7 @@ rt_sched_after_fork(rt_sched *sched, rt_p *pp)
     rt_globq_init(&sched->global);
     for (uint32_t i = 0; i < RT_LOAD(sched->nallp); i++) {
         rt_p *other = RT_LOAD(sched->allp[i]);
+        rt_alarms_after_fork(&other->alarms);
         if (other == pp)
             continue;
         sched->netpoll->close(other->np);
@@ -447,7 +451,7 @@ doze(rt_p *pp, int *n)
                 *n = 0;
                 return true;
             }
-            cpu_relax();
+            rt_cpu_relax();
         }
         if (RT_LOAD(pp->npd) != 0
             && (*n = ops->wait(pp->np, pp->events, RT_POLL_BATCH, 0, NULL)) != 0)
@@ -502,11 +506,13 @@ poll_now(rt_p *pp)
 static inline void
 run_timers(rt_p *pp)
 {
-    if (RT_LOAD(pp->timers.len) == 0)
+    if (RT_LOAD(pp->timers.len) == 0 && RT_LOAD(pp->alarms.next) == RT_FOREVER)
         return;
     pp->now = rt_nanotime();
     if (rt_timers_next(&pp->timers) <= pp->now)
         RT_COUNT(pp->count.timers_fired, rt_timers_run(&pp->timers, pp->now));
+    if (RT_LOAD(pp->alarms.next) <= pp->now)
+        RT_COUNT(pp->count.timers_fired, rt_alarms_run(&pp->alarms, pp->now));
 }
 
 /* Move what other threads left here into the queues. */
@@ -558,6 +564,43 @@ take_global(rt_p *pp)
         rt_sched_wake_one(sched);
     }
     return n != 0;
+}
+
+/* The first deadline of the alarms that pp's M is to run: its own, and those of Ps whose Ms
+   are stuck. */
+static inline int64_t
+next_alarm(rt_p *pp)
+{
+    rt_sched *sched = pp->sched;
+    int64_t next = rt_alarms_next(&pp->alarms);
+    if (RT_LIKELY(RT_LOAD(sched->nlent) == 0) || !takes_shared(pp))
+        return next;
+    uint32_t n = atomic_load_explicit(&sched->nallp, memory_order_acquire);
+    for (uint32_t i = 0; i < n; i++) {
+        rt_p *q = RT_LOAD(sched->allp[i]);
+        int64_t when = rt_alarms_next(&q->alarms);
+        if (RT_LOAD(q->lent) && when < next)
+            next = when;
+    }
+    return next;
+}
+
+/* Run the due alarms of Ps whose Ms are stuck.  What they wake is another's, or anybody's. */
+static RT_COLD bool
+run_lent_alarms(rt_p *pp)
+{
+    rt_sched *sched = pp->sched;
+    uint32_t n = atomic_load_explicit(&sched->nallp, memory_order_acquire), fired = 0;
+    if (!takes_shared(pp))
+        return false;
+    pp->now = rt_nanotime();
+    for (uint32_t i = 0; i < n; i++) {
+        rt_p *q = RT_LOAD(sched->allp[i]);
+        if (q != pp && RT_LOAD(q->lent) && rt_alarms_next(&q->alarms) <= pp->now)
+            fired += rt_alarms_run(&q->alarms, pp->now);
+    }
+    RT_COUNT(pp->count.timers_fired, fired);
+    return fired != 0;
 }
 
 /* The spare's ring is empty: fill it from where it has spilled. */
@@ -692,15 +735,14 @@ static RT_NOINLINE void
 sleep_until_work(rt_p *pp)
 {
     rt_sched *sched = pp->sched;
-    int64_t timeout = RT_FOREVER;
     if (RT_UNLIKELY(pp->nbubbles != 0) && sched->host.quiet(pp, false))
         return;
+    int64_t until = rt_timers_next(&pp->timers), timeout = RT_FOREVER;
     if (RT_UNLIKELY(RT_LOAD(pp->lent)))
         take_back(pp);
-    if (RT_LOAD(pp->timers.len) != 0) {
+    if (until != RT_FOREVER) {
         pp->now = rt_nanotime();
-        timeout = rt_timers_next(&pp->timers) - pp->now;
-        if (timeout <= 0)
+        if (until <= pp->now)
             return;
     }
     bool listed = RT_LOAD(pp->mode) == RT_P_OPEN, spun = pp->spinning;
@@ -723,7 +765,12 @@ sleep_until_work(rt_p *pp)
     if (shared && spun && !(open && listed))
         rt_sched_wake_one(sched);
     shared = shared && (open || takes_shared(pp));
-    if (!shared && open == listed && rt_inbox_empty(&pp->inbox)) {
+    int64_t alarm = next_alarm(pp);
+    if (alarm < until)
+        until = alarm;
+    if (until != RT_FOREVER)
+        timeout = until - rt_nanotime();
+    if (!shared && open == listed && timeout > 0 && rt_inbox_empty(&pp->inbox)) {
         RT_COUNT(pp->count.blocking_polls, 1);
         sched->host.block(pp, timeout);
         RT_STORE(sched->coarse_ms, (uint32_t)(rt_nanotime() / 1000000));
@@ -745,6 +792,7 @@ sleep_until_work(rt_p *pp)
 rt_g *
 rt_sched_find(rt_p *pp)
 {
+    rt_sched *sched = pp->sched;
     uint32_t tick = RT_LOAD(pp->tick) + 1;
     RT_STORE(pp->tick, tick);
     if (RT_UNLIKELY(RT_LOAD(pp->lent)))
@@ -769,8 +817,11 @@ rt_sched_find(rt_p *pp)
             gp = take_local(pp);
         if (RT_LIKELY(gp != NULL)) {
             RT_COUNT(pp->count.ticks, 1);
-            if (RT_UNLIKELY(pp->spinning))
+            if (RT_UNLIKELY(pp->spinning)) {
+                pp->found = gp;
                 stop_spinning(pp);
+                pp->found = NULL;
+            }
             return gp;
         }
         run_timers(pp);
@@ -781,6 +832,8 @@ rt_sched_find(rt_p *pp)
             continue;
         gp = rt_glist_pop(&pp->preempted);
         if (gp != NULL || steal(pp))
+            continue;
+        if (RT_UNLIKELY(RT_LOAD(sched->nlent) != 0) && run_lent_alarms(pp))
             continue;
         sleep_until_work(pp);
     }

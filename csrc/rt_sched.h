@@ -21,9 +21,9 @@
  * rt_sched_find(), nobody can run a goroutine that has not finished parking.
  *
  * Sleeping.  An M that finds nothing says so (pp->sleeping, then the idle mask), stops
- * spinning, then looks at its inbox, the global queue and all rings once more, then
- * polls.  A producer stores its goroutine, then looks at those.  Both orders are
- * sequentially consistent, so at least one of the two sees the other.  Whoever moves
+ * spinning, then looks at its inbox, the global queue, all rings and its alarms once
+ * more, then polls.  A producer stores its goroutine or alarm, then looks at those.  Both
+ * orders are sequentially consistent, so at least one of the two sees the other.  Whoever moves
  * goroutines from one queue to another shows them in the second before they leave the first,
  * or wakes an M afterwards.
  *
@@ -42,6 +42,7 @@
 #ifndef RT_SCHED_H
 #define RT_SCHED_H
 
+#include "rt_alarm.h"
 #include "rt_netpoll.h"
 #include "rt_runq.h"
 #include "rt_sysmon.h"
@@ -131,6 +132,7 @@ struct rt_p {
     _Atomic uint32_t beat;      /* likewise: see rt_sysmon.h */
     rt_sysmon_p mon;            /* sysmon's */
     _Atomic(rt_g *) runnext;    /* runs before the queues; others may look whether there is one */
+    rt_g *found;                /* what it will run next, while it wakes another M first */
     uint32_t runnext_streak;
     uint32_t turn_left;         /* goroutines left in the turn of one kind */
     bool turn_pinned;           /* the turn is the pinned ones' */
@@ -143,6 +145,7 @@ struct rt_p {
     rt_glist spill;             /* of the spare: fresh ones its ring has no room for */
     rt_runq fresh;              /* runnable fresh goroutines */
     rt_timers timers;
+    rt_alarms alarms;           /* any thread */
     rt_netpoll *np;
     _Atomic uint32_t npd;       /* descriptors registered; any thread */
     uint32_t seed;              /* of the random order of stealing */
@@ -262,6 +265,8 @@ void rt_p_put_yielded(rt_p *pp, rt_g *gp);
 void rt_p_put_preempted(rt_p *pp, rt_g *gp);
 /* Make pp's M look at its queues if it sleeps.  Any thread. */
 void rt_p_wake(rt_p *pp);
+/* Start an alarm, and see to it that somebody looks in time.  Any thread. */
+void rt_p_start_alarm(rt_alarms *as, rt_timer *t, int64_t when);
 /* Have somebody look for work, if a P is idle. */
 void rt_sched_wake_one(rt_sched *sched);
 /* Start the M of an open P, unless that was done or is being done. */
@@ -274,7 +279,7 @@ void rt_sched_lend(rt_p *pp);
 void rt_p_lock(rt_p *pp, int change);
 /* The next rt_sched_find() looks at all sources, timers and netpoll among them. */
 void rt_p_look_soon(rt_p *pp);
-/* Does anybody wait on pp?  A hint, for any thread. */
+/* Does anybody wait on pp, but for its alarms?  A hint, for any thread. */
 bool rt_p_has_work(const rt_p *pp);
 /* Is there anything pp would run? By its M. */
 bool rt_p_runnable(const rt_p *pp);

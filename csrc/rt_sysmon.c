@@ -75,7 +75,7 @@ ask(rt_sysmon *sm, rt_p *pp, int64_t now)
 }
 
 static int
-look_at(rt_sysmon *sm, rt_p *pp, int64_t now)
+look_at(rt_sysmon *sm, rt_p *pp, int64_t now, int64_t real)
 {
     rt_sysmon_p *mon = &pp->mon;
     uint32_t tick = atomic_load_explicit(&pp->tick, memory_order_relaxed);
@@ -90,7 +90,10 @@ look_at(rt_sysmon *sm, rt_p *pp, int64_t now)
         mon->since = mon->alive = now;
         return picked ? P_PICKED : P_SLEEPS;
     }
-    if (!rt_p_has_work(pp)) {
+    int64_t alarm = rt_alarms_next(&pp->alarms);
+    if (alarm < sm->alarm)
+        sm->alarm = alarm;
+    if (!rt_p_has_work(pp) && alarm > real) {
         forget(sm, pp);
         return P_RUNS;
     }
@@ -107,7 +110,8 @@ look_at(rt_sysmon *sm, rt_p *pp, int64_t now)
     bool asked = ask(sm, pp, now);
     int64_t stuck = now - (mon->alive > mon->waiting ? mon->alive : mon->waiting);
     if (stuck >= RT_SYSMON_LEND
-        && (rt_runq_len(&pp->fresh) != 0 || RT_LOAD(sm->sched->global.len) != 0)) {
+        && (rt_runq_len(&pp->fresh) != 0 || RT_LOAD(sm->sched->global.len) != 0
+            || alarm <= real)) {
         /* A thread that this starts must not inherit that signals are blocked. */
         pthread_sigmask(SIG_SETMASK, &sm->sigmask, NULL);
         rt_sched_lend(pp);
@@ -140,10 +144,11 @@ rt_sysmon_look(rt_sysmon *sm)
         sm->skew += real - sm->expected;
     int64_t now = real - sm->skew;
     int most = P_SLEEPS;
+    sm->alarm = RT_FOREVER;
     uint32_t n = atomic_load_explicit(&sm->sched->nallp, memory_order_acquire);
     for (uint32_t i = 0; i < n; i++) {
         rt_p *pp = atomic_load_explicit(&sm->sched->allp[i], memory_order_acquire);
-        int seen = pp ? look_at(sm, pp, now) : P_SLEEPS;
+        int seen = pp ? look_at(sm, pp, now, real) : P_SLEEPS;
         if (seen > most)
             most = seen;
     }
@@ -155,6 +160,9 @@ rt_sysmon_look(rt_sysmon *sm)
     int64_t timeout = most == P_ASKED ? RT_SYSMON_SOON : RT_SYSMON_TICK;
     if (real - sm->changed >= RT_SYSMON_QUIET)
         timeout = most == P_RUNS ? RT_SYSMON_DOZE : RT_FOREVER;
+    /* Whoever runs until then must make way, or be stood in for. */
+    if (sm->alarm != RT_FOREVER && sm->alarm - real < timeout)
+        timeout = sm->alarm - real > RT_SYSMON_SOON ? sm->alarm - real : RT_SYSMON_SOON;
     sm->expected = timeout <= RT_SYSMON_TICK ? real + timeout : 0;
     return timeout;
 }
@@ -173,7 +181,7 @@ still_quiet(rt_sysmon *sm)
         if (atomic_load_explicit(&pp->tick, memory_order_relaxed) != pp->mon.tick)
             return false;
         if (atomic_load_explicit(&pp->sleeping, memory_order_seq_cst) == RT_AWAKE
-            && (pp->mon.slept || rt_p_has_work(pp)))
+            && (pp->mon.slept || rt_p_has_work(pp) || rt_alarms_next(&pp->alarms) < sm->alarm))
             return false;
     }
     return true;

@@ -5,7 +5,7 @@
  *  - A P that has run the same goroutine for RT_SYSMON_SLICE while somebody waits
  *    for it is asked to preempt it (host.preempt), again and again while that lasts.
  *  - Where this has no effect for RT_SYSMON_LEND its M is in C code, and other Ms
- *    may take the fresh goroutines it has (rt_sched_lend).
+ *    may take the fresh goroutines it has, and run its alarms (rt_sched_lend).
  *  - After stall_ns of that it is reported (host.stalled).
  *
  * It sees what the Ps do from outside, by what they count: `tick` changes with each
@@ -96,6 +96,7 @@ typedef struct {
     int64_t skew;               /* how much its own clock is behind host.clock() */
     int64_t expected;           /* when this look was due, host.clock(); 0: at no time */
     int64_t changed;            /* when a P last picked a goroutine */
+    int64_t alarm;              /* the first of a P that runs, RT_FOREVER: none */
     int64_t next_trace;
     sigset_t sigmask;           /* of the thread that has started it; its own blocks all */
 

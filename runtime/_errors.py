@@ -26,6 +26,12 @@ def excepthook(goroutine: Goroutine[Any], exc: BaseException, /) -> None:
     """
     if sys.stderr is None:
         return
+    sys.stderr.write(describe_failure(goroutine, exc))
+    sys.stderr.flush()
+
+
+def describe_failure(goroutine: Goroutine[Any], exc: BaseException) -> str:
+    """What `excepthook` writes."""
     lines = [f"goroutine {goroutine.id} [{goroutine.name}] failed"]
     site = goroutine.spawned_at
     if site is not None:
@@ -33,8 +39,7 @@ def excepthook(goroutine: Goroutine[Any], exc: BaseException, /) -> None:
         lines.append(f'; started at "{filename}", line {line}, in {function}')
     lines.append("\n")
     lines += traceback.format_exception(exc)
-    sys.stderr.write("".join(lines))
-    sys.stderr.flush()
+    return "".join(lines)
 
 
 def report_failure(goroutine: Goroutine[Any], exc: BaseException) -> None:

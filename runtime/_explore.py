@@ -148,6 +148,8 @@ def _nondeterminism(ex: _core._Explorer) -> tuple[str, ...]:
         found.append("it waits for I/O, or for a call on another thread")
     if ex.outside:
         found.append("its goroutines are woken from outside")
+    if ex.crowded:
+        found.append("there is no room for all of its goroutines")
     return tuple(found)
 
 

@@ -81,8 +81,8 @@ def stacks_of(goroutines: Iterable[_core.Goroutine[Any]]) -> str:
             number = numbers[info.id]
             name = info.name if info.name != f"goroutine-{info.id}" else f"goroutine-{number}"
             spawned_at = info.spawned_at if number else None
-            info = info._replace(id=number, name=name, spawned_at=spawned_at)
-            texts.append((number, _inspect.info_text(info)))
+            info = info._replace(id=number, name=name, spawned_at=spawned_at, bubble=None)
+            texts.append((number, _inspect.describe(info)))
     return "\n".join(text for _, text in sorted(texts)).rstrip()
 
 

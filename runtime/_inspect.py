@@ -46,6 +46,7 @@ class GoroutineInfo(NamedTuple):
     goroutine: Goroutine[Any]
     # Innermost first; if none of its calls is in Python, the function given to go().
     stack: tuple[StackFrame, ...] | None  # None if not asked for
+    bubble: int | None  # the bubble of runtime.testing it belongs to
 
     @property
     def frame(self) -> FrameType | None:
@@ -101,7 +102,7 @@ def stack(all: bool = False) -> str:
 def trace(here: FrameType | None, all: bool) -> str:
     """As `stack`; the caller's stack begins at here."""
     infos = _core._goroutines(all, True, True, here, GoroutineInfo, StackFrame, entry_of)
-    texts = [info_text(info) for info in infos]
+    texts = [describe(info) for info in infos]
     if not all and not texts:  # no goroutine runs: the scheduler has called a signal handler
         texts = ["goroutine 0 [idle]:\n" + "".join(_lines(_walk(here)))]
     return "\n".join(texts)
@@ -135,7 +136,8 @@ def _walk(frame: FrameType | None) -> tuple[StackFrame, ...]:
     return tuple(frames)
 
 
-def info_text(g: GoroutineInfo) -> str:
+def describe(g: GoroutineInfo) -> str:
+    """One goroutine, as `stack` tells of it; g has its stack."""
     named = g.name not in ("main", f"goroutine-{g.id}")
     title = f"goroutine {g.id} {g.name!r} [" if named else f"goroutine {g.id} ["
     title += g.wait_reason or g.state
@@ -144,6 +146,8 @@ def info_text(g: GoroutineInfo) -> str:
         title += f", {minutes} minutes"
     if g.locked:
         title += ", locked to thread"
+    if g.bubble is not None:
+        title += f", bubble {g.bubble}"
     lines = [title, "]:\n", *_lines(g.stack or ())]
     if g.spawned_at is not None:
         file, line, function = g.spawned_at

@@ -109,6 +109,7 @@ teardown(void)
         if (ps[i]->np != NULL)
             sched->netpoll->close(ps[i]->np);
         rt_timers_fini(&ps[i]->timers);
+        rt_timers_fini(&ps[i]->alarms.heap);
         free(ps[i]);
     }
     free(sched);
@@ -562,6 +563,93 @@ find_sleeps_until_the_first_timer(void)
     CHECK(host.blocks >= 1);
     CHECK(host.timeout > 0 && host.timeout <= 2000000);
     CHECK(rt_timers_stop(&ps[0]->timers, &pool[0].timer));
+    teardown();
+}
+
+static void
+fire_alarm(rt_timer *t)
+{
+    tg *gp = RT_CONTAINER_OF(t, tg, timer);
+    if (rt_g_claim(&gp->g, RT_WAKE_TIMEOUT))
+        rt_ready(NULL, &gp->g, false);
+}
+
+static void
+start_alarm(rt_p *pp, uint32_t i, int64_t when)
+{
+    begun(pp, i);
+    rt_g_arm(G(i));
+    pool[i].timer = (rt_timer){.fire = fire_alarm};
+    rt_p_start_alarm(&pp->alarms, &pool[i].timer, when);
+}
+
+static void
+find_sleeps_until_the_first_alarm_or_timer(void)
+{
+    setup(1, 1);
+    host.on_block = block_for_real;
+    int64_t now = rt_nanotime();
+    start_alarm(ps[0], 0, now + SECOND * 3600);
+    start_alarm(ps[0], 1, now + 4000000);
+    begun(ps[0], 2);
+    rt_g_arm(G(2));
+    pool[2].timer = (rt_timer){.when = now + 2000000, .fire = fire_ready};
+    CHECK_EQ(rt_timers_start(&ps[0]->timers, &pool[2].timer), 0);
+    CHECK_EQ(find(ps[0]), 2);
+    CHECK_EQ(find(ps[0]), 1);
+    CHECK(rt_nanotime() >= now + 4000000);
+    CHECK(host.timeout > 0 && host.timeout <= 4000000);
+    CHECK_EQ(atomic_load(&ps[0]->count.timers_fired), 2);
+    CHECK(rt_alarms_stop(&ps[0]->alarms, &pool[0].timer));
+    teardown();
+}
+
+static void
+block_then_alarm(rt_p *pp)
+{
+    start_alarm(pp, 0, rt_nanotime());      /* from another thread, as it were */
+    CHECK_EQ(rt_p_poll(pp, host.timeout, NULL), 0);
+}
+
+static void
+alarm_wakes_who_sleeps_longer(void)
+{
+    setup(1, 1);
+    start_alarm(ps[0], 1, rt_nanotime() + SECOND * 3600);
+    host.on_block = block_then_alarm;
+    CHECK_EQ(find(ps[0]), 0);
+    CHECK_EQ(host.blocks, 1);
+    atomic_store(&ps[0]->sleeping, RT_SLEEPING);
+    start_alarm(ps[0], 2, rt_nanotime() + SECOND * 7200);   /* it wakes up before, anyhow */
+    CHECK_EQ(atomic_load(&ps[0]->sleeping), RT_SLEEPING);
+    start_alarm(ps[0], 3, rt_nanotime() + SECOND * 1800);
+    CHECK_EQ(atomic_load(&ps[0]->sleeping), RT_AWAKE);
+    for (uint32_t i = 1; i <= 3; i++)
+        CHECK(rt_alarms_stop(&ps[0]->alarms, &pool[i].timer));
+    teardown();
+}
+
+static void
+alarms_of_a_lent_p_are_run_by_who_is_idle(void)
+{
+    setup(1, 1);
+    rt_p *spare = new_p(RT_SPARE_P);
+    host.on_block = block_for_real;
+    int64_t now = rt_nanotime();
+    start_alarm(ps[0], 0, now);
+    start_alarm(ps[0], 1, now + SECOND * 3600);
+    start_alarm(spare, 2, now + 2000000);
+    CHECK_EQ(find(spare), 2);                   /* not its business */
+    CHECK(rt_alarms_has(&ps[0]->alarms, &pool[0].timer));
+    rt_sched_lend(ps[0]);
+    start_alarm(spare, 3, now + 6000000);
+    start_alarm(ps[0], 4, now + 4000000);
+    CHECK_EQ(find(spare), 3);                   /* the other two were ps[0]'s */
+    CHECK(!rt_alarms_has(&ps[0]->alarms, &pool[0].timer));
+    CHECK(!rt_alarms_has(&ps[0]->alarms, &pool[4].timer));
+    CHECK_EQ(find(ps[0]), 0);
+    CHECK_EQ(find(ps[0]), 4);
+    CHECK(rt_alarms_stop(&ps[0]->alarms, &pool[1].timer));
     teardown();
 }
 
@@ -1039,6 +1127,8 @@ after_fork_only_the_forking_p_is_left(void)
     CHECK_EQ(rt_timers_start(&me->timers, &pool[7].timer), 0);
     CHECK(pipe2(fds, O_NONBLOCK) == 0);
     CHECK_EQ(rt_pd_open(&pd, me, fds[0], pd_ready), 0);
+    start_alarm(me, 8, rt_nanotime());
+    start_alarm(ps[0], 9, rt_nanotime());
     rt_p_lock(me, 1);
     rt_sched_lend(me);
     atomic_store(&sched->nspinning, 2);
@@ -1048,8 +1138,10 @@ after_fork_only_the_forking_p_is_left(void)
     CHECK_EQ(sched->netpoll->open(&one), 0);
     int each = rt_test_open_fds() - count;
     sched->netpoll->close(one);
+    rt_timer_slot *slots[] = {me->alarms.heap.slots, ps[0]->alarms.heap.slots};
 
     CHECK_EQ(rt_sched_after_fork(sched, me), 0);
+    free(slots[0]), free(slots[1]);             /* left alone: others may have been at it */
     CHECK_EQ(rt_test_open_fds(), count - 2 * each);     /* the pollers of the other two are closed */
     CHECK_EQ(me->id, 0);
     CHECK_EQ(atomic_load(&me->mode), RT_P_OPEN);
@@ -1063,6 +1155,8 @@ after_fork_only_the_forking_p_is_left(void)
     CHECK_EQ(atomic_load(&sched->global.len), 0);
     CHECK(!rt_p_has_work(me) && !rt_p_runnable(me));
     CHECK_EQ(me->npd, 0);
+    CHECK(!rt_alarms_stop(&me->alarms, &pool[8].timer));
+    CHECK(!rt_alarms_stop(&ps[0]->alarms, &pool[9].timer));
     /* It works: and starts others again. */
     host.nstarts = 0;
     rt_p_put_fresh(me, G(20));
@@ -1137,6 +1231,9 @@ main(void)
     RUN(ready_from_elsewhere_goes_to_the_inbox_and_wakes);
     RUN(find_sleeps_until_it_is_given_something);
     RUN(find_sleeps_until_the_first_timer);
+    RUN(find_sleeps_until_the_first_alarm_or_timer);
+    RUN(alarm_wakes_who_sleeps_longer);
+    RUN(alarms_of_a_lent_p_are_run_by_who_is_idle);
     RUN(spinning_m_sees_a_wake_up_before_it_sleeps);
     RUN(closed_and_spare_ps_do_not_count_as_idle);
     RUN(put_starts_one_m_at_a_time);

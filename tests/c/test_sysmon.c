@@ -67,6 +67,7 @@ set_up(uint32_t n, int64_t stall_ns)
     for (uint32_t i = 0; i < n; i++) {
         ps[i].sched = &sched;
         ps[i].id = i;
+        rt_alarms_init(&ps[i].alarms, &ps[i]);
         atomic_store(&ps[i].tick, 1);
         atomic_store(&sched.allp[i], &ps[i]);
     }
@@ -348,6 +349,49 @@ test_look_says_how_long_to_sleep(void)
 }
 
 static void
+test_alarm_that_is_due_counts_as_somebody_who_waits(void)
+{
+    rt_timer t = {0};
+    set_up(2, 100 * MS);
+    atomic_store(&sched.by_id[RT_SPARE_P], &ps[1]);
+    rt_alarms_start(&ps[0].alarms, &t, fake_now + 50 * MS);
+    for (int i = 0; i < 4; i++)
+        look_after(10 * MS);
+    CHECK_EQ(preempted[0], 0);
+    look_after(10 * MS);
+    CHECK_EQ(preempted[0], 1);
+    for (int i = 0; i < 3; i++)
+        look_after(10 * MS);
+    CHECK(atomic_load(&ps[0].lent));
+    CHECK(!atomic_load(&ps[1].lent));
+    CHECK_EQ(preempted[1], 0);
+    CHECK(rt_alarms_stop(&ps[0].alarms, &t));   /* another M has run it */
+    int asked = preempted[0];
+    for (int i = 0; i < 20; i++)
+        look_after(10 * MS);
+    CHECK_EQ(preempted[0], asked);
+    CHECK_EQ(stalls[0], 0);
+    rt_timers_fini(&ps[0].alarms.heap);
+}
+
+static void
+test_look_sleeps_no_longer_than_to_the_alarm_of_a_busy_p(void)
+{
+    rt_timer t = {0}, first = {0};
+    set_up(2, 0);
+    atomic_store(&ps[1].sleeping, RT_SLEEPING);
+    rt_alarms_start(&ps[0].alarms, &t, fake_now + 1300 * MS);
+    rt_alarms_start(&ps[1].alarms, &first, fake_now + 1100 * MS);   /* its M sees to it */
+    for (int i = 0; i < 99; i++)
+        look_after(10 * MS);
+    CHECK_EQ(look_after(10 * MS), 300 * MS);
+    CHECK_EQ(look_after(300 * MS), RT_SYSMON_SOON);       /* it is asked to make way */
+    CHECK_EQ(preempted[0], 1);
+    rt_timers_fini(&ps[0].alarms.heap);
+    rt_timers_fini(&ps[1].alarms.heap);
+}
+
+static void
 test_coarse_clock_follows(void)
 {
     set_up(1, 0);
@@ -532,6 +576,8 @@ main(void)
     RUN(test_time_that_sysmon_was_not_given_does_not_count);
     RUN(test_time_that_a_callback_waited_counts);
     RUN(test_look_says_how_long_to_sleep);
+    RUN(test_alarm_that_is_due_counts_as_somebody_who_waits);
+    RUN(test_look_sleeps_no_longer_than_to_the_alarm_of_a_busy_p);
     RUN(test_coarse_clock_follows);
     RUN(test_trace_comes_every_period);
     RUN(test_thread_starts_and_stops);

@@ -19,12 +19,13 @@ static const char *
 wrong_at_end(const state *s)
 {
     uint8_t idle = 0, ran = s->mem[RAN], issued = 0, kept = s->mem[GLOBAL];
-    bool waits = s->mem[GLOBAL] != 0, open_sleeps = false, spare_sleeps = false;
+    bool waits = s->mem[GLOBAL] != 0, alarm_waits = false, open_sleeps = false, spare_sleeps = false;
     for (int p = 0; p < ALL_PS; p++) {
         waits = waits || s->mem[HEAD + p] != s->mem[TAIL + p];
         for (int at = s->mem[HEAD + p]; at < s->mem[TAIL + p]; at++)
             kept |= bit(s->mem[SLOT + p * RING + at]);
-        kept |= s->mem[INBOX + p];
+        kept |= s->mem[INBOX + p] | s->mem[ALARM + p];
+        alarm_waits = alarm_waits || (s->mem[LENT + p] && s->mem[ALARM + p]);
         if (!(s->mem[BY_ID] & bit(p))) {
             if (p != 0 && p < s->mem[NPROCS]) {
                 idle |= bit(p);
@@ -36,13 +37,13 @@ wrong_at_end(const state *s)
     }
     for (int i = 0; i < THREADS; i++) {
         const thread *th = &s->th[i];
-        if (sc->th[i].role != SUBMITTER || th->ended)
+        if ((sc->th[i].role != SUBMITTER && sc->th[i].role != ALARMER) || th->ended)
             issued |= sc->th[i].items;
         if (!th->alive || th->ended)
             continue;
         if (sc->th[i].role != M || th->pc[F_NPWAIT] == 0)
             return "a thread waits for ever, other than by sleeping";
-        if (th->pinned || th->runnext || s->mem[INBOX + th->p]
+        if (th->pinned || th->runnext || s->mem[INBOX + th->p] || s->mem[ALARM + th->p]
             || s->mem[HEAD + th->p] != s->mem[TAIL + th->p])
             return "an M sleeps on work of its own";
         if (s->mem[MODE + th->p] == OPEN) {
@@ -60,6 +61,8 @@ wrong_at_end(const state *s)
         return "a goroutine is lost";
     if (waits && open_sleeps)
         return "work waits while an open P is idle";
+    if (alarm_waits && spare_sleeps)
+        return "the alarm of a stuck M waits while the spare P is idle";
     if (waits && spare_sleeps && s->mem[NLENT] != 0)
         return "work waits while the spare P is idle and stands in for another";
     if (s->mem[NSPINNING] != 0)
@@ -82,7 +85,7 @@ print_way(uint32_t to)
         make_move(&s, moves[n]);
         int i = moves[n] / 4;
         static const char *const roles[] = {"", "M", "producer", "submitter", "set_procs",
-                                            "lender", "starter"};
+                                            "lender", "starter", "alarmer"};
         if (said[0] != '\0' || before.mem[NSPINNING] != s.mem[NSPINNING]) {
             printf("    %s%d%-*s", roles[sc->th[i].role], sc->th[i].role == M ? sc->th[i].p : i,
                    12 - (int)strlen(roles[sc->th[i].role]), ":");

@@ -29,7 +29,8 @@ enum {
     GLOBAL, GLEN, GLOCK,        /* the global queue: bit mask of goroutines, its length, lock */
     HEAD, TAIL = HEAD + ALL_PS, INBOX = TAIL + ALL_PS, PSLEEP = INBOX + ALL_PS,
     WOKEN = PSLEEP + ALL_PS, EVENT = WOKEN + ALL_PS, MODE = EVENT + ALL_PS, LENT = MODE + ALL_PS,
-    SLOT = LENT + ALL_PS,                                       /* private until TAIL says so */
+    ALARM = LENT + ALL_PS,      /* bit mask of what a P's alarms make runnable, all of them due */
+    SLOT = ALARM + ALL_PS,                                      /* private until TAIL says so */
     RAN = SLOT + ALL_PS * RING,                                 /* ghost: who has run */
     VARS
 };
@@ -37,7 +38,7 @@ enum {
 /* Where each function of a thread stands; no function calls itself. */
 enum {
     F_MAIN, F_FIND, F_GLOBAL, F_STEAL, F_STOP, F_SLEEP, F_SHARED, F_TAKES, F_POLL, F_NPWAIT, F_PUT,
-    F_WAKE_ONE, F_START, F_IDLE, F_SPARE, F_WAKE, F_PROCS, FUNCTIONS
+    F_WAKE_ONE, F_START, F_IDLE, F_SPARE, F_WAKE, F_PROCS, F_ALARMS, FUNCTIONS
 };
 
 typedef struct {
@@ -47,7 +48,7 @@ typedef struct {
     uint8_t alive;              /* its thread was started */
     uint8_t ended;              /* or runs something that never returns */
     /* Locals; 0 while they mean nothing. */
-    uint8_t gp, i, j, old, h, t, id, failed, n, got, from, listed, open, shared, spun, moved;
+    uint8_t gp, i, j, old, h, t, id, failed, n, got, from, listed, open, shared, spun, moved, due;
     uint8_t result, arg;
     uint8_t nstores;
     uint8_t stores[STORES][2];  /* variable, value; oldest first */
@@ -60,7 +61,7 @@ typedef struct {
 
 /* ---- scenarios ---- */
 
-typedef enum { NOTHING, M, PRODUCER, SUBMITTER, SET_PROCS, LENDER, STARTER } role;
+typedef enum { NOTHING, M, PRODUCER, SUBMITTER, SET_PROCS, LENDER, STARTER, ALARMER } role;
 typedef enum {
     RETURNS,                    /* a goroutine that runs and ends */
     STAYS,                      /* one that never gives its M back */
@@ -78,8 +79,9 @@ typedef struct {
     bool poller;                /* look into the poller, too */
     struct {
         role role;
-        uint8_t p;              /* an M's; of a SUBMITTER, whom it submits to; of a LENDER or
-                                   STARTER, whose M is stuck or to be started */
+        uint8_t p;              /* an M's; of a SUBMITTER or ALARMER, whose inbox or alarms it
+                                   puts into; of a LENDER or STARTER, whose M is stuck or to
+                                   be started */
         uint8_t items;          /* bit mask: what an M's queue of pinned ones holds, what a
                                    producer puts */
         uint8_t procs[2];       /* SET_PROCS: what it sets, one after the other; 0: nothing */
@@ -100,7 +102,8 @@ typedef enum {
     NO_LOOK_AT_MODE, NO_FENCE_IN_SET_PROCS, CLOSED_KEEPS_QUIET, REOPENED_KEEPS_QUIET,
     STARTING_FOR_EVER, ONLY_FIRST_IS_STARTED, SPARE_NOT_WOKEN, LENT_ONCE,
     STEAL_WITHOUT_CAS, GLOBAL_SHRINKS_FIRST, SPARE_KEEPS_QUIET, TAKEN_BIT_NOT_COUNTED,
-    BIT_OF_WHO_STARTS, STARTER_KEEPS_QUIET, MUTANTS
+    BIT_OF_WHO_STARTS, STARTER_KEEPS_QUIET, ALARMS_BEFORE_DOZING, ALARM_WAKES_NOBODY,
+    LENT_ALARMS_WAIT, MUTANTS
 } mutant;
 
 /* Ended by one without a name. */
@@ -115,6 +118,7 @@ typedef struct {
     bool procs;                 /* GOMAXPROCS and modes */
     bool by_id;                 /* which Ms were started */
     bool lent;                  /* lent Ps */
+    bool alarms;
 } scenario_changes;
 extern scenario_changes changes;
 
@@ -133,6 +137,7 @@ outcome rt_sched_lend(state *s, thread *th, int p);
 outcome rt_p_put_fresh(state *s, thread *th, int gp);
 outcome rt_p_lock(state *s, thread *th);
 outcome rt_p_wake(state *s, thread *th, int p);
+outcome rt_p_start_alarm(state *s, thread *th, int p, int gp);
 
 /* ---- threads.c ---- */
 

@@ -2,7 +2,7 @@
  *
  * The functions below are those of csrc/rt_sched.c and of the poller's wake-up, one by one
  * and with the same names, reduced to what the protocol needs: no timers, no descriptors,
- * no fairness.  Each is cut into steps (steps.h).
+ * no fairness; an alarm is due as soon as it is started.  Each is cut into steps (steps.h).
  *
  * Left out on purpose: with GOMAXPROCS at 1 nobody is woken for what a P puts into its own
  * ring, and no fence is paid for; where GOMAXPROCS grows at that very moment it waits for
@@ -82,6 +82,18 @@ rt_p_wake(state *s, thread *th, int p)
         }
     }
     th->old = 0;
+    END;
+}
+
+outcome
+rt_p_start_alarm(state *s, thread *th, int p, int gp)
+{
+    BEGIN(F_ALARMS)
+    FENCE;
+    s->mem[ALARM + p] |= bit(gp);
+    say("G%d: to the alarms of P%d", gp, p);
+    if (planted != ALARM_WAKES_NOBODY)
+        CALL(rt_p_wake(s, th, p));
     END;
 }
 
@@ -460,6 +472,56 @@ shared_work(state *s, thread *th)
     END;
 }
 
+/* th->due: is an alarm due that this M is to run? */
+static outcome
+next_alarm(state *s, thread *th)
+{
+    BEGIN(F_ALARMS)
+    PAUSE_ALARMS;
+    th->due = load(s, th, ALARM + th->p) != 0;
+    PAUSE_LENT;
+    if (th->due || load(s, th, NLENT) == 0 || planted == LENT_ALARMS_WAIT)
+        RETURN;
+    CALL(takes_shared(s, th));
+    if (!th->result)
+        RETURN;
+    th->result = 0;
+    for (th->i = 0; th->i < ALL_PS; th->i++) {
+        PAUSE_ALARMS;
+        th->due = load(s, th, LENT + th->i) && load(s, th, ALARM + th->i) != 0;
+        if (th->due)
+            break;
+    }
+    th->i = 0;
+    END;
+}
+
+/* th->result: were there any? */
+static outcome
+run_lent_alarms(state *s, thread *th)
+{
+    BEGIN(F_ALARMS)
+    PAUSE_LENT;
+    if (load(s, th, NLENT) == 0)
+        RETURN;
+    CALL(takes_shared(s, th));
+    if (!th->result)
+        RETURN;
+    th->result = 0;
+    for (th->i = 0; th->i < ALL_PS; th->i++) {
+        PAUSE_ALARMS;
+        if (!load(s, th, LENT + th->i) || load(s, th, ALARM + th->i) == 0)
+            continue;
+        FENCE;                          /* rt_alarms_run(): the lock */
+        th->result = s->mem[ALARM + th->i] != 0;
+        th->pinned |= s->mem[ALARM + th->i];
+        s->mem[ALARM + th->i] = 0;
+        say("P%d: runs the alarms of P%d", th->p, th->i);
+    }
+    th->i = 0;
+    END;
+}
+
 /* The poller's wait(): with nothing but wake-ups to wait for. */
 static outcome
 np_wait(state *s, thread *th, bool block)
@@ -509,6 +571,8 @@ sleep_until_work(state *s, thread *th)
     th->listed = load(s, th, MODE + th->p) == OPEN;
     if (planted == LOOK_BEFORE_LISTED)
         CALL(shared_work(s, th));
+    if (planted == ALARMS_BEFORE_DOZING)
+        CALL(next_alarm(s, th));
     if (planted == LISTED_BEFORE_DOZING && th->listed)
         CALL(set_idle(s, th, th->p));
     if (planted == NO_FENCE_BEFORE_SLEEP) {
@@ -547,11 +611,13 @@ sleep_until_work(state *s, thread *th)
     th->open = 0;
     if (planted == NO_LOOK_AT_MODE)
         th->moved = 0;
+    if (changes.alarms && planted != ALARMS_BEFORE_DOZING)
+        CALL(next_alarm(s, th));
     PAUSE;
-    if (!th->shared && !th->moved
+    if (!th->shared && !th->moved && !th->due
         && (load(s, th, INBOX + th->p) == 0 || planted == NO_LOOK_AT_INBOX))
         CALL(rt_p_poll(s, th));
-    th->moved = 0;
+    th->moved = th->due = 0;
     FENCE;
     s->mem[PSLEEP + th->p] = AWAKE;
     if (th->listed) {
@@ -599,6 +665,13 @@ rt_sched_find(state *s, thread *th)
                 CALL(stop_spinning(s, th));
             RETURN;
         }
+        PAUSE_ALARMS;
+        if (load(s, th, ALARM + th->p) != 0) {  /* run_timers() */
+            FENCE;
+            th->pinned |= s->mem[ALARM + th->p];
+            s->mem[ALARM + th->p] = 0;
+            continue;
+        }
         PAUSE;
         if (load(s, th, INBOX + th->p) != 0) {  /* take_inbox() */
             FENCE;
@@ -615,6 +688,13 @@ rt_sched_find(state *s, thread *th)
         if (th->result) {
             th->result = 0;
             continue;
+        }
+        if (changes.alarms && changes.lent) {
+            CALL(run_lent_alarms(s, th));
+            if (th->result) {
+                th->result = 0;
+                continue;
+            }
         }
         CALL(sleep_until_work(s, th));
     }

@@ -75,6 +75,16 @@ const scenario scenarios[] = {
      false, false,
      {{M, 0, 1}, {M, SPARE}, {PRODUCER, 0, 4}},
      {{LOCKS_STAYS, 2}}},
+    {"alarms", "two threads start alarms of one M", 1, 1, false, true,
+     {{M, 0}, {ALARMER, 0, 1}, {ALARMER, 0, 2}},
+     {{RETURNS}}},
+    {"lend_alarm", "the only M is stuck, a thread starts an alarm of it", 1, 1 | 1 << SPARE,
+     false, false,
+     {{M, 0, 1}, {M, SPARE}, {ALARMER, 0, 2}, {LENDER, 0}},
+     {{STAYS}, {RETURNS}}},
+    {"lend_alarm_start", "the same, and the spare M was never started", 1, 1, false, false,
+     {{M, 0, 1}, {M, SPARE}, {ALARMER, 0, 2}, {LENDER, 0}},
+     {{STAYS}, {RETURNS}}},
     {"foreign_two", "two threads put one each, two Ms, one of them is lost for ever", 2, 3,
      false, false,
      {{M, 0}, {M, 1}, {PRODUCER, 0, 1}, {PRODUCER, 0, 2}},
@@ -128,6 +138,9 @@ const char *const mutants[MUTANTS] = {
     [TAKEN_BIT_NOT_COUNTED] = "taken_bit_not_counted",
     [BIT_OF_WHO_STARTS] = "bit_of_who_starts",
     [STARTER_KEEPS_QUIET] = "starter_keeps_quiet",
+    [ALARMS_BEFORE_DOZING] = "alarms_before_dozing",
+    [ALARM_WAKES_NOBODY] = "alarm_wakes_nobody",
+    [LENT_ALARMS_WAIT] = "lent_alarms_wait",
 };
 
 mutant planted;
@@ -142,6 +155,7 @@ scenario_use(const scenario *sn)
     for (int i = 0; i < THREADS; i++) {
         changes.procs = changes.procs || sc->th[i].role == SET_PROCS;
         changes.lent = changes.lent || sc->th[i].role == LENDER;
+        changes.alarms = changes.alarms || sc->th[i].role == ALARMER;
         changes.by_id = changes.by_id || (sc->th[i].role == M && !(sc->started & bit(sc->th[i].p)));
     }
     for (int i = 0; i < ITEMS; i++)

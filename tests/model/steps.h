@@ -49,10 +49,11 @@ say(const char *what, int a, int b)
     } while (0)
 #define PAUSE PAUSE_(__LINE__ - base_)
 /* Before a look at what changes in some scenarios only: GOMAXPROCS and modes, started Ms,
-   lent Ps. */
+   lent Ps, alarms. */
 #define PAUSE_PROCS if (changes.procs) PAUSE
 #define PAUSE_BY_ID if (changes.by_id) PAUSE
 #define PAUSE_LENT if (changes.lent) PAUSE
+#define PAUSE_ALARMS if (changes.alarms) PAUSE
 /* Within the poller, where that is looked at. */
 #define PAUSE_POLLER if (sc->poller) PAUSE
 /* Go on only once cond holds. */

@@ -67,6 +67,19 @@ submitter_main(state *s, thread *th, const scenario *sn, int self)
 }
 
 static outcome
+alarmer_main(state *s, thread *th, const scenario *sn, int self)
+{
+    BEGIN(F_MAIN)
+    th->arg = sn->th[self].items;
+    while (th->arg != 0) {
+        CALL(rt_p_start_alarm(s, th, sn->th[self].p, lowest(th->arg)));
+        th->arg &= (uint8_t)(th->arg - 1);
+    }
+    STOP;
+    END;
+}
+
+static outcome
 set_procs_main(state *s, thread *th, const scenario *sn, int self)
 {
     BEGIN(F_MAIN)
@@ -77,13 +90,23 @@ set_procs_main(state *s, thread *th, const scenario *sn, int self)
     END;
 }
 
-/* Sysmon lends a P, and again when it finds it stuck. */
+static bool
+alarms_started(const state *s)
+{
+    for (int i = 0; i < THREADS; i++)
+        if (sc->th[i].role == ALARMER && !s->th[i].ended)
+            return false;
+    return true;
+}
+
+/* Sysmon lends a P, and again when it finds it stuck with something to do. */
 static outcome
 lender_main(state *s, thread *th, const scenario *sn, int self)
 {
     BEGIN(F_MAIN)
     CALL(rt_sched_lend(s, th, sn->th[self].p));
-    AWAIT(s->th[sn->th[self].p].ended && s->th[sn->th[self].p].nstores == 0);
+    AWAIT(s->th[sn->th[self].p].ended && s->th[sn->th[self].p].nstores == 0
+          && alarms_started(s));
     CALL(rt_sched_lend(s, th, sn->th[self].p));
     STOP;
     END;
@@ -111,6 +134,8 @@ step(state *s, int i)
         return producer_main(s, th, sc, i);
     case SUBMITTER:
         return submitter_main(s, th, sc, i);
+    case ALARMER:
+        return alarmer_main(s, th, sc, i);
     case SET_PROCS:
         return set_procs_main(s, th, sc, i);
     case LENDER:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from runtime import Chan, ChanClosed, go, gosched, num_goroutine, sleep
+from waits import parked
 
 
 def settle() -> None:
@@ -28,8 +29,7 @@ def test_unbuffered_send_waits_for_its_receiver() -> None:
         ch.send(1)
         log.append("sent")
 
-    g = go(sender)
-    settle()
+    g = parked(go(sender))
     assert log == ["sending"]
     assert ch.recv() == 1
     g.join()
@@ -41,9 +41,7 @@ def test_buffered_send_waits_only_when_full() -> None:
     for i in range(3):
         ch.send(i)
     assert len(ch) == 3
-    g = go(ch.send, 3)
-    settle()
-    assert g.state == "waiting"
+    g = parked(go(ch.send, 3))
     assert [ch.recv() for _ in range(4)] == [0, 1, 2, 3]
     g.join()
     assert len(ch) == 0

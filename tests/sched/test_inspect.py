@@ -399,7 +399,7 @@ def test_wait_duration_grows_and_who_waited_first_has_waited_longer() -> None:
 
 def header(**changes: Any) -> str:
     i = info(current())._replace(**changes)
-    return _inspect.info_text(i).partition("\n")[0]
+    return _inspect.describe(i).partition("\n")[0]
 
 
 def test_stack_shows_minutes_from_one_on() -> None:

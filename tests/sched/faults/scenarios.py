@@ -13,7 +13,20 @@ from typing import Any
 from common import TIME_LIMIT, Scenario, close
 
 import runtime
-from runtime import Chan, ChanClosed, DeadlockError, Mutex, WaitGroup, go, gosched, http, net, sleep
+from runtime import (
+    Cancelled,
+    Chan,
+    ChanClosed,
+    DeadlockError,
+    Mutex,
+    WaitGroup,
+    go,
+    gosched,
+    http,
+    net,
+    sleep,
+    testing,
+)
 
 logging.getLogger("runtime.http").disabled = True
 var: contextvars.ContextVar[object] = contextvars.ContextVar("var")
@@ -204,6 +217,45 @@ class Nested(Scenario):
         assert self.gs[0].join() == 7
 
 
+class Bubble(Scenario):
+    secondary = (TimeoutError, Cancelled)
+
+    def __init__(self) -> None:
+        super().__init__()
+        contextvars.Context()  # CPython 3.11 crashes if there is no memory for the first one
+
+    def work(self, ch: Any) -> None:
+        sleep(2.0)
+        ch.send(1)
+
+    def body(self) -> None:
+        ch: Any = Chan()
+        g = self.gs[0] = go(self.work, ch)
+        testing.wait()
+        assert ch.recv(10.0) == 1
+        g.join()
+        try:
+            ch.recv(5.0)
+        except TimeoutError:
+            pass
+
+    def run(self) -> None:
+        testing.bubble(self.body)
+
+
+class BubbleDeadlock(Bubble):
+    def body(self) -> None:
+        ch: Any = Chan()
+        go(ch.recv)
+        ch.recv()
+
+    def run(self) -> None:
+        try:
+            testing.bubble(self.body)
+        except DeadlockError:
+            pass
+
+
 class Thread(Scenario):
     """A scenario in which a plain thread does something, too."""
 
@@ -274,6 +326,24 @@ class ThreadSpawns(Thread):
             self.chans[0].send(i + 100)
             assert self.chans[1].recv() == divmod(i + 100, 3)
         self.chans[0].close()
+
+
+class ThreadBubble(Thread, Bubble):
+    """A plain thread that starts a bubble."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chans[0] = Chan()
+
+    def body(self) -> None:
+        testing.bubble(Bubble.body, self)
+
+    def stop(self) -> None:
+        close(self.chans[0])
+
+    def run(self) -> None:
+        self.begin.release()
+        self.chans[0].recv_ok()
 
 
 class ThreadWaits(Thread):
