@@ -14,8 +14,22 @@ from hypothesis import strategies as st
 
 import programs
 import runtime
-from runtime import Chan, ChanClosed, Mutex, WaitGroup, blocking, go, gosched, sleep, testing
+from runtime import (
+    Chan,
+    ChanClosed,
+    Mutex,
+    WaitGroup,
+    blocking,
+    go,
+    gosched,
+    recv,
+    select,
+    send,
+    sleep,
+    testing,
+)
 from runtime.testing import ExploreError, explore, replay
+from runtime.time import after_func
 
 Body = Callable[[], object]
 
@@ -164,6 +178,48 @@ def wait_group_added_late(fixed: bool) -> Body:
     return body
 
 
+def lost_in_select(fixed: bool) -> Body:
+    def body() -> None:
+        items: Chan[int] = Chan(3)
+        done: Chan[None] = Chan()
+        got = []
+
+        def consume() -> None:
+            while True:
+                chosen = select(recv(items), recv(done))
+                if chosen.index == 0:
+                    got.append(chosen.value)
+                    continue
+                while fixed and len(items):
+                    got.append(items.recv())
+                return
+
+        g = go(consume)
+        for i in range(3):
+            items.send(i)
+        done.close()
+        g.join()
+        assert got == [0, 1, 2]
+
+    return body
+
+
+def timer_stopped_too_late(fixed: bool) -> Body:
+    def body() -> None:
+        ended: list[str] = []
+
+        def work() -> None:
+            sleep(60)
+            ended.append("work")
+
+        timer = after_func(61 if fixed else 60, lambda: ended.append("alarm"))
+        work()
+        timer.stop()
+        assert ended == ["work"]
+
+    return body
+
+
 def timed_out_by_a_tie(fixed: bool) -> Body:
     def body() -> None:
         ch: Chan[int] = Chan(1)
@@ -186,6 +242,8 @@ BUGS: dict[Callable[[bool], Body], tuple[str, type[BaseException] | None]] = {
     check_then_act: ("exception", IndexError),
     missed_signal: ("deadlock", None),
     wait_group_added_late: ("exception", AssertionError),
+    lost_in_select: ("exception", AssertionError),
+    timer_stopped_too_late: ("exception", AssertionError),
     timed_out_by_a_tie: ("exception", TimeoutError),
 }
 bugs = pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
@@ -216,7 +274,7 @@ def test_bug_planted_is_found_by_each_strategy(bug, strategy):
 def test_bug_put_right_is_not_found(bug):
     report = explore(bug(True))
     assert report.schedules == 1000
-    assert report.distinct > 1 or bug is timed_out_by_a_tie
+    assert report.distinct > 1 or bug in (timed_out_by_a_tie, timer_stopped_too_late)
     assert report.nondeterminism == ()
 
 
@@ -398,9 +456,12 @@ def test_system_exit_ends_the_exploration():
 TRACE = """
     import sys
     from types import SimpleNamespace
-    from runtime import Chan, Mutex, go, gosched, sleep, testing
+    from runtime import Chan, Mutex, go, gosched, recv, select, send, sleep, testing
 
     def body():
+        a, b = Chan(1), Chan(1)
+        for _ in range(4):
+            select(recv(a), send(a, 1), recv(b), send(b, 1))
         mu, ch, log = Mutex(), Chan(1), {}
         def work(name):
             for i in range(3):
@@ -440,7 +501,9 @@ def test_seed_means_the_same_schedule_in_all_processes():
 def scripts(draw: st.DrawFn) -> list[list[tuple[str, int]]]:
     """For each of some goroutines, what it does."""
     op = st.tuples(
-        st.sampled_from(["send", "recv", "lock", "add", "yield", "sleep", "spawn", "close"]),
+        st.sampled_from(
+            ["send", "recv", "lock", "add", "yield", "sleep", "spawn", "close", "select", "alarm"]
+        ),
         st.integers(0, 2),
     )
     return draw(st.lists(st.lists(op, max_size=6), min_size=1, max_size=4))
@@ -466,6 +529,10 @@ def perform(script: list[list[tuple[str, int]]]) -> None:
                 gosched()
             elif op == "sleep":
                 sleep(i)
+            elif op == "select":
+                select(recv(chans[i]), send(chans[(i + 1) % 3], 5), recv(chans[2]), timeout=i)
+            elif op == "alarm":
+                after_func(i, act, ops[1:][:1])
             elif op == "spawn":
                 go(act, ops[1:][:i])
             else:
