@@ -272,7 +272,7 @@ def _size(plan: Plan) -> tuple[int, int]:
 
 
 def _shorter(plan: Plan) -> Iterator[Plan]:
-    """Plans that do without some of the switches, without many first."""
+    """Plans that do without some of the switches, without many first, or preempt near by."""
     preempted = [item for item in plan if item[1]]
     if 1 < len(preempted) <= _SHRINK_RUNS // 5:
         yield from ([item] for item in preempted)
@@ -284,7 +284,8 @@ def _shorter(plan: Plan) -> Iterator[Plan]:
         size //= 2
     for i, (who, point) in enumerate(plan):
         if point:
-            yield [*plan[:i], (who, 0), *plan[i + 1 :]]
+            near = (p for d in range(1, 9) for p in (point + d, point - d) if p > 0)
+            yield from ([*plan[:i], (who, p), *plan[i + 1 :]] for p in (0, *near))
 
 
 def _parameters(strategy: str, seed: int) -> tuple[int, int]:
