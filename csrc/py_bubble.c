@@ -211,6 +211,8 @@ static RT_COLD void
 cancel_all(py_bubble *b)
 {
     py_m *mp = b->mp;
+    for (uint32_t i = 0; b->explorer != NULL && i < py_explore_count(b->explorer); i++)
+        cancel(py_explore_goroutine(b->explorer, i));
     for (const py_seat *seat = mp->seats; seat != NULL; seat = seat->next) {
         Goroutine *gp = seat->waiter.g;
         if (gp != NULL && gp->g.bubbled && seat->bubble == b)

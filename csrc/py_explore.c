@@ -312,6 +312,18 @@ py_explore_add(py_explorer *ex, Goroutine *gp)
     gp->cold = true;
 }
 
+uint32_t
+py_explore_count(const py_explorer *ex)
+{
+    return ex->n;
+}
+
+Goroutine *
+py_explore_goroutine(const py_explorer *ex, uint32_t i)
+{
+    return ex->all[i].g;
+}
+
 void
 py_explore_begin(py_explorer *ex, py_m *mp)
 {

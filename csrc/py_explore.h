@@ -35,6 +35,9 @@ int py_explore_init_types(PyObject *module);
 /* gp (borrowed) begins its life in ex's bubble: it is held, and numbered, unless there is no
    room for more. */
 void py_explore_add(py_explorer *ex, Goroutine *gp);
+/* The goroutines that were added, in that order. */
+uint32_t py_explore_count(const py_explorer *ex);
+Goroutine *py_explore_goroutine(const py_explorer *ex, uint32_t i);
 /* ex's goroutines are to run on mp. */
 void py_explore_begin(py_explorer *ex, py_m *mp);
 /* gp, which is held, is runnable; on its M. */

@@ -132,9 +132,7 @@ class _Run:
         ex = self.explorer
         ex.end()
         for _ in range(_END_ROUNDS):
-            for g in ex.goroutines:
-                if not g.done():
-                    g.cancel()
+            bubble.cancel()
             if self._wait(bubble):
                 break
         else:
