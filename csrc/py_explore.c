@@ -348,7 +348,7 @@ py_explore_hold(rt_g *g, bool inbox)
     Goroutine *gp = py_g_of(g);
     py_explorer *ex = explorer_of(gp);
     Goroutine *waker = ex->mp->curg;
-    ex->outside |= (inbox && gp->number != 0) || (waker != NULL && !waker->g.held);
+    ex->outside |= (inbox && gp->g.started) || (waker != NULL && !waker->g.held);
     py_explore_ready(gp);
 }
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import programs
 import runtime
+import waits
 from runtime import (
     Chan,
     ChanClosed,
@@ -777,8 +778,20 @@ def test_io_and_threads_are_reported():
     assert any("I/O" in why for why in report.nondeterminism)
 
     outside: Chan[int] = Chan()
-    g = go(lambda: [sleep(0.001) or outside.send(i) for i in range(4)])
-    report = explore(lambda: outside.recv() and None, seeds=range(3))
+    receivers: list[runtime.Goroutine[object]] = []
+
+    def receive() -> None:
+        receivers.append(runtime.current())
+        outside.recv()
+
+    def feed() -> None:
+        for i in range(4):
+            waits.until(lambda i=i: len(receivers) > i)
+            waits.parked(receivers[i])
+            outside.send(i)
+
+    g = go(feed)
+    report = explore(receive, seeds=range(3))
     g.join()
     assert any("outside" in why for why in report.nondeterminism)
 
