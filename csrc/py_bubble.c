@@ -30,6 +30,7 @@
 #include "py_bubble.h"
 
 #include "py_chan.h"
+#include "py_explore.h"
 #include "py_wait.h"
 
 /* ---- who is in it ---- */
@@ -56,6 +57,8 @@ void
 py_bubble_submit(py_bubble *b, Goroutine *gp)
 {
     py_m *cur = py_tls_m;
+    if (b->explorer != NULL)
+        py_explore_add(b->explorer, gp);
     if (b->total++ == 0)
         Py_INCREF(b);
     gp->g.bubbled = 1;
@@ -67,7 +70,10 @@ py_bubble_submit(py_bubble *b, Goroutine *gp)
         RT_COUNT(cur->created, 1);
     else
         atomic_fetch_add(&core->created, 1);
-    rt_p_put_pinned(cur ? &cur->p : NULL, &b->mp->p, &gp->g);
+    if (gp->g.held && cur == b->mp)
+        py_explore_ready(gp);
+    else
+        rt_p_put_pinned(cur ? &cur->p : NULL, &b->mp->p, &gp->g);
 }
 
 void
@@ -126,6 +132,8 @@ py_bubble_left(py_m *mp, Goroutine *gp)
         b->listed = false;
         mp->p.nbubbles--;
     }
+    if (b->explorer != NULL)
+        py_points_over(mp);
     tell_caller(b, &b->ended);
     if (rt_alarms_next(&b->alarms) == RT_FOREVER) {
         Py_DECREF(b);
@@ -140,8 +148,7 @@ py_bubble_left(py_m *mp, Goroutine *gp)
 static bool
 is_member(const py_bubble *b, const Goroutine *gp)
 {
-    return gp->g.pp == &b->mp->p && gp->g.bubbled
-           && (gp->g.started ? gp->seat->bubble : gp->bubble) == b;
+    return gp->g.pp == &b->mp->p && gp->g.bubbled && py_bubble_of(gp) == b;
 }
 
 bool
@@ -165,8 +172,14 @@ py_bubble_is_durable(const py_bubble *b, const Goroutine *gp, int reason)
         return q != NULL && RT_CONTAINER_OF(q, Chan, recvq)->bubbled;
     case PY_WAIT_JOIN:
         return q != NULL && is_member(b, RT_CONTAINER_OF(q, Goroutine, joiners));
-    default:
+    case PY_WAIT_IO:
+    case PY_WAIT_SYSCALL:
+    case PY_WAIT_FUTURE:
+    case PY_WAIT_RUN_BUBBLE:
         return false;
+    default:
+        /* What explores has all that it uses to itself, or its schedules mean nothing. */
+        return b->explorer != NULL && !(reason & PY_WAIT_OUTSIDE);
     }
 }
 
@@ -201,6 +214,8 @@ static RT_COLD void
 cancel_all(py_bubble *b)
 {
     py_m *mp = b->mp;
+    for (uint32_t i = 0; b->explorer != NULL && i < py_explore_count(b->explorer); i++)
+        cancel(py_explore_goroutine(b->explorer, i));
     for (const py_seat *seat = mp->seats; seat != NULL; seat = seat->next) {
         Goroutine *gp = seat->waiter.g;
         if (gp != NULL && gp->g.bubbled && seat->bubble == b)
@@ -238,6 +253,8 @@ go_on(py_bubble *b, bool busy)
         rt_timers_run(&b->timers, b->now);
         rt_alarms_run(&b->alarms, b->now);
         b->firing = false;
+        if (b->explorer != NULL)
+            py_explore_go_on(b->explorer);
         return true;
     }
     if (b->stuck || !all_wait(b))
@@ -262,13 +279,22 @@ py_bubble_quiet(rt_p *pp, bool busy)
 static PyObject *
 bubble_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, ":Bubble", (char *[]){NULL}))
+    PyObject *explorer = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:Bubble", (char *[]){"explorer", NULL},
+                                     &explorer))
         return NULL;
+    if (explorer != Py_None && !Py_IS_TYPE(explorer, core->explorer_type)) {
+        PyErr_Format(PyExc_TypeError, "explorer must be an _Explorer or None, not %.200s",
+                     Py_TYPE(explorer)->tp_name);
+        return NULL;
+    }
     py_bubble *b = (py_bubble *)type->tp_alloc(type, 0);
     if (b == NULL)
         return NULL;
     b->id = atomic_fetch_add(&core->next_bubble_id, 1) + 1;
     rt_timers_init(&b->timers);
+    if (explorer != Py_None)
+        b->explorer = (py_explorer *)Py_NewRef(explorer);
     rt_alarms_init(&b->alarms, NULL);
     return (PyObject *)b;
 }
@@ -278,6 +304,7 @@ bubble_dealloc(py_bubble *b)
 {
     PyTypeObject *type = Py_TYPE(b);
     rt_timers_fini(&b->timers);
+    Py_XDECREF(b->explorer);
     rt_timers_fini(&b->alarms.heap);
     type->tp_free(b);
     Py_DECREF(type);
@@ -302,6 +329,8 @@ bubble_start(py_bubble *b, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
         return NULL;
     Py_INCREF(gp);              /* the scheduler's reference */
     b->mp = mp;
+    if (b->explorer != NULL)
+        py_explore_begin(b->explorer, mp);
     b->alarms.pp = &mp->p;
     b->root = gp;
     py_bubble_submit(b, gp);
@@ -380,8 +409,8 @@ static PyType_Slot bubble_slots[] = {
     {Py_tp_dealloc, bubble_dealloc},
     {Py_tp_methods, bubble_methods},
     {Py_tp_getset, bubble_getset},
-    {Py_tp_doc, "Bubble()\n--\n\n"
-                "Goroutines with a clock of their own.\n\n"
+    {Py_tp_doc, "Bubble(explorer=None)\n--\n\n"
+                "Goroutines with a clock of their own; explorer decides which of them runs.\n\n"
                 "start(fn, *args, **kwargs) starts the first one; run(timeout=None) waits until\n"
                 "all have ended (True) or none can ever go on (False).  cancel() cancels all that\n"
                 "there are when their thread comes to it."},

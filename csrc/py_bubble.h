@@ -18,6 +18,8 @@
 
 #include "py_core.h"
 
+typedef struct py_explorer py_explorer;
+
 /* A Python object: _core.Bubble.  All but what the lock guards belongs to mp's thread. */
 struct py_bubble {
     PyObject_HEAD
@@ -34,6 +36,7 @@ struct py_bubble {
     py_bubble *prev, *next;     /* of mp->bubbles */
     bool listed;                /* it is there */
     bool firing;                /* its timers run now, on mp */
+    py_explorer *explorer;      /* owned: decides who runs, see py_explore.h; or NULL */
     _Atomic bool doomed;        /* somebody wants all its goroutines cancelled */
 
     py_lock lock;               /* guards all of the following */
@@ -51,6 +54,12 @@ py_bubble_current(void)
     if (mp == NULL || RT_LIKELY(mp->p.nbubbles == 0))
         return NULL;
     return py_bubble_current_slow(mp);
+}
+/* The bubble of gp, which is g.bubbled (borrowed). */
+static inline py_bubble *
+py_bubble_of(const Goroutine *gp)
+{
+    return gp->g.started ? gp->seat->bubble : gp->bubble;
 }
 static inline py_bubble *
 py_bubble_of_alarms(const rt_alarms *as)

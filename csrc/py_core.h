@@ -99,6 +99,7 @@ struct Goroutine {
     bool failed;                /* outcome is an exception */
     bool asked;                 /* someone took the exception: no report */
     bool cold;                  /* any of the fields after `call` may be set */
+    uint16_t number;            /* of one that is g.held: in its explorer */
     py_lock lock;               /* guards outcome and joiners */
     PyObject *weakrefs;
     union {
@@ -206,8 +207,8 @@ typedef struct {
         *sender_type, *case_type, *selected_type, *mutex_type,
         *rwmutex_type, *rlocker_type, *waitgroup_type, *waitgroup_task_type, *once_type,
         *cond_type, *semaphore_type, *event_type, *int64_type, *bool_type, *value_type,
-        *map_type, *timer_type, *ticker_type, *netfd_type, *conn_type, *request_type, *writer_type,
-        *headers_type, *body_type, *server_type, *bubble_type;
+        *map_type, *timer_type, *ticker_type, *bubble_type, *explorer_type, *netfd_type, *conn_type,
+        *request_type, *writer_type, *headers_type, *body_type, *server_type;
     PyObject *foreign_key;      /* of a thread's Goroutine in its thread state's dict */
     PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed;
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */

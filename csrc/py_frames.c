@@ -8,9 +8,10 @@
  *
  *  - a frame belongs to code that holds such locks: the import system, threading,
  *    logging, queue and so on (the list is runtime/_preempt.py);
- *  - a frame is inside a `with` block of something that can be acquired and released:
- *    what was entered lies on the frame's value stack, and the table of exception
- *    handlers says where; or inside a try block of code that calls both by name;
+ *  - a frame is inside a `with` block of something that can be acquired and released, but
+ *    for this module's own locks, which belong to goroutines: what was entered lies on the
+ *    frame's value stack, and the table of exception handlers says where; or inside a try
+ *    block of code that calls both by name;
  *  - a method of an io.RawIOBase runs, for the buffer over it holds its lock;
  *  - the garbage collector runs finalizers: its lists are on this C stack;
  *  - a signal handler of the program's runs: what it has interrupted is not known;
@@ -42,8 +43,8 @@
 #include "py_frames.h"
 
 int
-py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *exempt,
-              PyObject *thread_locks, PyObject *raw_io, PyObject *generator_cm,
+py_zones_init(py_zones *z, PyObject *module, PyObject *files, PyObject *functions,
+              PyObject *exempt, PyObject *thread_locks, PyObject *raw_io, PyObject *generator_cm,
               PyObject *exit_stack, const char *resumes, Py_ssize_t nresumes)
 {
     if (!PyFrozenSet_CheckExact(files) || !PyFrozenSet_CheckExact(functions)
@@ -61,6 +62,7 @@ py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *exemp
     if (z->acquire == NULL || z->release == NULL || z->gen == NULL || z->py_repr == NULL
         || z->exit_callbacks == NULL)
         return -1;
+    z->module = module;
     z->files = Py_NewRef(files);
     z->functions = Py_NewRef(functions);
     z->exempt = Py_NewRef(exempt);
@@ -143,12 +145,22 @@ typedef struct {
     PyObject *found;            /* borrowed */
 } lock_search;
 
+/* Is it of a type of this module's, or derived from one? */
+static bool
+is_ours(const py_zones *z, PyObject *o)
+{
+    for (PyTypeObject *t = Py_TYPE(o); t != NULL; t = t->tp_base)
+        if (t->tp_flags & Py_TPFLAGS_HEAPTYPE && ((PyHeapTypeObject *)t)->ht_module == z->module)
+            return true;
+    return false;
+}
+
 /* Something that is acquired and released. */
 static bool
 is_lock(lock_search *q, PyObject *o)
 {
     if (!q->known)
-        return has(o, q->z->acquire) && has(o, q->z->release);
+        return has(o, q->z->acquire) && has(o, q->z->release) && !is_ours(q->z, o);
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(q->z->thread_locks); i++)
         if (PyObject_TypeCheck(o, (PyTypeObject *)PyTuple_GET_ITEM(q->z->thread_locks, i))) {
             q->found = o;
@@ -443,7 +455,7 @@ is_signal_handler(iframe *f, iframe *outer)
 }
 
 static const char *
-frames_pinned(const py_zones *z, PyThreadState *ts)
+frames_pinned(const py_zones *z, PyThreadState *ts, bool anywhere)
 {
     lock_search any = {.z = z};
     for (iframe *f = python_frame(top_frame(ts)), *outer; f != NULL; f = outer) {
@@ -454,7 +466,8 @@ frames_pinned(const py_zones *z, PyThreadState *ts)
             return "code that holds locks of its thread";
         if (zone == ZONE_BOTTOM)
             return NULL;
-        if (in_lock_block(&any, f, MAX_LEVELS))
+        /* Just before the release of a `finally` the block that shows it is over. */
+        if (in_lock_block(&any, f, MAX_LEVELS) || (anywhere && names_a_lock(z, code)))
             return "a lock of its thread";
         PyObject *self = code->co_argcount > 0 ? frame_arg(f, 0) : NULL;
         if (self != NULL && PyObject_TypeCheck(self, z->raw_io))
@@ -588,14 +601,14 @@ py_stack_drop(py_stack *s)
 }
 
 const char *
-py_frames_pinned(const py_zones *z, PyThreadState *ts)
+py_frames_pinned(const py_zones *z, PyThreadState *ts, bool anywhere)
 {
     if (collecting(ts))
         return "the garbage collector";
     PyObject *repr = ts->dict ? PyDict_GetItemWithError(ts->dict, z->py_repr) : NULL;
     if (repr != NULL && PyList_CheckExact(repr) && PyList_GET_SIZE(repr) != 0)
         return "repr()";
-    const char *why = frames_pinned(z, ts);
+    const char *why = frames_pinned(z, ts, anywhere);
     PyErr_Clear();
     return why;
 }

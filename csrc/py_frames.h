@@ -8,6 +8,7 @@
 
 /* Which frames must not be left; set once, by way of py_frames_init(). */
 typedef struct {
+    PyObject *module;           /* borrowed: the core's; its locks are those of goroutines */
     PyObject *files;            /* owned frozenset: their code objects' co_filename */
     PyObject *functions;        /* owned frozenset of (co_filename, co_qualname) */
     PyObject *exempt;           /* owned dict: functions in these files that hold nothing while
@@ -21,9 +22,10 @@ typedef struct {
 } py_zones;
 
 /* -1 with an exception set. */
-int py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *exempt,
-                  PyObject *thread_locks, PyObject *raw_io, PyObject *generator_cm,
-                  PyObject *exit_stack, const char *resumes, Py_ssize_t nresumes);
+int py_zones_init(py_zones *z, PyObject *module, PyObject *files, PyObject *functions,
+                  PyObject *exempt, PyObject *thread_locks, PyObject *raw_io,
+                  PyObject *generator_cm, PyObject *exit_stack, const char *resumes,
+                  Py_ssize_t nresumes);
 
 /* Does the eval loop itself run signal handlers now, between two instructions?  It
    does so also after calls, but there it cannot be told from C code that looks for
@@ -32,8 +34,9 @@ int py_zones_init(py_zones *z, PyObject *files, PyObject *functions, PyObject *e
 bool py_between_instructions(const py_zones *z, PyThreadState *ts);
 
 /* Why the calling thread's stack must not be left for another one of the same thread,
-   as a constant text; NULL: it may be.  Runs no Python, leaves no exception. */
-const char *py_frames_pinned(const py_zones *z, PyThreadState *ts);
+   as a constant text; NULL: it may be.  anywhere: it may be before any instruction, and not
+   just where a function begins or a loop turns.  Runs no Python, leaves no exception. */
+const char *py_frames_pinned(const py_zones *z, PyThreadState *ts, bool anywhere);
 
 /* May the calling goroutine wait?  -1 with RuntimeError set: not in a `with` block of one of
    threading's locks, and not in a signal handler.  `what` it does, for the message. */

@@ -10,6 +10,7 @@
  * to is counted, and so in use, but for some references of newer free-threaded builds.
  */
 #include "py_bubble.h"
+#include "py_explore.h"
 #include "py_wait.h"
 
 #include <stdlib.h>
@@ -246,7 +247,7 @@ g_free(Goroutine *gp)
     }
     if (RT_LIKELY(reuse)) {
         gp->g.pp = NULL;
-        gp->g.started = gp->g.pinned = gp->g.service = 0;
+        gp->g.started = gp->g.pinned = gp->g.service = gp->g.held = 0;
         gp->failed = gp->asked = gp->cold = false;
         gp->g.link.next = mp->free_g;
         mp->free_g = &gp->g;
@@ -300,6 +301,8 @@ py_g_run(py_m *mp, Goroutine *gp, py_seat *seat)
     if (gp->cold) {
         if (RT_UNLIKELY(gp->g.bubbled))
             py_bubble_began(mp, seat->bubble);
+        if (RT_UNLIKELY(gp->g.held))
+            py_points_enter(mp);
         if (RT_UNLIKELY(gp->fn != NULL && py_take_pending(gp) < 0)) {
             result = NULL;              /* cancelled before it has begun */
             goto finish;
@@ -412,6 +415,8 @@ finish_special(py_m *mp, Goroutine *gp, PyObject *result)
 {
     RT_COUNT(mp->finished, !gp->g.service);
     mark_ended(gp, result);
+    if (gp->g.held)
+        py_explore_stop(mp, gp, PY_STOP_ENDS);  /* after its joiners are runnable */
     if (gp->g.bubbled)
         py_bubble_left(mp, gp);
 }

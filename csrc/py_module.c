@@ -3,7 +3,7 @@
  * The scheduler is one per process, so the module can be loaded by one interpreter
  * only; a second one is refused with ImportError.
  */
-#include "py_bubble.h"
+#include "py_explore.h"
 #include "py_inspect.h"
 
 int
@@ -148,7 +148,9 @@ module_exec(PyObject *module)
         || py_time_init_types(module) < 0
         || py_netfd_init_types(module) < 0 || py_http_init_types(module) < 0
         || py_sched_init(module, ops) < 0 || py_m_init(module) < 0
-        || py_preempt_init(module) < 0 || py_bubble_init(module) < 0 || py_inspect_init(module) < 0)
+        || py_preempt_init(module) < 0 || py_bubble_init(module) < 0
+        || py_explore_init_types(module) < 0 || py_points_init(module) < 0
+        || py_inspect_init(module) < 0)
         goto fail;
     py_sysmon_init();
     return 0;

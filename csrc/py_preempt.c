@@ -47,11 +47,19 @@ pinned(py_m *mp, bool asked, int tracing)
 {
     if (asked && PRE->off)
         return "GOSCHED_PREEMPT=0";         /* sysmon just wants to know where it is */
+    if (asked && mp->curg->g.held && !(core->main_g && py_g_has_pending(core->main_g)))
+        return "explore()";                 /* whose turn it is does not depend on time */
     if (mp->curg->seat->nopreempt != 0)
         return "nopreempt()";
     if (mp->tstate->tracing > tracing)
         return "a trace function";
-    return py_frames_pinned(&PRE->zones, mp->tstate);
+    return py_frames_pinned(&PRE->zones, mp->tstate, mp->curg->g.held);
+}
+
+const char *
+py_preempt_pinned(py_m *mp)
+{
+    return pinned(mp, false, 1);
 }
 
 /* Does what was asked of mp concern the goroutine that runs now?  Another one may have
@@ -62,9 +70,8 @@ concerned(py_m *mp)
     return mp->curg != NULL && RT_LOAD(mp->preempt.tick) == RT_LOAD(mp->p.tick);
 }
 
-/* It was found in Python code: sysmon need not think that it is stuck. */
-static void
-beat(py_m *mp)
+void
+py_preempt_beat(py_m *mp)
 {
     uint32_t n = atomic_load_explicit(&mp->p.beat, memory_order_relaxed);
     atomic_store_explicit(&mp->p.beat, n + 1, memory_order_relaxed);
@@ -88,7 +95,7 @@ m_on_preempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
             py_give_way(mp);
             Py_RETURN_NONE;
         }
-        beat(mp);
+        py_preempt_beat(mp);
         if (asked || core->sched.sysmon.running)
             Py_RETURN_NONE;     /* sysmon will ask again */
     }
@@ -103,7 +110,7 @@ static void
 yield_in_event(py_m *mp)
 {
     if (pinned(mp, true, 1) != NULL) {
-        beat(mp);
+        py_preempt_beat(mp);
         return;
     }
     py_give_way(mp);
@@ -383,7 +390,7 @@ token_dealloc(Token *token)
     else if (pinned(mp, true, 0) == NULL)
         py_give_way(mp);
     else
-        beat(mp);
+        py_preempt_beat(mp);
 }
 
 static PyType_Slot token_slots[] = {{Py_tp_dealloc, token_dealloc}, {0, NULL}};
@@ -537,7 +544,7 @@ m_nopreempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 
 /* Called once by the package. */
 static PyObject *
-m_set_preempt(PyObject *Py_UNUSED(module), PyObject *args)
+m_set_preempt(PyObject *module, PyObject *args)
 {
     PyObject *files, *functions, *exempt, *thread_locks, *raw_io, *generator_cm, *exit_stack;
     PyObject *report;
@@ -547,8 +554,8 @@ m_set_preempt(PyObject *Py_UNUSED(module), PyObject *args)
                           &thread_locks, &raw_io, &generator_cm, &exit_stack, &resumes, &n,
                           &report))
         return NULL;
-    if (py_zones_init(&PRE->zones, files, functions, exempt, thread_locks, raw_io, generator_cm,
-                      exit_stack, resumes, n) < 0)
+    if (py_zones_init(&PRE->zones, module, files, functions, exempt, thread_locks, raw_io,
+                      generator_cm, exit_stack, resumes, n) < 0)
         return NULL;
     PRE->report = Py_NewRef(report);
     if (core->sched.sysmon.trace_ns != 0)

@@ -56,6 +56,11 @@ void py_sysmon_init(void);
 int py_preempt_init(PyObject *module);
 /* On its own thread, before it runs anything. */
 void py_preempt_m_init(py_m *mp);
+/* In a trace function or monitoring callback: why the goroutine that runs on mp, the caller's
+   M, must not be left now; NULL: it may be. */
+const char *py_preempt_pinned(py_m *mp);
+/* mp runs Python code: sysmon need not think that it is stuck. */
+void py_preempt_beat(py_m *mp);
 /* A goroutine was made: start sysmon, or wake it. */
 void py_sysmon_kick(void);
 /* At exit.  Releases the GIL. */

@@ -23,6 +23,7 @@
  * Each M runs its goroutines on its own thread: py_m.c.
  */
 #include "py_bubble.h"
+#include "py_explore.h"
 #include "py_wait.h"
 
 #include <signal.h>
@@ -356,9 +357,10 @@ must_not_wait(py_m *mp, Goroutine *gp, int reason)
     return false;
 }
 
-/* py_park() of a goroutine; its time-out is by the clock of b, unless that is NULL. */
+/* py_park() of a goroutine; its time-out is by the clock of b, unless that is NULL.  bubbled:
+   it belongs to a bubble. */
 static inline __attribute__((always_inline)) uint32_t
-park(Goroutine *gp, int reason, int64_t deadline, py_bubble *b)
+park(Goroutine *gp, int reason, int64_t deadline, py_bubble *b, bool bubbled)
 {
     py_m *mp = py_tls_m;
     if (RT_UNLIKELY(core->preempt.check_waits) && must_not_wait(mp, gp, reason))
@@ -380,7 +382,12 @@ park(Goroutine *gp, int reason, int64_t deadline, py_bubble *b)
             }
         }
     }
+    bool held = bubbled && gp->g.held;
+    if (held)
+        py_explore_stop(mp, gp, PY_STOP_WAITS);
     schedule(mp, gp);
+    if (held)
+        py_explore_resume(mp);
     if (deadline != RT_FOREVER)
         rt_timers_stop(b ? &b->timers : &mp->p.timers, &gp->seat->timer);
     uint32_t why = atomic_load_explicit(&gp->g.wake, memory_order_acquire);
@@ -402,7 +409,7 @@ park_bubbled(Goroutine *gp, int reason, int64_t deadline)
     reason &= ~PY_WAIT_OUTSIDE;
     b->blocked += durable;
     gp->g.reason = (uint8_t)reason;
-    uint32_t why = park(gp, reason, deadline, reason == PY_WAIT_IO ? NULL : b);
+    uint32_t why = park(gp, reason, deadline, reason == PY_WAIT_IO ? NULL : b, true);
     b->blocked -= durable;
     return why;
 }
@@ -414,7 +421,7 @@ py_park(Goroutine *gp, int reason, int64_t deadline)
     gp->g.since = RT_LOAD(core->sched.coarse_ms);
     if (RT_UNLIKELY(gp->g.foreign || gp->g.bubbled))
         return gp->g.foreign ? park_foreign(gp, deadline) : park_bubbled(gp, reason, deadline);
-    return park(gp, reason, deadline, NULL);
+    return park(gp, reason, deadline, NULL, false);
 }
 
 void
@@ -427,9 +434,14 @@ py_stay(Goroutine *gp)
         rt_parker_park(gp->seat->parker, RT_FOREVER);
         Py_END_ALLOW_THREADS
         RT_STORE(gp->g.status, RT_G_RUNNING);
+        return;
     }
-    else
-        schedule(py_tls_m, gp);
+    py_m *mp = py_tls_m;
+    if (gp->g.held)
+        py_explore_stop(mp, gp, PY_STOP_WAITS);
+    schedule(mp, gp);
+    if (gp->g.held)
+        py_explore_resume(mp);
 }
 
 bool
@@ -444,19 +456,28 @@ py_wake(Goroutine *gp, uint8_t why, bool next)
 int
 py_yield(Goroutine *gp)
 {
-    if (RT_UNLIKELY(gp->g.foreign)) {
-        Py_BEGIN_ALLOW_THREADS
-        sched_yield();
-        Py_END_ALLOW_THREADS
-        return 0;
+    bool held = false;
+    if (RT_UNLIKELY(gp->g.foreign | gp->g.held)) {
+        if (gp->g.foreign) {
+            Py_BEGIN_ALLOW_THREADS
+            sched_yield();
+            Py_END_ALLOW_THREADS
+            return 0;
+        }
+        held = true;
     }
     py_m *mp = py_tls_m;
     if (RT_UNLIKELY(core->preempt.check_waits)
         && py_frames_check_wait(&core->preempt.zones, mp->tstate, "gosched()") < 0)
         return -1;
     atomic_store_explicit(&gp->g.wake, RT_WAKE_READY, memory_order_relaxed);
-    rt_p_put_yielded(&mp->p, &gp->g);
+    if (RT_UNLIKELY(held))
+        py_explore_stop(mp, gp, PY_STOP_YIELDS);
+    else
+        rt_p_put_yielded(&mp->p, &gp->g);
     schedule(mp, gp);
+    if (RT_UNLIKELY(held))
+        py_explore_resume(mp);
     if (RT_UNLIKELY(__atomic_load_n(&gp->outcome, __ATOMIC_RELAXED) != NULL))
         return py_take_pending(gp);
     return 0;
@@ -477,8 +498,13 @@ py_give_way(py_m *mp)
 {
     Goroutine *gp = mp->curg;
     RT_STORE(gp->g.wake, RT_WAKE_READY);
-    rt_p_put_preempted(&mp->p, &gp->g);
+    if (gp->g.held)
+        py_explore_stop(mp, gp, PY_STOP_PREEMPTED);
+    else
+        rt_p_put_preempted(&mp->p, &gp->g);
     schedule(mp, gp);
+    if (gp->g.held)
+        py_explore_resume(mp);
     if (gp == core->main_g && RT_UNLIKELY(__atomic_load_n(&gp->outcome, __ATOMIC_RELAXED) != NULL))
         Py_AddPendingCall(raise_pending, NULL);
 }
@@ -650,7 +676,7 @@ py_sched_init(PyObject *module, const rt_netpoll_ops *ops)
 {
     rt_sched_init(&core->sched, ops,
                   (rt_host){.block = py_idle_block, .unpark = host_unpark, .start = py_m_start,
-                            .quiet = py_bubble_quiet});
+                            .quiet = py_bubble_quiet, .hold = py_explore_hold});
 #ifdef Py_GIL_DISABLED
     core->sched.spin_ns = SPIN_NS;
 #endif

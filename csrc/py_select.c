@@ -24,6 +24,7 @@
  */
 #include "py_bubble.h"
 #include "py_chan.h"
+#include "py_explore.h"
 #include "py_wait.h"
 
 #include <structmember.h>
@@ -263,6 +264,8 @@ uint32_t
 py_random(uint32_t n)
 {
     py_m *mp = py_tls_m;
+    if (RT_UNLIKELY(mp != NULL && mp->p.nbubbles != 0 && mp->curg != NULL && mp->curg->g.held))
+        return py_explore_random(mp->curg, n);
     uint32_t x = mp != NULL ? mp->seed : RT_LOAD(core->seed);
     if (RT_UNLIKELY(x == 0))
         x = (uint32_t)rt_nanotime() | 1;

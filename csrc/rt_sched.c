@@ -314,7 +314,7 @@ void
 rt_ready(rt_p *cur, rt_g *gp, bool next)
 {
     RT_STORE(gp->status, RT_G_RUNNABLE);
-    if (RT_LIKELY(gp->pp == cur && !gp->foreign)) {
+    if (RT_LIKELY(gp->pp == cur && !(gp->foreign | gp->held))) {
         if (next) {
             rt_g *old = RT_LOAD(cur->runnext);
             RT_STORE(cur->runnext, gp);
@@ -326,6 +326,8 @@ rt_ready(rt_p *cur, rt_g *gp, bool next)
     }
     else if (gp->foreign)
         gp->pp->sched->host.unpark(gp);
+    else if (gp->pp == cur)
+        cur->sched->host.hold(gp, false);
     else
         rt_p_submit(gp->pp, gp);
 }
@@ -521,8 +523,12 @@ take_inbox(rt_p *pp)
         return false;
     rt_glist in = {0};
     RT_COUNT(pp->count.inbox, rt_inbox_take(&pp->inbox, &in));
-    for (rt_g *gp; (gp = rt_glist_pop(&in)) != NULL;)
-        put_queue(pp, gp);
+    for (rt_g *gp; (gp = rt_glist_pop(&in)) != NULL;) {
+        if (RT_UNLIKELY(gp->held))
+            pp->sched->host.hold(gp, true);
+        else
+            put_queue(pp, gp);
+    }
     if (RT_UNLIKELY(RT_LOAD(pp->mode) == RT_P_CLOSED))
         give_away_fresh(pp);            /* the spare's, while it is locked */
     return true;

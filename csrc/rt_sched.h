@@ -79,6 +79,7 @@ struct rt_g {
     uint8_t foreign : 1;        /* stands for an OS thread that is not an M */
     uint8_t service : 1;        /* of the host: its own, for a short while; not counted */
     uint8_t bubbled : 1;        /* of the host: belongs to a bubble; implies pinned */
+    uint8_t held : 1;           /* when it is runnable host.hold() is told; implies pinned */
     uint8_t reason;             /* why it waits, for people; the host's codes */
     uint32_t since;             /* when it began to wait, sched->coarse_ms */
 };
@@ -174,6 +175,9 @@ typedef struct {
     /* Called while pp->nbubbles is not 0: before pp sleeps, for it has nothing to run; and
        every now and then while it is `busy`.  May ready goroutines; true: look again. */
     bool (*quiet)(rt_p *pp, bool busy);
+    /* A held goroutine has become runnable, woken by another thread if `inbox` is set.  Called
+       by its P's M, to whom rt_p_put_pinned() gives it when it is to run. */
+    void (*hold)(rt_g *gp, bool inbox);
 } rt_host;
 
 struct rt_sched {

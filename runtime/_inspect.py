@@ -80,7 +80,7 @@ def goroutines(*, stacks: bool = False) -> list[GoroutineInfo]:
     Go: pprof.Lookup("goroutine").
     """
     here = sys._getframe().f_back
-    return _core._goroutines(True, False, stacks, here, GoroutineInfo, StackFrame, _entry)
+    return _core._goroutines(True, False, stacks, here, GoroutineInfo, StackFrame, entry_of)
 
 
 def stack(all: bool = False) -> str:
@@ -101,14 +101,14 @@ def stack(all: bool = False) -> str:
 
 def trace(here: FrameType | None, all: bool) -> str:
     """As `stack`; the caller's stack begins at here."""
-    infos = _core._goroutines(all, True, True, here, GoroutineInfo, StackFrame, _entry)
+    infos = _core._goroutines(all, True, True, here, GoroutineInfo, StackFrame, entry_of)
     texts = [describe(info) for info in infos]
     if not all and not texts:  # no goroutine runs: the scheduler has called a signal handler
         texts = ["goroutine 0 [idle]:\n" + "".join(_lines(_walk(here)))]
     return "\n".join(texts)
 
 
-def _entry(fn: Any) -> StackFrame:
+def entry_of(fn: Any) -> StackFrame:
     """The beginning of the function a goroutine calls."""
     if isinstance(fn, _core._WaitGroupTask):
         fn = fn.__wrapped__

@@ -180,6 +180,22 @@ def test_inspect_scheduler_shows_what_each_goroutine_does():
     assert dump.count("\n\ngoroutine ") == 5
 
 
+def test_find_race_shows_the_interleaving_and_nothing_once_it_is_put_right():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "find_race.py"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(
+        r"schedule \d+ fails, seed \d+ in goroutine 0 two_withdrawals: "
+        r"AssertionError: overdrawn: -30",
+        lines[0],
+    )
+    assert sum("preempted" in line for line in lines) == 1
+    assert "  goroutine 1 withdraw" in done.stdout
+    assert lines[-1] == "withdraw_safely: nothing in 1000 schedules"
+
+
 def test_demo_serves_page_and_counters():
     address = free_address()
     with server("demo.py", "--addr", address, address=address) as process:

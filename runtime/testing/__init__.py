@@ -13,6 +13,18 @@ Go: testing/synctest, go.uber.org/goleak.
 """
 
 from runtime._bubble import bubble, wait
+from runtime._explore import ExploreError, Report, explore, replay
+from runtime._explore_report import Switch
 from runtime._leaks import LeakError, leak_check
 
-__all__ = ["LeakError", "bubble", "leak_check", "wait"]
+__all__ = [
+    "ExploreError",
+    "LeakError",
+    "Report",
+    "Switch",
+    "bubble",
+    "explore",
+    "leak_check",
+    "replay",
+    "wait",
+]

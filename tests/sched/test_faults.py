@@ -49,6 +49,7 @@ ALLOCATIONS = {
     "Nested": 3,
     "Bubble": 3,
     "BubbleDeadlock": 7,
+    "Explore": 7,
     "ThreadBubble": 3,
     "ThreadSpawns": 1,
     "ThreadWaits": 1,

@@ -563,6 +563,24 @@ class BubbleDeadlock(Bubble):
             pass
 
 
+class Explore(Bubble):
+    primary = (MemoryError, testing.ExploreError)
+    secondary = (TimeoutError, Cancelled, testing.ExploreError)
+
+    def work(self, ch: Any) -> None:
+        ch.send(len(self.gs))
+
+    def body(self) -> None:
+        ch: Any = Chan()
+        g = go(self.work, ch)
+        ch.recv(10.0)
+        g.join()
+
+    def run(self) -> None:
+        testing.explore(self.body, seeds=range(2), shrink=False)
+        testing.replay(self.body, 3, trace=False)
+
+
 class Thread(Scenario):
     """A scenario in which a plain thread does something, too."""
 
