@@ -22,6 +22,7 @@ from runtime._net.addr import (
 from runtime._net.conn import ClosedError, Conn, UnexpectedEOFError
 from runtime._net.dial import dial
 from runtime._net.listener import Listener, listen
+from runtime._net.resolve import Resolver, default_resolver, set_default_resolver
 
 __all__ = [
     "Addr",
@@ -29,11 +30,14 @@ __all__ = [
     "ClosedError",
     "Conn",
     "Listener",
+    "Resolver",
     "TCPAddr",
     "UnexpectedEOFError",
     "UnixAddr",
+    "default_resolver",
     "dial",
     "join_host_port",
     "listen",
+    "set_default_resolver",
     "split_host_port",
 ]
