@@ -51,6 +51,7 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-deps pyproject.toml .ci/tools
 	@.ci/tools
 	@echo "installing what the tests need"
 	@$(call requirements,test)
+	@$(call requirements,cares) --only-binary :all: 2>/dev/null || echo "no pycares for this Python"
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-deps pyproject.toml

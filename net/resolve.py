@@ -158,11 +158,13 @@ def _address(family: int, sockaddr: Any) -> _Address:
 class _Cares:
     """c-ares, which asks the name servers itself, on one thread of its own, and knows TTLs."""
 
-    def __init__(self) -> None:
+    def __init__(self, servers: list[str] | None) -> None:
         import pycares
 
         self._pycares: Any = pycares
         self._channel: Any = pycares.Channel(timeout=5.0, tries=3)
+        if servers is not None:
+            self._channel.servers = servers
 
     def start(self, lookup: _Lookup) -> None:
         host, family = lookup.key
@@ -210,7 +212,8 @@ class Resolver:
     backend is "system": getaddrinfo() on threads of `runtime.blocking`, at most 64 at a time; or
     "cares": c-ares, which asks the name servers itself, on one thread for any number of lookups,
     and needs the package pycares (`pip install gosched[cares]`).  It knows /etc/hosts and DNS,
-    but no other sources that the system may have.
+    but no other sources that the system may have; servers are name servers to ask, "address" or
+    "address:port", instead of the system's.
 
     Answers are used again for cache_time seconds; 0: never.  Those of "cares" have a TTL and are
     used until that ends, if it ends sooner.  Those of the system have none: changes of
@@ -223,7 +226,11 @@ class Resolver:
     """
 
     def __init__(
-        self, backend: Literal["system", "cares"] = "system", *, cache_time: float | None = None
+        self,
+        backend: Literal["system", "cares"] = "system",
+        *,
+        servers: list[str] | None = None,
+        cache_time: float | None = None,
     ) -> None:
         if backend not in ("system", "cares"):
             raise ValueError(f'a resolver is "system" or "cares", not {backend!r}')
@@ -231,7 +238,9 @@ class Resolver:
             cache_time = 5.0 if backend == "system" else 3600.0
         if not cache_time >= 0:
             raise ValueError(f"cache_time must be 0 or more seconds, not {cache_time}")
-        self._backend: _Backend = _System() if backend == "system" else _Cares()
+        if servers is not None and backend == "system":
+            raise ValueError('servers are for a resolver of the kind "cares"')
+        self._backend: _Backend = _System() if backend == "system" else _Cares(servers)
         self._cache_time = cache_time
         self._cache: dict[tuple[str, int], tuple[float, list[_Address]]] = {}
         self._flights: dict[tuple[str, int], _Lookup] = {}
@@ -254,7 +263,7 @@ class Resolver:
         return [address.text() for address in found]
 
     def clear_cache(self) -> None:
-        """Forget all answers."""
+        """Forget all answers; c-ares itself keeps its own until their TTL ends."""
         self._cache.clear()
 
     def _find(

@@ -1,7 +1,12 @@
 """Looking up names."""
 
+import contextlib
+import importlib.util
 import socket
+import struct
+import sys
 import threading
+import time
 
 import pytest
 
@@ -235,6 +240,7 @@ def test_another_default_resolver_is_used_by_dial(names):
     ("arguments", "problem"),
     [
         ({"backend": "windows"}, "not 'windows'"),
+        ({"servers": ["127.0.0.1"]}, 'the kind "cares"'),
         ({"cache_time": -1}, "0 or more"),
         ({"cache_time": float("nan")}, "0 or more"),
     ],
@@ -242,3 +248,115 @@ def test_another_default_resolver_is_used_by_dial(names):
 def test_senseless_resolvers_are_refused(arguments, problem):
     with pytest.raises(ValueError, match=problem):
         net.Resolver(**arguments)
+
+
+# ---- c-ares ----
+
+# Without a GIL there may be none to install.
+HAS_CARES = importlib.util.find_spec("pycares") is not None
+needs_cares = pytest.mark.skipif(
+    not HAS_CARES and not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="pycares has no build for this Python",
+)
+
+
+@contextlib.contextmanager
+def name_server(records, ttl):
+    """A name server that answers from records, name to address, and notes who was asked for."""
+    asked = []
+
+    def serve():
+        while True:
+            query, client = s.recvfrom(2000)
+            if query == b"end":
+                return
+            name, at = [], 12
+            while query[at]:
+                name.append(query[at + 1 : at + 1 + query[at]].decode())
+                at += 1 + query[at]
+            kind = struct.unpack_from("!H", query, at + 1)[0]
+            host = ".".join(name)
+            asked.append((host, kind))
+            known = host in records
+            address = records.get(host) if kind == 1 else None
+            flags = 0x8180 if known else 0x8183
+            head = query[:2] + struct.pack("!HHHHH", flags, 1, int(address is not None), 0, 0)
+            answer = b""
+            if address is not None:
+                answer = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, ttl, 4)
+                answer += socket.inet_aton(address)
+            s.sendto(head + query[12 : at + 5] + answer, client)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{s.getsockname()[1]}", asked
+        finally:
+            s.sendto(b"end", s.getsockname())
+            thread.join()
+
+
+@pytest.fixture
+def cares():
+    """Makes resolvers, and closes what they have open."""
+    resolvers = []
+
+    def make(server, **options):
+        resolvers.append(net.Resolver("cares", servers=[server], **options))
+        return resolvers[-1]
+
+    yield make
+    for resolver in resolvers:
+        resolver._backend._channel.close()
+    thread = sys.modules["pycares"]._shutdown_manager
+    until(thread._queue.empty)
+
+
+@needs_cares
+@pytest.mark.parametrize("procs", [1, 4], indirect=True)
+def test_cares_answers_are_remembered_for_their_ttl(cares, monkeypatch):
+    with name_server({"a.example": "192.0.2.7"}, ttl=30) as (server, asked):
+        resolver = cares(server)
+        found = [runtime.go(resolver.lookup_host, "a.example", timeout=NEVER) for _ in range(5)]
+        assert all(g.join(NEVER) == ["192.0.2.7"] for g in found)
+        assert asked.count(("a.example", 1)) == 1
+        expires, _ = resolver._cache["a.example", 0]
+        assert 0 < expires - time.monotonic() <= 30
+    with name_server({"a.example": "192.0.2.7"}, ttl=0) as (server, asked):
+        resolver = cares(server)
+        for _ in range(2):
+            assert resolver.lookup_host("a.example", timeout=NEVER) == ["192.0.2.7"]
+        assert asked.count(("a.example", 1)) == 2
+
+
+@needs_cares
+@pytest.mark.parametrize("procs", [1, 4], indirect=True)
+def test_cares_names_what_it_does_not_find(cares):
+    with name_server({}, ttl=30) as (server, _):
+        with pytest.raises(socket.gaierror, match=r"b\.example") as e:
+            cares(server).lookup_host("b.example", timeout=NEVER)
+        assert e.value.errno == socket.EAI_NONAME
+        with pytest.raises(OSError, match="Misformatted domain name"):
+            cares(server).lookup_host("a" * 64 + ".example", timeout=NEVER)
+
+
+@needs_cares
+@pytest.mark.parametrize("procs", [1, 4], indirect=True)
+def test_cares_lookup_can_be_given_up(cares):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        resolver = cares(f"127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(TimeoutError, match=r"lookup a\.example"):
+            resolver.lookup_host("a.example", timeout=0.01)
+        g = runtime.go(resolver.lookup_host, "a.example")
+        until(lambda: g.wait_reason == "chan receive")
+        g.cancel()
+        with pytest.raises(runtime.Cancelled):
+            g.join(NEVER)
+
+
+@needs_cares
+def test_cares_knows_this_machine(cares):
+    assert "127.0.0.1" in cares("127.0.0.1:1").lookup_host("localhost", timeout=NEVER)
