@@ -11,6 +11,7 @@
         go(echo, conn)
 """
 
+from runtime._net import tls
 from runtime._net.addr import (
     Addr,
     AddrError,
@@ -23,6 +24,8 @@ from runtime._net.conn import ClosedError, Conn, UnexpectedEOFError
 from runtime._net.dial import dial
 from runtime._net.listener import Listener, listen
 from runtime._net.resolve import Resolver, default_resolver, set_default_resolver
+from runtime._net.stream import StreamConn
+from runtime._net.tls import dial_tls
 
 __all__ = [
     "Addr",
@@ -31,13 +34,16 @@ __all__ = [
     "Conn",
     "Listener",
     "Resolver",
+    "StreamConn",
     "TCPAddr",
     "UnexpectedEOFError",
     "UnixAddr",
     "default_resolver",
     "dial",
+    "dial_tls",
     "join_host_port",
     "listen",
     "set_default_resolver",
     "split_host_port",
+    "tls",
 ]
