@@ -23,6 +23,7 @@ from runtime._net.addr import (
 from runtime._net.conn import ClosedError, Conn, UnexpectedEOFError
 from runtime._net.dial import dial
 from runtime._net.listener import Listener, listen
+from runtime._net.pipe import PipeConn, pipe
 from runtime._net.resolve import Resolver, default_resolver, set_default_resolver
 from runtime._net.stream import StreamConn
 from runtime._net.tls import dial_tls
@@ -33,6 +34,7 @@ __all__ = [
     "ClosedError",
     "Conn",
     "Listener",
+    "PipeConn",
     "Resolver",
     "StreamConn",
     "TCPAddr",
@@ -43,6 +45,7 @@ __all__ = [
     "dial_tls",
     "join_host_port",
     "listen",
+    "pipe",
     "set_default_resolver",
     "split_host_port",
     "tls",
