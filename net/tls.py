@@ -32,10 +32,9 @@ from runtime._net.addr import Addr, split_host_port
 from runtime._net.conn import UnexpectedEOFError
 from runtime._net.dial import Control
 from runtime._net.dial import dial as _dial
-from runtime._net.listener import Listener
 from runtime._net.listener import listen as _listen
 from runtime._net.resolve import Resolver
-from runtime._net.stream import Stream, StreamConn
+from runtime._net.stream import Stream, StreamConn, StreamListener
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -642,7 +641,7 @@ class TLSListener:
 
     def __init__(
         self,
-        listener: Listener,
+        listener: StreamListener,
         context: ContextSource,
         *,
         handshake_timeout: float | None = 10.0,
@@ -653,7 +652,7 @@ class TLSListener:
         self._handshake_timeout = handshake_timeout
 
     @property
-    def listener(self) -> Listener:
+    def listener(self) -> StreamListener:
         """The listener underneath."""
         return self._listener
 

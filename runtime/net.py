@@ -24,6 +24,7 @@ from runtime._net.conn import ClosedError, Conn, UnexpectedEOFError
 from runtime._net.dial import dial
 from runtime._net.listener import Listener, listen
 from runtime._net.pipe import PipeConn, pipe
+from runtime._net.proxyproto import ProxyConn, ProxyError, ProxyHeader, ProxyListener
 from runtime._net.resolve import Resolver, default_resolver, set_default_resolver
 from runtime._net.stream import StreamConn
 from runtime._net.tls import dial_tls
@@ -35,6 +36,10 @@ __all__ = [
     "Conn",
     "Listener",
     "PipeConn",
+    "ProxyConn",
+    "ProxyError",
+    "ProxyHeader",
+    "ProxyListener",
     "Resolver",
     "StreamConn",
     "TCPAddr",
