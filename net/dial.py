@@ -9,7 +9,7 @@ import time
 
 from runtime._core import sleep
 from runtime._net.addr import AddrError, unix_sockaddr
-from runtime._net.conn import Conn
+from runtime._net.conn import Conn, adopt
 from runtime._net.resolve import Target, resolve
 
 _IN_PROGRESS = (errno.EINPROGRESS, errno.EALREADY, errno.EINTR)
@@ -19,14 +19,21 @@ _LOCAL = {
     "tcp4": [("127.0.0.1", socket.AF_INET)],
     "tcp6": [("::1", socket.AF_INET6)],
 }
+_LOCAL |= {"udp" + network[3:]: hosts for network, hosts in _LOCAL.items()}
+_UNIX = {
+    "unix": socket.SOCK_STREAM,
+    "unixpacket": socket.SOCK_SEQPACKET,
+    "unixgram": socket.SOCK_DGRAM,
+}
 
 
 def dial(network: str, address: str, *, timeout: float | None = None) -> Conn:
     """Connect to an address.
 
-    network is "tcp" (IPv4 or IPv6), "tcp4", "tcp6" or "unix".  address is "host:port", or
-    the path of a unix socket ("@name": Linux's abstract name space).  An empty host is this
-    machine.  The addresses of a name are tried one after another.
+    network is "tcp" (IPv4 or IPv6), "tcp4", "tcp6", "udp", "udp4", "udp6", "unix", "unixpacket"
+    or "unixgram".  address is "host:port", or the path of a unix socket ("@name": Linux's abstract
+    name space).  An empty host is this machine.  The addresses of a name are tried one after
+    another.
 
     timeout, in seconds, is for the whole of it, name lookup included; it does not limit
     what is done with the connection later.
@@ -38,13 +45,13 @@ def dial(network: str, address: str, *, timeout: float | None = None) -> Conn:
     Go: net.Dial, net.DialTimeout.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    if network == "unix":
-        return _dial_unix(address, deadline)
+    if network in _UNIX:
+        return _dial_unix(network, address, deadline)
     targets = _targets(network, address, timeout)
     first_error: OSError | None = None
     for i, target in enumerate(targets):
         try:
-            return _dial_tcp(target, _share(deadline, len(targets) - i))
+            return _dial_ip(network, target, _share(deadline, len(targets) - i))
         except TimeoutError as e:
             error: OSError = e if e.errno else TimeoutError(errno.ETIMEDOUT, "the time is up")
         except OSError as e:
@@ -70,23 +77,25 @@ def _share(deadline: float | None, addresses: int) -> float | None:
     return max(left / addresses, min(left, _LEAST_SHARE))
 
 
-def _dial_tcp(target: Target, timeout: float | None) -> Conn:
-    conn = _connect_tcp(target, timeout)
+def _dial_ip(network: str, target: Target, timeout: float | None) -> Conn:
+    conn = _connect(network, target, timeout)
     # A connection to a free port of this machine may be given that very port as its own, and
     # then be connected with itself.
     for _ in range(2):
         if conn.getsockname() != conn.peer:
             break
         conn.close()
-        conn = _connect_tcp(target, timeout)
+        conn = _connect(network, target, timeout)
     return conn
 
 
-def _connect_tcp(target: Target, timeout: float | None) -> Conn:
-    s = socket.socket(target.family, socket.SOCK_STREAM)
+def _connect(network: str, target: Target, timeout: float | None) -> Conn:
+    tcp = network.startswith("tcp")
+    s = socket.socket(target.family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
     try:
         s.setblocking(False)
-        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tcp:
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         code = s.connect_ex(target.sockaddr)
         if code != 0 and code not in _IN_PROGRESS:
             raise OSError(code, os.strerror(code))
@@ -98,30 +107,21 @@ def _connect_tcp(target: Target, timeout: float | None) -> Conn:
 
 def _finish(s: socket.socket, code: int, peer: object, timeout: float | None) -> Conn:
     """The connection, once it is there."""
-    conn = _own(s, peer)
+    conn = adopt(s, peer)
     if code == 0:
         return conn
     try:
-        conn.set_write_deadline(timeout)
-        conn.wait_connected()
-        conn.set_write_deadline(None)
+        conn.wait_connected(timeout)
     except BaseException:
         conn.close()
         raise
     return conn
 
 
-def _own(s: socket.socket, peer: object) -> Conn:
-    """A connection with the socket's descriptor; where it cannot be made, s still has it."""
-    conn = Conn(s.fileno(), peer)
-    s.detach()
-    return conn
-
-
-def _dial_unix(path: str, deadline: float | None) -> Conn:
+def _dial_unix(network: str, path: str, deadline: float | None) -> Conn:
     sockaddr = unix_sockaddr(path)
     pause = 0.001
-    s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    s = socket.socket(socket.AF_UNIX, _UNIX[network])
     try:
         s.setblocking(False)
         while True:
@@ -138,7 +138,7 @@ def _dial_unix(path: str, deadline: float | None) -> Conn:
             pause = min(2 * pause, 0.1)
         if code != 0:
             raise OSError(code, os.strerror(code), path)
-        return _own(s, sockaddr)
+        return adopt(s, sockaddr)
     except BaseException:
         s.close()
         raise

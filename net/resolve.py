@@ -14,6 +14,9 @@ _FAMILIES = {
     "tcp": socket.AF_UNSPEC,
     "tcp4": socket.AF_INET,
     "tcp6": socket.AF_INET6,
+    "udp": socket.AF_UNSPEC,
+    "udp4": socket.AF_INET,
+    "udp6": socket.AF_INET6,
 }
 _MAX_LOOKUPS = 64  # threads at a time; further lookups wait
 

@@ -15,13 +15,23 @@ from runtime._net.addr import (
     Addr,
     AddrError,
     TCPAddr,
+    UDPAddr,
     UnixAddr,
     join_host_port,
     split_host_port,
 )
-from runtime._net.conn import ClosedError, Conn, UnexpectedEOFError
+from runtime._net.conn import (
+    ClosedError,
+    Conn,
+    PacketConn,
+    TCPConn,
+    UDPConn,
+    UnexpectedEOFError,
+    UnixConn,
+)
 from runtime._net.dial import dial
 from runtime._net.listener import Listener, listen
+from runtime._net.packet import listen_packet
 
 __all__ = [
     "Addr",
@@ -29,11 +39,17 @@ __all__ = [
     "ClosedError",
     "Conn",
     "Listener",
+    "PacketConn",
     "TCPAddr",
+    "TCPConn",
+    "UDPAddr",
+    "UDPConn",
     "UnexpectedEOFError",
     "UnixAddr",
+    "UnixConn",
     "dial",
     "join_host_port",
     "listen",
+    "listen_packet",
     "split_host_port",
 ]
