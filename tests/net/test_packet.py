@@ -270,16 +270,19 @@ def test_unixgram_finds_its_way_back(tmp_path, parked):
 
 def test_unixgram_of_nobody_and_abstract_names():
     name = f"@gosched-gram-{os.getpid()}"
-    with net.listen_packet("unixgram", name) as server:
-        with net.dial("unixgram", name) as conn, net.listen_packet("unixgram", "") as other:
-            conn.write(b"from a connection")
-            assert server.recv_from() == (b"from a connection", net.UnixAddr(""))
-            other.send_to(b"x", name)
-            assert server.recv_from() == (b"x", net.UnixAddr(""))
-            with pytest.raises(ConnectionRefusedError):
-                other.send_to(b"x", name + "-gone")
-            with pytest.raises(net.AddrError):
-                other.send_to(b"x", "")
+    with (
+        net.listen_packet("unixgram", name) as server,
+        net.dial("unixgram", name) as conn,
+        net.listen_packet("unixgram", "") as other,
+    ):
+        conn.write(b"from a connection")
+        assert server.recv_from() == (b"from a connection", net.UnixAddr(""))
+        other.send_to(b"x", name)
+        assert server.recv_from() == (b"x", net.UnixAddr(""))
+        with pytest.raises(ConnectionRefusedError):
+            other.send_to(b"x", name + "-gone")
+        with pytest.raises(net.AddrError):
+            other.send_to(b"x", "")
 
 
 def test_unixgram_sender_waits_while_the_receivers_queue_is_full(tmp_path, parked):
@@ -317,18 +320,21 @@ def test_unixpacket_keeps_message_boundaries(tmp_path):
 def test_unixpacket_writer_waits_for_the_reader(tmp_path, parked):
     path = str(tmp_path / "s")
     message = b"x" * 50_000
-    with net.listen("unixpacket", path) as listener, net.dial("unixpacket", path) as client:
-        with listener.accept() as server:
+    with (
+        net.listen("unixpacket", path) as listener,
+        net.dial("unixpacket", path) as client,
+        listener.accept() as server,
+    ):
 
-            def send():
-                for _ in range(50):
-                    client.write(message)
-
-            g = runtime.go(send)
-            parked(g)
+        def send():
             for _ in range(50):
-                assert server.read() == message
-            g.join(NEVER)
+                client.write(message)
+
+        g = runtime.go(send)
+        parked(g)
+        for _ in range(50):
+            assert server.read() == message
+        g.join(NEVER)
 
 
 # ---- others ----

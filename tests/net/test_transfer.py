@@ -303,7 +303,7 @@ def test_too_many_descriptors_are_closed_and_reported(unix_pair):
                 b.recv_fds(10, room)
             assert e.value.errno == errno.EMSGSIZE
         a.send_fds(b"x", [f] * 3)
-        data, fds = b.recv_fds(10, 3)
+        _, fds = b.recv_fds(10, 3)
         assert len(fds) == 3
         for fd in fds:
             os.close(fd)
@@ -324,7 +324,7 @@ def test_descriptor_arguments_are_checked(unix_pair):
         for args in ((0, 1), (1, -1), (1, 254)):
             with pytest.raises(ValueError):
                 b.recv_fds(*args)
-        data, fds = b.recv_fds(1, 253)
+        _, fds = b.recv_fds(1, 253)
         assert len(fds) == 253
         for fd in fds:
             os.close(fd)
@@ -480,11 +480,14 @@ def test_control_sees_the_socket_before_it_is_bound(tmp_path):
 
 
 def test_types_of_connections_follow_the_network(tmp_path):
-    with net.listen("tcp", "127.0.0.1:0") as listener:
-        with net.dial("tcp", str(listener.addr)) as client, listener.accept() as server:
-            assert type(client) is type(server) is net.TCPConn
-    path = str(tmp_path / "s")
-    with net.listen("unix", path) as listener:
-        with net.dial("unix", path) as client, listener.accept() as server:
-            assert type(client) is type(server) is net.UnixConn
-            assert repr(client).startswith("<UnixConn unix ")
+    for network, address, kind in (
+        ("tcp", "127.0.0.1:0", net.TCPConn),
+        ("unix", str(tmp_path / "s"), net.UnixConn),
+    ):
+        with (
+            net.listen(network, address) as listener,
+            net.dial(network, str(listener.addr)) as client,
+            listener.accept() as server,
+        ):
+            assert type(client) is type(server) is kind
+            assert repr(client).startswith(f"<{kind.__name__} {network} ")
