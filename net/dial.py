@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from runtime._net.addr import (
     split_host_port,
     unix_sockaddr,
 )
-from runtime._net.conn import Conn
+from runtime._net.conn import Conn, adopt, keep_alive_options
 from runtime._net.resolve import Resolver, Target, literal, resolve
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ _LOCAL = {
     "tcp4": [("127.0.0.1", socket.AF_INET)],
     "tcp6": [("::1", socket.AF_INET6)],
 }
-_UNIX = {"unix": socket.SOCK_STREAM, "unixpacket": socket.SOCK_SEQPACKET}
-_KEEP_ALIVE_OPTIONS = [
-    getattr(socket, name)
-    for name in ("TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_KEEPINTVL")  # the second one is macOS's
-    if hasattr(socket, name)
-]
+_LOCAL |= {"udp" + network[3:]: hosts for network, hosts in _LOCAL.items()}
+_UNIX = {
+    "unix": socket.SOCK_STREAM,
+    "unixpacket": socket.SOCK_SEQPACKET,
+    "unixgram": socket.SOCK_DGRAM,
+}
 
 
 _Failure = tuple[Target, BaseException]
@@ -57,7 +57,7 @@ class _Options:
     """How to make sockets."""
 
     local: _Local | None
-    keep_alive: int | None  # seconds
+    keep_alive: Sequence[tuple[int, int, int]]  # arguments of setsockopt()
     control: Control | None
 
 
@@ -76,9 +76,10 @@ def dial(
 
         conn = net.dial("tcp", "example.org:80", timeout=5)
 
-    network is "tcp" (IPv4 or IPv6), "tcp4", "tcp6", "unix" or "unixpacket".  address is
-    "host:port", or the path of a unix socket ("@name": Linux's abstract name space).  An empty
-    host is this machine.  A zone may follow an IPv6 address: "[fe80::1%eth0]:80".
+    network is "tcp" (IPv4 or IPv6), "tcp4", "tcp6", "udp", "udp4", "udp6", "unix", "unixpacket"
+    or "unixgram".  address is "host:port", or the path of a unix socket ("@name": Linux's
+    abstract name space).  An empty host is this machine.  A zone may follow an IPv6 address:
+    "[fe80::1%eth0]:80".
 
     The addresses of a name are tried in turn, IPv6 and IPv4 alternately: the next one when the
     one before has failed, or is not connected after 250 ms.  The first connection wins, and the
@@ -88,11 +89,10 @@ def dial(
     they do not limit what is done with the connection later.
 
     local_addr is the address of this end, "host:port" with a literal host, or a path; port 0 or
-    an empty host is chosen by the system.  keep_alive is the number of seconds after which the
-    system asks a silent peer whether it is still there, and between such questions; None or 0:
-    it never does.  control(network, address, fd) is called for each socket before it connects,
-    with the numeric address, and may set options of the descriptor.  resolver looks up the name
-    instead of `default_resolver()`.
+    an empty host is chosen by the system.  keep_alive is that of `Conn.set_keep_alive`.
+    control(network, address, fd) is called for each socket before it connects, with the numeric
+    address, and may set options of the descriptor.  resolver looks up the name instead of
+    `default_resolver()`.
 
     Raises AddrError for a senseless address, socket.gaierror for an unknown name, TimeoutError,
     the error of ctx, ConnectionRefusedError and other OSErrors, with the address in the
@@ -102,8 +102,6 @@ def dial(
     Go: net.Dial, net.Dialer.DialContext.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    if keep_alive is not None and not 0 <= keep_alive <= 32767:
-        raise ValueError(f"keep_alive must be None or 0 to 32767 seconds, not {keep_alive}")
     if ctx is not None and (ended := ctx.err()) is not None:
         raise ended
     if network in _UNIX:
@@ -120,12 +118,15 @@ def dial(
         targets = [target for target in targets if target.family in local]
         if not targets:
             raise AddrError(f"address {address}: none of the kind of {local_addr}")
-    options = _Options(local, max(1, round(keep_alive)) if keep_alive else None, control)
-    if len(targets) > 1 or ctx is not None:
+    times = [] if keep_alive is None else keep_alive_options(keep_alive)
+    options = _Options(local, times if network.startswith("tcp") else [], control)
+    if len(targets) > 1:
         return _Race(network, address, options).run(_interleave(targets), deadline, ctx)
     try:
-        return _dial_tcp(network, targets[0], options, deadline)
+        return _dial_ip(network, targets[0], options, deadline, ctx)
     except OSError as e:
+        if ctx is not None and ctx.err() is not None:
+            raise
         raise _error(address, [(targets[0], e)]) from None
 
 
@@ -193,7 +194,7 @@ class _Race:
     def _attempt(self, target: Target, news: Chan[Conn | None]) -> None:
         conn = None
         try:
-            conn = _dial_tcp(self._network, target, self._options, None)
+            conn = _dial_ip(self._network, target, self._options, None, None)
             self._prize.pop()
         except IndexError:  # too late
             if conn is not None:
@@ -263,27 +264,39 @@ def _text(target: Target) -> str:
 # --- one attempt --------------------------------------------------------------------------------
 
 
-def _dial_tcp(network: str, target: Target, options: _Options, deadline: float | None) -> Conn:
-    conn = _connect_tcp(network, target, options, deadline)
+def _dial_ip(
+    network: str,
+    target: Target,
+    options: _Options,
+    deadline: float | None,
+    ctx: _Context | None,
+) -> Conn:
+    conn = _connect(network, target, options, deadline, ctx)
     # A connection to a free port of this machine may be given that very port as its own, and
     # then be connected with itself.
     for _ in range(2):
-        if conn.getsockname() != conn.peer:
+        if options.local is not None or conn.getsockname() != conn.peer:
             break
         conn.close()
-        conn = _connect_tcp(network, target, options, deadline)
+        conn = _connect(network, target, options, deadline, ctx)
     return conn
 
 
-def _connect_tcp(network: str, target: Target, options: _Options, deadline: float | None) -> Conn:
-    s = socket.socket(target.family, socket.SOCK_STREAM)
+def _connect(
+    network: str,
+    target: Target,
+    options: _Options,
+    deadline: float | None,
+    ctx: _Context | None,
+) -> Conn:
+    tcp = network.startswith("tcp")
+    s = socket.socket(target.family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
     try:
         s.setblocking(False)
-        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if options.keep_alive is not None:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option in _KEEP_ALIVE_OPTIONS:
-                s.setsockopt(socket.IPPROTO_TCP, option, options.keep_alive)
+        if tcp:
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option in options.keep_alive:
+            s.setsockopt(*option)
         if options.control is not None:
             version = "4" if target.family == socket.AF_INET else "6"
             options.control(network[:3] + version, _text(target), s.fileno())
@@ -291,38 +304,24 @@ def _connect_tcp(network: str, target: Target, options: _Options, deadline: floa
             s.bind(options.local[target.family])
         code = s.connect_ex(target.sockaddr)
         if code != 0 and code not in _IN_PROGRESS:
-            raise OSError(code, os.strerror(code))
-        return _finish(s, code, target.sockaddr, deadline)
+            raise OSError(code, f"connect: {os.strerror(code)}")
+        conn = adopt(s, target.sockaddr)
     except BaseException:
         s.close()
         raise
-
-
-def _finish(s: socket.socket, code: int, peer: object, deadline: float | None) -> Conn:
-    """The connection, once it is there."""
-    conn = _own(s, peer)
     if code == 0:
         return conn
     try:
-        if deadline is None:
-            conn.wait_connected()
-        else:
-            conn.set_write_deadline(max(0.0, deadline - time.monotonic()))
-            try:
-                conn.wait_connected()
-            except TimeoutError as e:
-                raise e if e.errno else TimeoutError(errno.ETIMEDOUT, "the time is up") from None
-            conn.set_write_deadline(None)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        conn.wait_connected(left, ctx=ctx)
+    except TimeoutError as e:
+        conn.close()
+        if e.errno or (ctx is not None and ctx.err() is not None):
+            raise
+        raise TimeoutError(errno.ETIMEDOUT, "the time is up") from None
     except BaseException:
         conn.close()
         raise
-    return conn
-
-
-def _own(s: socket.socket, peer: object) -> Conn:
-    """A connection with the socket's descriptor; where it cannot be made, s still has it."""
-    conn = Conn(s.fileno(), peer)
-    s.detach()
     return conn
 
 
@@ -355,7 +354,7 @@ def _dial_unix(
             raise
         if code != 0:
             raise OSError(code, os.strerror(code), path)
-        return _own(s, sockaddr)
+        return adopt(s, sockaddr)
     except BaseException:
         s.close()
         raise

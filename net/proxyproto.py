@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from runtime._core import ClosedError, Mutex
 from runtime._net.addr import Addr, TCPAddr, UnixAddr
-from runtime._net.conn import Conn, UnexpectedEOFError
+from runtime._net.conn import Conn, UnexpectedEOFError, keep_alive_options
 from runtime._net.listener import Listener
 
 if TYPE_CHECKING:
@@ -254,6 +254,11 @@ class ProxyConn(Conn):
     def set_no_delay(self, on: bool = True) -> None:
         if isinstance(super().local_addr, TCPAddr):
             self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, int(on))
+
+    def set_keep_alive(self, seconds: float | None) -> None:
+        if isinstance(super().local_addr, TCPAddr):
+            for option in keep_alive_options(seconds):
+                self.setsockopt(*option)
 
     def __repr__(self) -> str:
         return f"<ProxyConn {'closed' if self.closed else 'open'} -> {self.proxy_addr}>"

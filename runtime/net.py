@@ -1,14 +1,14 @@
 """Connections and listeners in the manner of Go's net package.
 
-    from runtime import go, net
+from runtime import go, net
 
-    def echo(conn):
-        with conn:
-            while data := conn.read():
-                conn.write(data)
+def echo(conn):
+    with conn:
+        while data := conn.read():
+            conn.write(data)
 
-    for conn in net.listen("tcp", "127.0.0.1:7777"):
-        go(echo, conn)
+for conn in net.listen("tcp", "127.0.0.1:7777"):
+    go(echo, conn)
 """
 
 from runtime._net import tls
@@ -16,13 +16,23 @@ from runtime._net.addr import (
     Addr,
     AddrError,
     TCPAddr,
+    UDPAddr,
     UnixAddr,
     join_host_port,
     split_host_port,
 )
-from runtime._net.conn import ClosedError, Conn, UnexpectedEOFError
+from runtime._net.conn import (
+    ClosedError,
+    Conn,
+    PacketConn,
+    TCPConn,
+    UDPConn,
+    UnexpectedEOFError,
+    UnixConn,
+)
 from runtime._net.dial import dial
 from runtime._net.listener import Listener, listen
+from runtime._net.packet import listen_packet
 from runtime._net.pipe import PipeConn, pipe
 from runtime._net.proxyproto import ProxyConn, ProxyError, ProxyHeader, ProxyListener
 from runtime._net.resolve import Resolver, default_resolver, set_default_resolver
@@ -35,6 +45,7 @@ __all__ = [
     "ClosedError",
     "Conn",
     "Listener",
+    "PacketConn",
     "PipeConn",
     "ProxyConn",
     "ProxyError",
@@ -43,13 +54,18 @@ __all__ = [
     "Resolver",
     "StreamConn",
     "TCPAddr",
+    "TCPConn",
+    "UDPAddr",
+    "UDPConn",
     "UnexpectedEOFError",
     "UnixAddr",
+    "UnixConn",
     "default_resolver",
     "dial",
     "dial_tls",
     "join_host_port",
     "listen",
+    "listen_packet",
     "pipe",
     "set_default_resolver",
     "split_host_port",

@@ -161,12 +161,9 @@ def test_malformed_headers_of_version_2_are_refused(data):
         parse_header(data)
 
 
-@given(
-    st.one_of(st.binary(), st.binary().map(SIGNATURE.__add__), st.binary().map(b"PROXY ".__add__))
-)
-@example(b"", b"")
-def test_any_bytes_are_parsed_refused_or_too_few(beginning, rest):
-    data = beginning + rest
+@given(st.tuples(st.sampled_from([b"", SIGNATURE, b"PROXY "]), st.binary()).map(b"".join))
+@example(b"")
+def test_any_bytes_are_parsed_refused_or_too_few(data):
     try:
         found = parse_header(data)
     except net.ProxyError:
