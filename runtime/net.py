@@ -11,7 +11,7 @@ for conn in net.listen("tcp", "127.0.0.1:7777"):
     go(echo, conn)
 """
 
-from runtime._net import tls
+from runtime._net import bufio, tls
 from runtime._net.addr import (
     Addr,
     AddrError,
@@ -60,6 +60,7 @@ __all__ = [
     "UnexpectedEOFError",
     "UnixAddr",
     "UnixConn",
+    "bufio",
     "default_resolver",
     "dial",
     "dial_tls",
