@@ -12,6 +12,11 @@ for conn in net.listen("tcp", "127.0.0.1:7777"):
 """
 
 from runtime._net import bufio, tls
+from runtime._net.activation import (
+    ActivationListener,
+    activation_listeners,
+    listener_from_fd,
+)
 from runtime._net.addr import (
     Addr,
     AddrError,
@@ -36,10 +41,11 @@ from runtime._net.packet import listen_packet
 from runtime._net.pipe import PipeConn, pipe
 from runtime._net.proxyproto import ProxyConn, ProxyError, ProxyHeader, ProxyListener
 from runtime._net.resolve import Resolver, default_resolver, set_default_resolver
-from runtime._net.stream import StreamConn
+from runtime._net.stream import StreamConn, StreamListener
 from runtime._net.tls import dial_tls
 
 __all__ = [
+    "ActivationListener",
     "Addr",
     "AddrError",
     "ClosedError",
@@ -53,6 +59,7 @@ __all__ = [
     "ProxyListener",
     "Resolver",
     "StreamConn",
+    "StreamListener",
     "TCPAddr",
     "TCPConn",
     "UDPAddr",
@@ -60,6 +67,7 @@ __all__ = [
     "UnexpectedEOFError",
     "UnixAddr",
     "UnixConn",
+    "activation_listeners",
     "bufio",
     "default_resolver",
     "dial",
@@ -67,6 +75,7 @@ __all__ = [
     "join_host_port",
     "listen",
     "listen_packet",
+    "listener_from_fd",
     "pipe",
     "set_default_resolver",
     "split_host_port",
