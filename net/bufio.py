@@ -1,13 +1,11 @@
-"""Buffers around connections and other streams, and files made of connections.
+"""Buffers around connections and other streams.
 
-Python's io.BufferedReader does not serve for the first: it blocks until a buffer is full where
-a connection has less, has no limit for lines, and is not for two goroutines.  It does for the
-second, `makefile`, which is for code that wants a file.
+Python's io.BufferedReader does not serve: read(n) of it waits for n bytes, lines have no limit,
+and what came before an error is lost.  It is for code that wants a file: see files.py.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -370,79 +368,3 @@ class Scanner:
             data = self._source.read(min(4096, self._limit + 1 - len(self._buffer)))
             self._buffer += data
             self._ended = not data
-
-
-# --- files --------------------------------------------------------------------------------------
-
-
-class _Conn(Protocol):
-    def read_into(self, buffer: Any, /) -> int: ...
-    def write(self, data: Any, /) -> int: ...
-    def close(self) -> None: ...
-
-
-class _RawConn(io.RawIOBase):
-    """A connection as a raw file; closing it leaves the connection open."""
-
-    def __init__(self, conn: _Conn, reads: bool, writes: bool) -> None:
-        self._conn, self._reads, self._writes = conn, reads, writes
-
-    def readable(self) -> bool:
-        return self._reads
-
-    def writable(self) -> bool:
-        return self._writes
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        return self._conn.read_into(buffer)
-
-    def write(self, data: ReadableBuffer, /) -> int:
-        return self._conn.write(data)
-
-
-def makefile(
-    conn: _Conn,
-    mode: str = "r",
-    buffering: int = -1,
-    *,
-    encoding: str | None = None,
-    errors: str | None = None,
-    newline: str | None = None,
-) -> Any:
-    """A file of Python's io that reads from and writes to a connection.
-
-        with net.bufio.makefile(conn, "rw") as file:
-            print("hello", file=file, flush=True)
-            answer = file.readline()
-
-    mode is "r", "w" or "rw", with "b" for bytes.  buffering is the size of the buffer, -1 for
-    the usual one, 0 (with "b") for none; the others are those of io.TextIOWrapper.  Closing the
-    file flushes it and leaves the connection open.
-
-    One goroutine may use a file at a time; one for reading and one for writing, made of the same
-    connection, may be used by two.
-
-    Raises ValueError for another mode.
-
-    Python: socket.socket.makefile.
-    """
-    kinds = set(mode)
-    if not kinds & {"r", "w"} or kinds - {"r", "w", "b"} or len(kinds) != len(mode):
-        raise ValueError(f'makefile(): mode is "r", "w" or "rw", and "b", not {mode!r}')
-    binary, reads, writes = "b" in kinds, "r" in kinds, "w" in kinds
-    raw = _RawConn(conn, reads, writes)
-    if buffering == 0:
-        if not binary:
-            raise ValueError("makefile(): a text file needs a buffer")
-        return raw
-    size = io.DEFAULT_BUFFER_SIZE if buffering < 0 else buffering
-    buffered: Any
-    if reads and writes:
-        buffered = io.BufferedRWPair(raw, raw, size)
-    elif reads:
-        buffered = io.BufferedReader(raw, size)
-    else:
-        buffered = io.BufferedWriter(raw, size)
-    if binary:
-        return buffered
-    return io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline)

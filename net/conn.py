@@ -21,6 +21,7 @@ from runtime._net.addr import (
     split_host_port,
     unix_sockaddr,
 )
+from runtime._net.files import makefile
 
 __all__ = [
     "ClosedError",
@@ -183,6 +184,8 @@ class Conn(NetFD):
                 break
             sent += self.write(data)
         return sent
+
+    makefile = makefile
 
     def close_read(self) -> None:
         """Shut down the reading side: reads return b"" from now on.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from runtime._net.addr import Addr
 from runtime._net.conn import UnexpectedEOFError
+from runtime._net.files import makefile
 
 _CHUNK = 1 << 16  # bytes
 
@@ -53,8 +54,16 @@ class Stream:
     def unread(self, data: bytes, /) -> None:
         raise NotImplementedError
 
+    def read_into(self, buffer: Any, /) -> int:
+        raise NotImplementedError
+
+    def write(self, data: Any, /) -> int:
+        raise NotImplementedError
+
     def close(self) -> None:
         raise NotImplementedError
+
+    makefile = makefile
 
     def read_exactly(self, n: int) -> bytes:
         """Read n bytes, waiting for all of them.

@@ -225,12 +225,12 @@ def test_files_of_a_connection_read_and_write(procs, tcp):
     client, server = tcp
 
     def serve():
-        with bufio.makefile(server, "rw") as file:
+        with server.makefile("rw") as file:
             for line in file:
                 print(line.strip().upper(), file=file, flush=True)
 
     g = runtime.go(serve)
-    with bufio.makefile(client, "w") as out, bufio.makefile(client, "rb") as file:
+    with client.makefile("w") as out, client.makefile("rb") as file:
         print("grüße", file=out, flush=True)
         assert file.readline() == "GRÜSSE\n".encode()
         print(json.dumps([1]), file=out, flush=True)
@@ -238,7 +238,7 @@ def test_files_of_a_connection_read_and_write(procs, tcp):
     client.close_write()
     g.join(NEVER)
     assert not client.closed
-    raw = bufio.makefile(client, "wb", buffering=0)
+    raw = client.makefile("wb", buffering=0)
     assert isinstance(raw, io.RawIOBase)
     assert not raw.readable() and raw.writable()
 
@@ -249,7 +249,7 @@ def test_files_of_a_connection_read_and_write(procs, tcp):
 def test_senseless_modes_are_refused(mode, buffering):
     a, _ = net.pipe()
     with pytest.raises(ValueError, match="makefile"):
-        bufio.makefile(a, mode, buffering)
+        a.makefile(mode, buffering)
 
 
 def test_files_may_wait_in_development_mode():
@@ -257,7 +257,7 @@ def test_files_may_wait_in_development_mode():
         from runtime import go, net
         a, b = net.pipe()
         g = go(a.write, b"hello\\n")
-        print(net.bufio.makefile(b).readline(), end="")
+        print(b.makefile().readline(), end="")
         g.join()
     """
     result = run(program, GOSCHED_CHECK_WAITS="1")
