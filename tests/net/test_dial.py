@@ -25,10 +25,11 @@ SOON = 0.05
 
 @pytest.fixture(autouse=True)
 def forgetful_resolver():
-    """What one test makes names stand for is not remembered in the next."""
+    """What one test makes names stand for is not remembered in the next, nor do attempts go on."""
     before = net.set_default_resolver(net.Resolver(cache_time=0))
     yield
     net.set_default_resolver(before)
+    attempts_have_ended()
 
 
 @pytest.fixture

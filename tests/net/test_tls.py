@@ -768,3 +768,121 @@ def test_tls_runs_over_tls(ends, client_context, server_context):
     g = runtime.go(net.tls.server(server, server_context).read_exactly, 5)
     inner.write(b"inner")
     assert g.join(NEVER) == b"inner"
+
+
+# ---- a bad network ----
+
+NO_CUT = 1 << 30
+
+
+def relay(source, sink, rng, until_bytes):
+    """Pass on what comes in small pieces, with pauses; cut after so many bytes."""
+    passed = 0
+    with contextlib.suppress(OSError):
+        while data := source.read(rng.choice([1, 7, 1000, 65536])):
+            data = data[: until_bytes - passed]
+            if rng.random() < 0.1:
+                runtime.sleep(0.0002)
+            sink.write(data)
+            passed += len(data)
+            if passed >= until_bytes:
+                break
+    sink.close()
+    source.close()
+
+
+def over_bad_network(client_context, server_context, seed, until_bytes):
+    rng = random.Random(seed)
+    sockets = [net.Conn(s.detach()) for _ in range(2) for s in socket.socketpair()]
+    relays = [
+        runtime.go(relay, sockets[1], sockets[2], random.Random(seed), until_bytes),
+        runtime.go(relay, sockets[2], sockets[1], random.Random(seed + 1), until_bytes),
+    ]
+    client = net.tls.client(sockets[0], client_context, server_hostname="localhost")
+    server = net.tls.server(sockets[3], server_context)
+    message = rng.randbytes(rng.choice([1, 20_000]))
+    return client, server, message, relays
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stream_in_pieces_with_pauses_arrives(client_context, server_context, seed):
+    client, server, message, relays = over_bad_network(client_context, server_context, seed, NO_CUT)
+
+    def serve():
+        server.write(server.read_exactly(len(message)))
+        return server.read()
+
+    with client, server:
+        g = runtime.go(serve)
+        client.write(message)
+        assert client.read_exactly(len(message)) == message
+        client.close_write()
+        assert g.join(NEVER) == b""
+    for g in relays:
+        g.join(NEVER)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_connection_that_is_cut_anywhere_is_an_error(client_context, server_context, seed):
+    """And never the end of the stream, nor wrong data."""
+    cut = random.Random(seed).randrange(3000)
+    client, server, _, relays = over_bad_network(client_context, server_context, seed, cut)
+
+    def exchange(conn):
+        got = b""
+        try:
+            conn.write(bytes(3000))
+            while data := conn.read():
+                got += data
+        except (OSError, EOFError):
+            assert got == bytes(len(got))
+            return
+        finally:
+            conn.close()
+        raise AssertionError("it ended properly")
+
+    for g in [runtime.go(exchange, conn) for conn in (client, server)]:
+        g.join(NEVER)
+    for g in relays:
+        g.join(NEVER)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_changed_bytes_are_noticed(client_context, server_context, seed):
+    rng = random.Random(seed)
+    a, b = socket.socketpair()
+    c, d = socket.socketpair()
+    sockets = [net.Conn(s.detach()) for s in (a, b, c, d)]
+    client = net.tls.client(sockets[0], client_context, server_hostname="localhost")
+    server = net.tls.server(sockets[3], server_context)
+    where = rng.randrange(2500)
+
+    def relay_changed():
+        passed = 0
+        with contextlib.suppress(OSError):
+            while data := bytearray(sockets[2].read()):
+                if passed <= where < passed + len(data):
+                    data[where - passed] ^= 1 << rng.randrange(8)
+                passed += len(data)
+                sockets[1].write(data)
+        sockets[1].close()
+
+    def serve():
+        with server, contextlib.suppress(OSError, EOFError):
+            server.write(bytes(5000))
+            server.close_write()
+            server.read()
+
+    relays = [runtime.go(relay, sockets[1], sockets[2], rng, NO_CUT), runtime.go(relay_changed)]
+    g = runtime.go(serve)
+    with client:
+        client.set_deadline(5)  # a changed length may make it wait for what never comes
+        got = b""
+        with pytest.raises((OSError, EOFError)):
+            while data := client.read():
+                got += data
+            assert len(got) < 5000
+            raise EOFError
+        assert got == bytes(len(got))
+    for goroutine in (g, *relays):
+        goroutine.join(NEVER)
