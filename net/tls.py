@@ -1,17 +1,18 @@
 """TLS on the standard library's ssl, over any connection.
 
 OpenSSL works on memory: what the peer sends is fed into one buffer, and what OpenSSL wants to
-send is taken from another.  Reading and writing are therefore four things, each with a mutex,
-taken in this order and, but for the last, held while waiting for the peer:
+send is taken from another.  There are these mutexes, taken in this order; all but the last may
+be held while waiting for the peer:
 
-    _read_turn, _write_turn   one read() or write() at a time
-    _feed_turn                reads from the connection into OpenSSL; whoever comes second finds
-                              that there is something new, and looks at it first
-    _send_turn                writes what OpenSSL wants to send, in its order
-    _ssl_lock                 each call of OpenSSL; nobody waits for the peer with it
+    _read_turn    one read() at a time
+    _write_turn   one write() at a time, and all that is sent is sent by who has it
+    _feed_turn    reads from the connection into OpenSSL; whoever comes second finds that there
+                  is something new, and looks at it first
+    _ssl_lock     each call of OpenSSL; nobody waits for the peer with it
 
 A read may have to send (answers to key updates), and a write may have to read (TLS 1.2).  A
-reader that finds another one sending leaves it what there is to send, unless that is a lot.
+reader must not wait until a writer can go on, for that may be when the peer has been read from.
+So a reader that finds a writer under way leaves it the answer; who ends a write looks for such.
 
 Nothing is read that nobody asked for, so a peer cannot make us keep more than one piece.
 """
@@ -48,7 +49,7 @@ ContextSource = ssl.SSLContext | Callable[[], ssl.SSLContext]
 
 _PIECE = 65536  # bytes read from the connection at a time
 _SLICE = 65536  # bytes encrypted before they are sent
-_MUCH = 65536  # bytes to be sent that a reader does not leave to others
+_MUCH = 4 * _SLICE  # bytes to be sent; more than writers leave there
 _GOODBYE = 5.0  # seconds that close() tries to say so; Go's
 
 
@@ -146,7 +147,6 @@ class TLSConn(Stream):
         "_read_turn",
         "_ready",
         "_rest",
-        "_send_turn",
         "_sent_end",
         "_ssl",
         "_ssl_lock",
@@ -170,7 +170,7 @@ class TLSConn(Stream):
         self._handshake_timeout = handshake_timeout
         self._keep_session = keep_session
         self._read_turn, self._write_turn = Mutex(), Mutex()
-        self._feed_turn, self._send_turn, self._ssl_lock = Mutex(), Mutex(), Mutex()
+        self._feed_turn, self._ssl_lock = Mutex(), Mutex()
         self._fed = 0  # pieces so far; guarded by _ssl_lock
         self._rest = b""  # to be read first; guarded by _ssl_lock
         self._no_more = False  # the peer has ended the connection; the same
@@ -289,6 +289,8 @@ class TLSConn(Stream):
                 while piece:
                     piece = piece[self._encrypt(piece) :]
                 self._send()
+        if self._out.pending:  # a reader has left it
+            self._answer()
         return len(view)
 
     def close_write(self) -> None:
@@ -408,6 +410,7 @@ class TLSConn(Stream):
                 if n and self._rest:
                     data, self._rest = self._rest[:n], self._rest[n:]
                     return data
+                pending = self._out.pending
                 if self._ended is not None:
                     if type(self._ended) is EOFError:
                         return b""
@@ -427,11 +430,21 @@ class TLSConn(Stream):
                 except ssl.SSLError as e:
                     self._ended = self._explained(e)
                     break
-            self._answer()
+                answers = self._out.pending > pending
+            if not self._ready:
+                self._send()
+            elif answers:
+                self._answer()
             if not wants:
                 return result
             self._feed(fed)
-        self._answer(alert=True)
+        try:  # the alert
+            if self._ready:
+                self._answer()
+            else:
+                self._send()
+        except OSError:
+            pass
         raise copy.copy(self._ended)
 
     def _encrypt(self, data: memoryview) -> int:
@@ -483,32 +496,22 @@ class TLSConn(Stream):
             finally:
                 self._ssl_lock.unlock()
 
-    def _answer(self, alert: bool = False) -> None:
+    def _answer(self) -> None:
         """Send what a read has made OpenSSL want to send.  Failing that is the writers' affair."""
         while self._out.pending and self._broken is None:
-            if self._out.pending < _MUCH:
-                if not self._send_turn.try_lock():
-                    return  # whoever has it sends this, too
-            else:
-                self._send_turn.lock()
+            if self._out.pending > _MUCH:  # a peer that wants answers and takes none
+                self._write_turn.lock()
+            elif not self._write_turn.try_lock():
+                return
             try:
-                self._drain()
+                self._send()
             except OSError:
-                if alert or self._ready:
-                    return
-                raise
+                return
             finally:
-                self._send_turn.unlock()
+                self._write_turn.unlock()
 
     def _send(self) -> None:
-        """Send all that OpenSSL wants to send."""
-        while True:
-            with self._send_turn:
-                self._drain()
-            if not self._out.pending:  # or a reader has left something to us meanwhile
-                return
-
-    def _drain(self) -> None:
+        """Send all that OpenSSL wants to send.  The caller has the turn to write."""
         while self._out.pending:
             self._check_broken()
             with self._ssl_lock:

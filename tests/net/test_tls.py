@@ -167,6 +167,18 @@ def test_writer_waits_for_a_reader(ends, parked):
     assert g.join(NEVER) == 8 * MB
 
 
+def test_reader_goes_on_while_a_writer_waits(ends, parked):
+    client, server = ends
+    writer = runtime.go(client.write, bytes(8 * MB))
+    parked(writer)
+    for i in range(50):
+        g = runtime.go(server.write, bytes([i]) * 1000)
+        assert client.read_exactly(1000) == bytes([i]) * 1000
+        g.join(NEVER)
+    assert len(server.read_exactly(8 * MB)) == 8 * MB
+    assert writer.join(NEVER) == 8 * MB
+
+
 # ---- deadlines, cancelling, closing ----
 
 
