@@ -611,12 +611,14 @@ def test_dial_distrusts_unknown_authorities(server_context):
 
 # ---- other programs ----
 
+# Sanitizers are for this process.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
 
 def run(*command, stdin=b""):
     """A program's output; goroutines run meanwhile."""
-    result = runtime.blocking(
-        subprocess.run, command, input=stdin, capture_output=True, timeout=NEVER
-    )
+    options = {"capture_output": True, "timeout": NEVER, "env": ENVIRONMENT}
+    result = runtime.blocking(lambda: subprocess.run(command, input=stdin, **options))
     return result.stdout
 
 
