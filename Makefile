@@ -20,6 +20,8 @@ FT_PYTHON ?= $(shell if [ -x $(FT_BUILDER) ]; then $(FT_BUILDER); \
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check --quiet
 PYTEST = $(PY) -m pytest -q
+KQUEUE_TESTS = tests/net tests/http/test_server_life.py tests/sched/test_signals.py \
+	tests/sched/test_fork.py tests/sched/test_deadlock.py
 CORE_SOURCES = $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 # requirements NAME...: quoted requirements out of pyproject.toml
 requirements = $(PY) setup.py requirements $(1) >$(VENV)/requirements.txt \
@@ -27,7 +29,7 @@ requirements = $(PY) setup.py requirements $(1) >$(VENV)/requirements.txt \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run develop build test test-c test-ft asan tsan fuzz lint types bench docs clean soak
+.PHONY: help run develop build test test-c test-ft test-kqueue asan tsan fuzz lint types bench docs clean soak
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -51,6 +53,7 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-deps pyproject.toml .ci/tools
 	@.ci/tools
 	@echo "installing what the tests need"
 	@$(call requirements,test)
+	@$(call requirements,cares) --only-binary :all: 2>/dev/null || echo "no pycares for this Python"
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-deps pyproject.toml
@@ -96,6 +99,14 @@ test-ft: ## the suite on a free-threaded build of Python, without the GIL (FT_PY
 	@python="$(FT_PYTHON)"; [ -n "$$python" ] \
 		|| { echo "gosched: no free-threaded Python found: set FT_PYTHON"; exit 1; }; \
 	PYTHON_GIL=0 $(MAKE) test VENV=.venv-ft PYTHON="$$python" INHERIT="$$python"
+
+# The stand-in for kqueue is in tests/kqueue.
+test-kqueue: $(VENV)/.stamp-test build ## the tests that sleep in the poller on a core that polls with kqueue
+	@rm -rf build/kqueue
+	@GOSCHED_NETPOLL=kqueue $(PY) setup.py -q build --build-base build/kqueue-work \
+		--build-lib build/kqueue
+	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/kqueue GOSCHED_NETPOLL=kqueue \
+		$(PYTEST) $(or $(ARGS),$(KQUEUE_TESTS))
 
 # Greenlet throws C++ exceptions and swaps stacks: libstdc++ must be there before ASan's
 # interceptors look for it, and fake stacks (use-after-return) must be off.  ASan does not take

@@ -8,6 +8,7 @@ These two run on a bare Python, without setuptools; the Makefile uses them.
 Environment:
     GOSCHED_WERROR=1                     compiler warnings are errors
     GOSCHED_SANITIZE=address,undefined   build with these sanitizers (make asan)
+    GOSCHED_NETPOLL=kqueue               poll with kqueue, on Linux its stand-in (make test-kqueue)
 """
 
 import glob
@@ -130,7 +131,7 @@ class BuildCore(build_ext):
         if problem:
             sys.exit(problem)
         super().run()
-        if not self.inplace and not SANITIZE:
+        if not (self.inplace or SANITIZE or os.environ.get("GOSCHED_NETPOLL")):
             self.copy_extensions_to_source()
 
     def prepare_netpoll(self, ext):

@@ -11,6 +11,8 @@ working directory; paths are relative to it.  To build by hand, from the root::
     python csrc/netpoll_ffi.py
 """
 
+import os
+import sys
 import sysconfig
 
 from cffi import FFI
@@ -57,11 +59,19 @@ if sysconfig.get_config_var("Py_GIL_DISABLED"):
     # empty; 1.17 does not.
     _macros.append(("_CFFI_NO_LIMITED_API", ""))
 
+_sources = ["csrc/rt_netpoll_epoll.c", "csrc/rt_netpoll_kqueue.c"]
+_include_dirs = ["csrc"]
+if os.environ.get("GOSCHED_NETPOLL") == "kqueue":
+    _macros.append(("RT_NETPOLL_KQUEUE", "1"))
+    if sys.platform == "linux":
+        _sources.append("tests/kqueue/kqueue.c")
+        _include_dirs.append("tests/kqueue")
+
 ffibuilder.set_source(
     "runtime._netpoll",
     '#include "rt_netpoll.h"',
-    sources=["csrc/rt_netpoll_epoll.c"],
-    include_dirs=["csrc"],
+    sources=_sources,
+    include_dirs=_include_dirs,
     depends=["csrc/rt_netpoll.h"],
     define_macros=_macros,
     extra_compile_args=["-fvisibility=hidden"],

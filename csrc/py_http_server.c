@@ -10,6 +10,7 @@
  * more; both sides are sequentially consistent, so one of the two sees the other.
  */
 #include "py_http.h"
+#include "py_netfd.h"
 #include "py_wait.h"
 
 #include <errno.h>
@@ -99,11 +100,10 @@ accept_ready(rt_pd *pd, uint32_t Py_UNUSED(mode))
         if (fd < 0) {
             if (errno == EAGAIN)
                 return;
-            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-                pause_accepting(l);
-                return;
-            }
-            continue;           /* this connection failed, the next may not */
+            if (errno == EINTR || netfd_lost_before_accept(errno))
+                continue;
+            pause_accepting(l); /* no descriptor or no memory is left, or who knows what */
+            return;
         }
         l->backoff = 0;
         http_conn *c = http_conn_new(s, fd, &peer.sa);

@@ -5,35 +5,15 @@
  * held where there is one.
  */
 #include "py_netfd.h"
-#include "py_wait.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <structmember.h>
-#include <sys/socket.h>
-#include <sys/un.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define DEFAULT_READ 65536
-
-/* Raise an OSError.  Always -1. */
-static int
-raise_errno(int err)
-{
-    errno = err;
-    PyErr_SetFromErrno(PyExc_OSError);
-    return -1;
-}
-
-/* The results of system calls are their values or -errno: between netfd_begin() and
-   netfd_end() nothing can be raised. */
-static inline bool
-would_block(ssize_t r)
-{
-    return r == -EAGAIN || r == -EWOULDBLOCK;
-}
 
 /* ---- reading ---- */
 
@@ -49,15 +29,8 @@ sys_read(const NetFD *self, int fd, char *buf, size_t n)
     }
 }
 
-static inline bool
-has_rest(const NetFD *self)
-{
-    return __atomic_load_n(&self->rest, __ATOMIC_RELAXED) != NULL;
-}
-
-/* Move what was put back into buf, at most n bytes; 0: there is none any more. */
-static RT_NOINLINE Py_ssize_t
-take_rest(NetFD *self, char *buf, Py_ssize_t n)
+RT_NOINLINE Py_ssize_t
+netfd_take_rest(NetFD *self, char *buf, Py_ssize_t n)
 {
     py_acquire(&self->pd->lock);
     PyObject *rest = self->rest;
@@ -83,8 +56,8 @@ static inline Py_ssize_t
 read_now(NetFD *self, char *buf, Py_ssize_t n, const char *what)
 {
     py_pd *pd = self->pd;
-    if (RT_UNLIKELY(has_rest(self))) {
-        Py_ssize_t got = take_rest(self, buf, n);
+    if (RT_UNLIKELY(netfd_has_rest(self))) {
+        Py_ssize_t got = netfd_take_rest(self, buf, n);
         if (got > 0)
             return got;
     }
@@ -95,8 +68,8 @@ read_now(NetFD *self, char *buf, Py_ssize_t n, const char *what)
         return netfd_raise_closed(what);
     ssize_t got = sys_read(self, fd, buf, (size_t)n);
     if (RT_UNLIKELY(got < 0)) {
-        netfd_end(pd, &pd->rd, would_block(got));
-        return would_block(got) ? -2 : raise_errno((int)-got);
+        netfd_end(pd, &pd->rd, netfd_would_block(got));
+        return netfd_would_block(got) ? -2 : netfd_raise_errno((int)-got, what);
     }
     netfd_end(pd, &pd->rd, got < n && got > 0 && RT_LOAD(pd->drains));
     return got;
@@ -107,7 +80,7 @@ read_now(NetFD *self, char *buf, Py_ssize_t n, const char *what)
 static PyObject *
 read_bytes_now(NetFD *self, Py_ssize_t n)
 {
-    if (RT_LOAD(self->pd->rd.quiet) && !has_rest(self))
+    if (RT_LOAD(self->pd->rd.quiet) && !netfd_has_rest(self))
         return NULL;
     PyObject *data = PyBytes_FromStringAndSize(NULL, n);
     if (data == NULL)
@@ -220,6 +193,37 @@ sys_write(const NetFD *self, int fd, const char *p, size_t n)
     }
 }
 
+static inline int
+write_turn(NetFD *self, const char *p, Py_ssize_t n, const char *what)
+{
+    py_pd *pd = self->pd;
+    if (n == 0 && self->stream)         /* but an empty message is one */
+        return 0;
+    for (;;) {
+        int fd = netfd_begin(pd, &pd->wr);
+        if (RT_UNLIKELY(fd < 0))
+            return netfd_raise_closed(what);
+        ssize_t sent = sys_write(self, fd, p, (size_t)n);
+        netfd_end(pd, &pd->wr, netfd_would_block(sent));
+        if (RT_LIKELY(sent == n))
+            return 0;
+        if (sent >= 0) {
+            p += sent;
+            n -= sent;
+        }
+        else if (!netfd_would_block(sent))
+            return netfd_raise_errno((int)-sent, what);
+        else if (netfd_wait_edge(pd, &pd->wr, what) < 0)
+            return -1;
+    }
+}
+
+int
+netfd_write_turn(NetFD *self, const char *p, Py_ssize_t n, const char *what)
+{
+    return write_turn(self, p, n, what);
+}
+
 /* Write n bytes, all of them unless an exception is set. */
 static int
 write_all(NetFD *self, const char *p, Py_ssize_t n)
@@ -227,25 +231,7 @@ write_all(NetFD *self, const char *p, Py_ssize_t n)
     py_pd *pd = self->pd;
     if (netfd_enter(pd, &pd->wr, "write") < 0)
         return -1;
-    int r = 0;
-    while (n > 0) {
-        int fd = netfd_begin(pd, &pd->wr);
-        if (RT_UNLIKELY(fd < 0)) {
-            r = netfd_raise_closed("write");
-            break;
-        }
-        ssize_t sent = sys_write(self, fd, p, (size_t)n);
-        if (RT_LIKELY(sent >= 0)) {
-            netfd_end(pd, &pd->wr, false);
-            p += sent;
-            n -= sent;
-            continue;
-        }
-        netfd_end(pd, &pd->wr, would_block(sent));
-        r = would_block(sent) ? netfd_wait_edge(pd, &pd->wr, "write") : raise_errno((int)-sent);
-        if (r < 0)
-            break;
-    }
+    int r = write_turn(self, p, n, "write");
     netfd_leave(pd, &pd->wr);
     return r;
 }
@@ -267,71 +253,11 @@ static PyObject *
 netfd_write(NetFD *self, PyObject *data)
 {
     if (RT_UNLIKELY(!PyBytes_CheckExact(data)))
-        return write_buffer(self, data);
+        return PyList_Check(data) || PyTuple_Check(data) ? netfd_write_buffers(self, data)
+                                                         : write_buffer(self, data);
     if (write_all(self, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)) < 0)
         return NULL;
     return PyLong_FromSsize_t(PyBytes_GET_SIZE(data));
-}
-
-/* ---- addresses ---- */
-
-/* As the socket module shows them. */
-static PyObject *
-address_object(const struct sockaddr_storage *ss, socklen_t len)
-{
-    char host[INET6_ADDRSTRLEN];
-    if (ss->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)ss;
-        inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
-        return Py_BuildValue("(si)", host, (int)ntohs(in->sin_port));
-    }
-    if (ss->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)ss;
-        inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
-        return Py_BuildValue("(siII)", host, (int)ntohs(in6->sin6_port),
-                             (unsigned)ntohl(in6->sin6_flowinfo), (unsigned)in6->sin6_scope_id);
-    }
-    if (ss->ss_family == AF_UNIX) {
-        const struct sockaddr_un *un = (const struct sockaddr_un *)ss;
-        size_t n = len > offsetof(struct sockaddr_un, sun_path)
-                       ? len - offsetof(struct sockaddr_un, sun_path) : 0;
-        if (n > 0 && un->sun_path[0] == '\0')   /* Linux's abstract names: not C strings */
-            return PyBytes_FromStringAndSize(un->sun_path, (Py_ssize_t)n);
-        return PyUnicode_DecodeFSDefaultAndSize(un->sun_path,
-                                                (Py_ssize_t)strnlen(un->sun_path, n));
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-address_of(NetFD *self, int (*get)(int, struct sockaddr *, socklen_t *), const char *what)
-{
-    struct sockaddr_storage ss = {0};
-    socklen_t len = sizeof(ss);
-    int fd = netfd_begin(self->pd, NULL), err = 0;
-    if (fd < 0) {
-        netfd_raise_closed(what);
-        return NULL;
-    }
-    if (get(fd, (struct sockaddr *)&ss, &len) < 0)
-        err = errno;
-    netfd_end(self->pd, NULL, false);
-    if (err == 0)
-        return address_object(&ss, len);
-    raise_errno(err);
-    return NULL;
-}
-
-static PyObject *
-netfd_getsockname(NetFD *self, PyObject *Py_UNUSED(ignored))
-{
-    return address_of(self, getsockname, "getsockname");
-}
-
-static PyObject *
-netfd_getpeername(NetFD *self, PyObject *Py_UNUSED(ignored))
-{
-    return address_of(self, getpeername, "getpeername");
 }
 
 /* ---- accepting and connecting ---- */
@@ -386,12 +312,11 @@ accept_now(NetFD *self, PyTypeObject *type)
     do {
         len = sizeof(ss);
         fd = sys_accept(listener, (struct sockaddr *)&ss, &len);
-        /* The latter two: a connection that was gone before it was accepted. */
-    } while (fd == -EINTR || fd == -ECONNABORTED || fd == -EPROTO);
-    netfd_end(self->pd, &self->pd->rd, would_block(fd));
+    } while (fd == -EINTR || netfd_lost_before_accept(-fd));
+    netfd_end(self->pd, &self->pd->rd, netfd_would_block(fd));
     if (fd < 0) {
-        if (!would_block(fd))
-            raise_errno(-fd);
+        if (!netfd_would_block(fd))
+            netfd_raise_errno(-fd, "accept");
         return NULL;
     }
     NetFD *conn = netfd_alloc(type, fd);
@@ -400,32 +325,51 @@ accept_now(NetFD *self, PyTypeObject *type)
         return NULL;
     }
     conn->socket = true;
+    conn->stream = self->stream;
     conn->tcp = self->tcp;
+    conn->family = self->family;
     RT_STORE(conn->pd->drains, self->tcp);
-    Py_SETREF(conn->peer, address_object(&ss, len));
+    Py_SETREF(conn->peer, netfd_address(&ss, len));
     if (conn->peer == NULL)
         Py_CLEAR(conn);
     return (PyObject *)conn;
 }
 
 static PyObject *
-netfd_accept(NetFD *self, PyObject *const *args, Py_ssize_t nargs)
+accept_for(NetFD *self, PyTypeObject *type, py_wait *limits)
 {
-    PyTypeObject *type = core->netfd_type;
-    if (nargs == 1 && PyType_Check(args[0]) && PyType_IsSubtype((PyTypeObject *)args[0], type))
-        type = (PyTypeObject *)args[0];
-    else if (nargs != 0) {
-        PyErr_SetString(PyExc_TypeError, "wrong arguments: accept(type=NetFD)");
-        return NULL;
-    }
     py_pd *pd = self->pd;
-    if (netfd_enter(pd, &pd->rd, "accept") < 0)
+    if (netfd_enter_for(pd, &pd->rd, "accept", limits) < 0)
         return NULL;
     PyObject *conn;
     do
         conn = accept_now(self, type);
-    while (conn == NULL && !PyErr_Occurred() && netfd_wait_edge(pd, &pd->rd, "accept") == 0);
+    while (conn == NULL && !PyErr_Occurred()
+           && netfd_wait_edge_for(pd, &pd->rd, "accept", limits) == 0);
     netfd_leave(pd, &pd->rd);
+    return conn;
+}
+
+static PyObject *
+netfd_accept(NetFD *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char usage[] = "accept(type=NetFD, " PY_LIMITS_USAGE ")";
+    PyTypeObject *type = core->netfd_type;
+    py_limits limits;
+    if (py_limits_parse(&limits, usage, nargs > 0, args, nargs, kwnames) < 0)
+        return NULL;
+    if (nargs > 0) {
+        if (!PyType_Check(args[0]) || !PyType_IsSubtype((PyTypeObject *)args[0], type)) {
+            PyErr_Format(PyExc_TypeError, "wrong arguments: %s", usage);
+            return NULL;
+        }
+        type = (PyTypeObject *)args[0];
+    }
+    py_wait wait;
+    if (py_wait_begin(&wait, &limits) < 0)
+        return NULL;
+    PyObject *conn = accept_for(self, type, &wait);
+    py_wait_end(&wait);
     return conn;
 }
 
@@ -456,20 +400,27 @@ connected_now(py_pd *pd)
         return netfd_raise_closed("connect");
     int r = sys_connected(fd);
     netfd_end(pd, &pd->wr, r == -EAGAIN);
-    return r == 0 ? 1 : r == -EAGAIN ? 0 : raise_errno(-r);
+    return r == 0 ? 1 : r == -EAGAIN ? 0 : netfd_raise_errno(-r, "connect");
 }
 
 static PyObject *
-netfd_wait_connected(NetFD *self, PyObject *Py_UNUSED(ignored))
+netfd_wait_connected(NetFD *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     py_pd *pd = self->pd;
-    if (netfd_enter(pd, &pd->wr, "connect") < 0)
+    py_limits limits;
+    py_wait wait;
+    if (py_limits_parse(&limits, "wait_connected(" PY_LIMITS_USAGE ")", 0, args, nargs,
+                        kwnames) < 0
+        || py_wait_begin(&wait, &limits) < 0)
         return NULL;
-    int r;
-    do
-        r = connected_now(pd);
-    while (r == 0 && netfd_wait_edge(pd, &pd->wr, "connect") == 0);
-    netfd_leave(pd, &pd->wr);
+    int r = -1;
+    if (netfd_enter_for(pd, &pd->wr, "connect", &wait) == 0) {
+        do
+            r = connected_now(pd);
+        while (r == 0 && netfd_wait_edge_for(pd, &pd->wr, "connect", &wait) == 0);
+        netfd_leave(pd, &pd->wr);
+    }
+    py_wait_end(&wait);
     if (r <= 0)
         return NULL;
     Py_RETURN_NONE;
@@ -505,76 +456,6 @@ netfd_set_write_deadline(NetFD *self, PyObject *seconds)
     return set_deadlines(self, seconds, false, true);
 }
 
-/* ---- options ---- */
-
-/* What to do with the descriptor, for call_fd(): 0 or -errno. */
-typedef struct {
-    int level, option, value;
-} option_args;
-
-static int
-sys_setsockopt(int fd, option_args *a)
-{
-    return setsockopt(fd, a->level, a->option, &a->value, sizeof(a->value)) < 0 ? -errno : 0;
-}
-
-static int
-sys_getsockopt(int fd, option_args *a)
-{
-    socklen_t len = sizeof(a->value);
-    return getsockopt(fd, a->level, a->option, &a->value, &len) < 0 ? -errno : 0;
-}
-
-static int
-sys_shutdown(int fd, option_args *a)
-{
-    return shutdown(fd, a->value) < 0 ? -errno : 0;
-}
-
-/* -1 with an exception set. */
-static int
-call_fd(NetFD *self, int (*call)(int, option_args *), option_args *a, const char *what)
-{
-    int fd = netfd_begin(self->pd, NULL);
-    if (fd < 0)
-        return netfd_raise_closed(what);
-    int r = call(fd, a);
-    netfd_end(self->pd, NULL, false);
-    return r < 0 ? raise_errno(-r) : 0;
-}
-
-static PyObject *
-netfd_setsockopt(NetFD *self, PyObject *args)
-{
-    option_args a;
-    if (!PyArg_ParseTuple(args, "iii:setsockopt", &a.level, &a.option, &a.value)
-        || call_fd(self, sys_setsockopt, &a, "setsockopt") < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-netfd_getsockopt(NetFD *self, PyObject *args)
-{
-    option_args a = {0};
-    if (!PyArg_ParseTuple(args, "ii:getsockopt", &a.level, &a.option)
-        || call_fd(self, sys_getsockopt, &a, "getsockopt") < 0)
-        return NULL;
-    return PyLong_FromLong(a.value);
-}
-
-static PyObject *
-netfd_shutdown(NetFD *self, PyObject *arg)
-{
-    long how = PyLong_AsLong(arg);
-    if (how == -1 && PyErr_Occurred())
-        return NULL;
-    option_args a = {.value = (int)how};
-    if (call_fd(self, sys_shutdown, &a, "shutdown") < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
 /* ---- life ---- */
 
 static void
@@ -594,7 +475,7 @@ netfd_close(NetFD *self, PyObject *Py_UNUSED(ignored))
     drop_rest(self);
     /* The descriptor is gone whatever close() says; the last two are no failures. */
     if (fd >= 0 && close(fd) < 0 && errno != EINTR && errno != ECONNRESET) {
-        raise_errno(errno);
+        netfd_raise_errno(errno, "close");
         return NULL;
     }
     Py_RETURN_NONE;
@@ -622,6 +503,24 @@ netfd_fileno(NetFD *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLong(fd);
 }
 
+/* Reads and writes of files never wait; they block the thread.  True with an exception set. */
+static bool
+refuse_file(int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0
+        || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode)))
+        return false;
+    PyObject *text = PyUnicode_FromFormat("NetFD: descriptor %d is a file, which cannot be waited "
+                                          "for: use runtime.blocking() to read it", fd);
+    PyObject *args = text ? Py_BuildValue("(iO)", EPERM, text) : NULL;
+    if (args != NULL)
+        PyErr_SetObject(PyExc_PermissionError, args);
+    Py_XDECREF(args);
+    Py_XDECREF(text);
+    return true;
+}
+
 static PyObject *
 netfd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -630,29 +529,33 @@ netfd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PyObject *peer = Py_None;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|O:NetFD", names, &fd, &peer))
         return NULL;
-    int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)) {
-        raise_errno(errno);
+    struct sockaddr_storage ss = {0};
+    socklen_t len = sizeof(ss);
+    bool socket = getsockname(fd, (struct sockaddr *)&ss, &len) == 0;
+    int flags = fcntl(fd, F_GETFL), kind = SOCK_STREAM;
+    if (flags < 0 || (!socket && refuse_file(fd)))
+        return flags < 0 ? (netfd_raise_errno(errno, "NetFD"), NULL) : NULL;
+    if (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+        netfd_raise_errno(errno, "NetFD");
         return NULL;
     }
     NetFD *self = netfd_alloc(type, fd);
     if (self == NULL)
         return NULL;
-    struct sockaddr_storage ss = {0};
-    socklen_t len = sizeof(ss);
-    int kind = 0;
-    if (getsockname(fd, (struct sockaddr *)&ss, &len) == 0) {
-        self->socket = true;
+    self->socket = socket;
+    if (socket) {
         len = sizeof(kind);
         getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &len);
-        self->tcp = kind == SOCK_STREAM && (ss.ss_family == AF_INET || ss.ss_family == AF_INET6);
-        RT_STORE(self->pd->drains, self->tcp);
+        self->family = ss.ss_family;
     }
+    self->stream = kind == SOCK_STREAM;
+    self->tcp = self->stream && (self->family == AF_INET || self->family == AF_INET6);
+    RT_STORE(self->pd->drains, self->tcp);
     len = sizeof(ss);
     if (peer != Py_None)
         Py_SETREF(self->peer, Py_NewRef(peer));
     else if (self->socket && getpeername(fd, (struct sockaddr *)&ss, &len) == 0)
-        Py_SETREF(self->peer, address_object(&ss, len));
+        Py_SETREF(self->peer, netfd_address(&ss, len));
     if (self->peer == NULL) {
         RT_STORE(self->pd->fd, -1);     /* still the caller's */
         Py_CLEAR(self);
@@ -713,6 +616,7 @@ netfd_get_closed(NetFD *self, void *Py_UNUSED(closure))
 }
 
 #define FAST(fn) (PyCFunction)(void (*)(void))fn, METH_FASTCALL
+#define FASTKW(fn) (PyCFunction)(void (*)(void))fn, METH_FASTCALL | METH_KEYWORDS
 
 static PyMethodDef netfd_methods[] = {
     {"read", FAST(netfd_read),
@@ -731,22 +635,25 @@ static PyMethodDef netfd_methods[] = {
      "Put bytes back: they are what the next reads return."},
     {"write", (PyCFunction)netfd_write, METH_O,
      "write($self, data, /)\n--\n\n"
-     "Write all of data (bytes or another buffer), waiting while the peer does not keep\n"
-     "up; returns the number of bytes.\n\n"
+     "Write all of data, waiting while the peer does not keep up; returns the number of\n"
+     "bytes.  data is bytes or another buffer, or a list or tuple of such, which are written\n"
+     "one after another without being joined.\n\n"
      "Writes of several goroutines are never interleaved.  Raises TimeoutError once the\n"
      "write deadline has passed, ClosedError when the connection is closed here,\n"
      "BrokenPipeError and other OSErrors; then part of data may have been sent.\n\n"
      "Go: net.Conn.Write."},
-    {"accept", FAST(netfd_accept),
-     "accept($self, type=NetFD, /)\n--\n\n"
+    {"accept", FASTKW(netfd_accept),
+     "accept($self, type=NetFD, /, timeout=None, *, ctx=None)\n--\n\n"
      "Wait for a connection and return it as an object of that type (NetFD or a subclass,\n"
      "made without calling __init__).\n\n"
-     "Raises TimeoutError once the read deadline has passed, ClosedError, or OSError, for\n"
-     "instance with EMFILE when the process has too many open files."},
-    {"wait_connected", (PyCFunction)netfd_wait_connected, METH_NOARGS,
-     "wait_connected($self)\n--\n\n"
+     "Raises TimeoutError after timeout seconds or once the read deadline has passed, the\n"
+     "error of the context ctx, ClosedError, or OSError, for instance with EMFILE when the\n"
+     "process has too many open files."},
+    {"wait_connected", FASTKW(netfd_wait_connected),
+     "wait_connected($self, timeout=None, *, ctx=None)\n--\n\n"
      "After a connect() that is in progress: wait until it has succeeded.\n\n"
-     "Raises what it failed with, or TimeoutError once the write deadline has passed."},
+     "Raises what it failed with, TimeoutError after timeout seconds or once the write\n"
+     "deadline has passed, or the error of the context ctx."},
     {"set_deadline", (PyCFunction)netfd_set_deadline, METH_O,
      "set_deadline($self, seconds, /)\n--\n\n"
      "Let reads and writes fail with TimeoutError from so many seconds from now on, those\n"
@@ -767,6 +674,38 @@ static PyMethodDef netfd_methods[] = {
      "Give the (non-blocking) descriptor away: return it, and be closed without closing it."},
     {"fileno", (PyCFunction)netfd_fileno, METH_NOARGS,
      "fileno($self)\n--\n\nThe descriptor; it still belongs to this object.  Raises ClosedError."},
+    {"recv_from", FAST(netfd_recv_from),
+     "recv_from($self, n=65536, /)\n--\n\n"
+     "Receive a datagram: (bytes, address of the sender in the form of the socket module, or\n"
+     "None).  What is longer than n bytes is cut.  Raises what read() raises.\n\n"
+     "Go: net.PacketConn.ReadFrom."},
+    {"recv_from_into", (PyCFunction)netfd_recv_from_into, METH_O,
+     "recv_from_into($self, buffer, /)\n--\n\n"
+     "As recv_from(), into a writable buffer: (number of bytes, address)."},
+    {"send_to", FAST(netfd_send_to),
+     "send_to($self, data, address, /)\n--\n\n"
+     "Send data as one datagram to an address in the form of the socket module, with a\n"
+     "literal host; None: to whom the socket is connected to.  Returns the number of bytes.\n"
+     "Raises ValueError for what is no such address, and what write() raises.\n\n"
+     "Go: net.PacketConn.WriteTo."},
+    {"recv_fds", (PyCFunction)netfd_recv_fds, METH_VARARGS,
+     "recv_fds($self, n, maxfds, /)\n--\n\n"
+     "Read at most n bytes and the descriptors that were passed with them, at most maxfds:\n"
+     "(bytes, list of descriptors, which are the caller's and not inheritable).  Raises OSError\n"
+     "with EMSGSIZE, and closes what has come, if there were more, or too many files are\n"
+     "open; and what read() raises.\n\n"
+     "Go: net.UnixConn.ReadMsgUnix."},
+    {"send_fds", (PyCFunction)netfd_send_fds, METH_VARARGS,
+     "send_fds($self, data, fds, /)\n--\n\n"
+     "Write all of data, of which there must be some, and pass descriptors with its first\n"
+     "byte.  fds holds descriptors or objects that have one.  Returns the number of bytes.\n\n"
+     "Go: net.UnixConn.WriteMsgUnix."},
+    {"write_file", (PyCFunction)netfd_write_file, METH_VARARGS,
+     "write_file($self, fd, offset, count, /)\n--\n\n"
+     "Write count bytes (negative: all up to the end) of the regular file fd, from offset on;\n"
+     "returns how many there were.  No other write comes in between."},
+    {"dup", (PyCFunction)netfd_dup, METH_NOARGS,
+     "dup($self)\n--\n\nA duplicate of the descriptor, not inheritable; it is the caller's."},
     {"shutdown", (PyCFunction)netfd_shutdown, METH_O,
      "shutdown($self, how, /)\n--\n\nShut down one or both directions: a socket.SHUT_* number."},
     {"getsockname", (PyCFunction)netfd_getsockname, METH_NOARGS,
@@ -774,9 +713,11 @@ static PyMethodDef netfd_methods[] = {
     {"getpeername", (PyCFunction)netfd_getpeername, METH_NOARGS,
      "getpeername($self)\n--\n\nThe remote address, in the form the socket module uses."},
     {"setsockopt", (PyCFunction)netfd_setsockopt, METH_VARARGS,
-     "setsockopt($self, level, option, value, /)\n--\n\nSet a socket option that is a number."},
+     "setsockopt($self, level, option, value, /)\n--\n\n"
+     "Set a socket option: a number, or bytes that hold a structure."},
     {"getsockopt", (PyCFunction)netfd_getsockopt, METH_VARARGS,
-     "getsockopt($self, level, option, /)\n--\n\nA socket option that is a number."},
+     "getsockopt($self, level, option, size=0, /)\n--\n\n"
+     "A socket option: a number, or where a size is given bytes, at most so many."},
     {0},
 };
 static PyGetSetDef netfd_getset[] = {

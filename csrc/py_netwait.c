@@ -49,10 +49,10 @@
  * there: every py_pd starts anew.
  */
 #include "py_netfd.h"
-#include "py_wait.h"
 
 #include <errno.h>
 #include <sched.h>
+#include <string.h>
 
 #define CHUNK 32
 
@@ -81,11 +81,29 @@ raise_timeout(const char *what)
     return -1;
 }
 
-static int
-raise_errno(int err)
+int
+netfd_raise_errno(int err, const char *what)
 {
-    errno = err;
-    PyErr_SetFromErrno(PyExc_OSError);
+    PyObject *text = PyUnicode_FromFormat("%s: %s", what, strerror(err));
+    PyObject *exc = text ? PyObject_CallFunction(PyExc_OSError, "iO", err, text) : NULL;
+    if (exc != NULL)
+        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+    Py_XDECREF(exc);
+    Py_XDECREF(text);
+    return -1;
+}
+
+/* The poller has refused the descriptor. */
+static RT_COLD int
+raise_unpollable(int err, const char *what)
+{
+    if (err == EPERM)
+        PyErr_Format(PyExc_OSError, "%s: this kind of descriptor cannot be waited for", what);
+    else if (err == EEXIST)
+        PyErr_Format(PyExc_FileExistsError, "%s: something else waits for this descriptor, under "
+                     "the same number: one NetFD may own it", what);
+    else
+        netfd_raise_errno(err, what);
     return -1;
 }
 
@@ -271,8 +289,26 @@ current(const char *what, rt_p **pp)
     return gp;
 }
 
-int
-netfd_wait_edge(py_pd *pd, netfd_direction *d, const char *what)
+static inline bool
+over(const py_wait *limits)
+{
+    return limits != NULL && limits->deadline != RT_FOREVER && limits->deadline <= py_now();
+}
+
+/* Park until a claim, the deadline, or what the limits say. */
+static inline uint32_t
+park_for(Goroutine *gp, int64_t deadline, const py_wait *limits)
+{
+    if (RT_LIKELY(limits == NULL))
+        return py_park(gp, PY_WAIT_IO, deadline);
+    py_wait wait = *limits;
+    if (wait.deadline > deadline)
+        wait.deadline = deadline;
+    return py_wait_park(gp, PY_WAIT_IO, &wait);
+}
+
+static inline int
+wait_edge(py_pd *pd, netfd_direction *d, const char *what, py_wait *limits)
 {
     rt_p *pp;
     Goroutine *gp = current(what, &pp);
@@ -293,9 +329,9 @@ netfd_wait_edge(py_pd *pd, netfd_direction *d, const char *what)
     py_release(&pd->lock);
     if (RT_UNLIKELY(!wait)) {
         py_stay(gp);
-        return err < 0 ? raise_errno(-err) : expired ? raise_timeout(what) : 0;
+        return err < 0 ? raise_unpollable(-err, what) : expired ? raise_timeout(what) : 0;
     }
-    uint32_t why = py_park(gp, PY_WAIT_IO, deadline);
+    uint32_t why = park_for(gp, deadline, limits);
     if (RT_LIKELY(why == RT_WAKE_READY))
         return 0;
     py_acquire(&pd->lock);
@@ -303,15 +339,29 @@ netfd_wait_edge(py_pd *pd, netfd_direction *d, const char *what)
     bool closed = RT_LOAD(pd->fd) < 0;
     expired = netfd_expired(d);
     py_release(&pd->lock);
-    if (why == RT_WAKE_INTERRUPT)
+    if (why == RT_WAKE_INTERRUPT || why == RT_WAKE_CONTEXT)
         return -1;
-    return closed ? netfd_raise_closed(what) : expired ? raise_timeout(what) : 0;
+    if (closed)
+        return netfd_raise_closed(what);
+    return expired || over(limits) ? raise_timeout(what) : 0;
+}
+
+int
+netfd_wait_edge(py_pd *pd, netfd_direction *d, const char *what)
+{
+    return wait_edge(pd, d, what, NULL);
+}
+
+int
+netfd_wait_edge_for(py_pd *pd, netfd_direction *d, const char *what, py_wait *limits)
+{
+    return wait_edge(pd, d, what, limits);
 }
 
 /* Queue for the turn that another has.  1: it is handed over, 0: look again, -1 with an
    exception set. */
 static int
-wait_turn(py_pd *pd, netfd_direction *d, const char *what)
+wait_turn(py_pd *pd, netfd_direction *d, const char *what, py_wait *limits)
 {
     Goroutine *gp = py_current(what);
     if (gp == NULL)
@@ -327,22 +377,22 @@ wait_turn(py_pd *pd, netfd_direction *d, const char *what)
         py_stay(gp);
         return 0;
     }
-    uint32_t why = py_park(gp, PY_WAIT_IO, deadline);
+    uint32_t why = park_for(gp, deadline, limits);
     if (why == RT_WAKE_READY)
         return 1;               /* still busy, now with us */
     py_acquire(&pd->lock);
     py_waitq_remove(&gp->seat->waiter);
     py_release(&pd->lock);
-    return why == RT_WAKE_INTERRUPT ? -1 : 0;
+    return why == RT_WAKE_INTERRUPT || why == RT_WAKE_CONTEXT ? -1 : 0;
 }
 
 int
-netfd_enter_slow(py_pd *pd, netfd_direction *d, const char *what)
+netfd_enter_for(py_pd *pd, netfd_direction *d, const char *what, py_wait *limits)
 {
-    bool mine = false;
+    bool mine = false, late = false;
     for (;;) {
         py_acquire(&pd->lock);
-        bool closed = RT_LOAD(pd->fd) < 0, expired = netfd_expired(d);
+        bool closed = RT_LOAD(pd->fd) < 0, expired = late || netfd_expired(d);
         if (!closed && !expired && !d->busy)
             d->busy = mine = true;
         py_release(&pd->lock);
@@ -353,10 +403,11 @@ netfd_enter_slow(py_pd *pd, netfd_direction *d, const char *what)
         }
         if (mine)
             return 0;
-        int r = wait_turn(pd, d, what);
+        int r = wait_turn(pd, d, what, limits);
         if (r < 0)
             return -1;
         mine = r > 0;
+        late = !mine && over(limits);
     }
 }
 

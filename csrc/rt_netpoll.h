@@ -1,10 +1,20 @@
 /* rt_netpoll.h - the poller contract (portable part).
  *
- * A back-end (epoll, kqueue) supplies one table of functions.  The rules:
+ * A back-end (epoll, kqueue) supplies one table of functions.  What each must keep, and
+ * tests/c/test_netpoll.c checks of each:
  *
  *  - A descriptor is registered once, for both directions, edge-triggered.  A
  *    back-end reports an edge at least once after each transition to ready, and
- *    once after registration if the descriptor is ready already.
+ *    once after registration if the descriptor is ready already.  Both directions may come
+ *    as one event or as two; an event may be spurious.
+ *  - An end or an error that would end a wait counts as an edge of the directions it
+ *    ends: the peer's end of sending is IN | HUP, its going away IN | OUT | HUP, an error
+ *    IN | OUT | ERR.  A pipe that nobody reads is OUT with HUP or ERR.
+ *  - Closing a descriptor ends its registration, unless another one shares what it
+ *    stands for (dup, fork).  Its number may be registered again at once.
+ *  - Descriptors that are always ready (regular files, directories) are refused, -EPERM;
+ *    numbers that are not open with -EBADF, those not registered with -ENOENT, those
+ *    registered already with -EEXIST.
  *  - `data` is handed back unchanged with each event; the back-end never looks
  *    into it.
  *  - Only the M that owns the instance calls wait().  add, modify, remove and
@@ -12,7 +22,9 @@
  *  - wake() makes a concurrent or the next wait() return at once; several wake()
  *    calls before one wait() count as one.  wait() never reports the wake-up
  *    itself as an event.
- *  - Nothing here allocates after open(); nothing calls back.
+ *  - Nothing here calls back; but for open(), nothing allocates.
+ *  - A forked child may only close() the instances of its parent, which leaves the
+ *    parent's alone.
  *  - Every function returns 0 (wait: the number of events) or -errno.
  */
 #ifndef RT_NETPOLL_H

@@ -38,6 +38,26 @@ class TCPAddr(NamedTuple):
         return join_host_port(self.host, self.port)
 
 
+class UDPAddr(NamedTuple):
+    """The address of one end of a UDP socket; ``str()`` gives "host:port".
+
+    It is a tuple (host, port), as TCPAddr is.
+
+    Go: net.UDPAddr.
+    """
+
+    host: str
+    port: int
+
+    @property
+    def network(self) -> str:
+        """Always "udp"."""
+        return "udp"
+
+    def __str__(self) -> str:
+        return join_host_port(self.host, self.port)
+
+
 class UnixAddr(NamedTuple):
     """The address of a Unix-domain socket; ``str()`` gives the path.
 
@@ -58,7 +78,7 @@ class UnixAddr(NamedTuple):
         return self.path
 
 
-Addr = TCPAddr | UnixAddr
+Addr = TCPAddr | UDPAddr | UnixAddr
 
 
 def _check_text(address: object, example: str) -> None:
@@ -134,16 +154,16 @@ def lookup_port(service: str) -> int:
         raise AddrError(f"lookup tcp/{service}: unknown port") from None
 
 
-def from_sockaddr(address: Any) -> Addr | None:
+def from_sockaddr(address: Any, ip: type[TCPAddr] | type[UDPAddr] = TCPAddr) -> Addr | None:
     """An address in the form of the socket module as an Addr; None if it is of no kind known."""
     match address:
         case (str() as host, int() as port):
-            return TCPAddr(host, port)
+            return ip(host, port)
         case (str() as host, int() as port, _, int() as scope):
             # IPv4 peers of a socket for both.
             if host.startswith("::ffff:") and "." in host:
                 host = host[7:]
-            return TCPAddr(f"{host}%{_zone(scope)}" if scope else host, port)
+            return ip(f"{host}%{_zone(scope)}" if scope else host, port)
         case str():
             return UnixAddr(address)
         case bytes():

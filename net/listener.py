@@ -5,19 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from runtime._core import Chan, ChanClosed, ClosedError, NetFD
 from runtime._net.addr import Addr, AddrError, UnixAddr, from_sockaddr, unix_sockaddr
-from runtime._net.conn import Conn
+from runtime._net.conn import Conn, conn_type, duplicate, keep_alive_options
 from runtime._net.resolve import Target, resolve
+
+if TYPE_CHECKING:
+    from runtime._core import _Context
+
+Control = Callable[[str, str, int], object]
 
 # What accept() fails with while the process or the system is short of something: it passes.
 _SHORTAGE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _FIRST_PAUSE = 0.005  # seconds; doubled up to _LONGEST_PAUSE
 _LONGEST_PAUSE = 1.0
+_KEEP_ALIVE = 15.0  # seconds; Go's
+_UNIX = {"unix": socket.SOCK_STREAM, "unixpacket": socket.SOCK_SEQPACKET}
 _ALL_THE_SYSTEM_ALLOWS = 65535  # the kernel lowers it to its own limit
 
 
@@ -33,8 +41,9 @@ class Listener:
     Go: net.Listener.
     """
 
-    def __init__(self, fd: NetFD, unlink: str | None = None) -> None:
+    def __init__(self, fd: NetFD, unlink: str | None = None, conn_type: type[Conn] = Conn) -> None:
         self._fd = fd
+        self._conn_type = conn_type
         self._unlink = unlink  # the path of a unix socket, removed by close()
         self._closing: Chan[None] = Chan()
         self._addr = from_sockaddr(fd.getsockname()) or UnixAddr("")
@@ -47,28 +56,42 @@ class Listener:
         """
         return self._addr
 
-    def accept(self) -> Conn:
+    def accept(self, timeout: float | None = None, *, ctx: _Context | None = None) -> Conn:
         """Wait for the next connection.
 
         While the process has too many open files it waits, longer each time up to a second,
-        and tries again.  Raises TimeoutError once the deadline has passed, and ClosedError
-        when the listener is closed.
+        and tries again.  Raises TimeoutError after timeout seconds or once the deadline has
+        passed, the error of ctx, a context, and ClosedError when the listener is closed.
 
         Go: net.Listener.Accept, with the pause of http.Server.Serve.
         """
+        try:
+            return self._fd.accept(self._conn_type, timeout, ctx=ctx)
+        except OSError as e:
+            if e.errno not in _SHORTAGE:
+                raise
+        deadline = None if timeout is None else time.monotonic() + timeout
         pause = _FIRST_PAUSE
         while True:
+            self._pause(pause, ctx)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            left = None if deadline is None else deadline - time.monotonic()
             try:
-                return self._fd.accept(Conn)
+                return self._fd.accept(self._conn_type, left, ctx=ctx)
             except OSError as e:
                 if e.errno not in _SHORTAGE:
                     raise
-            try:
-                self._closing.recv(pause)
-            except TimeoutError:
-                pause = min(2 * pause, _LONGEST_PAUSE)
-            except ChanClosed:
-                raise ClosedError("accept: use of closed network connection") from None
+                if left is not None and left <= 0:
+                    raise TimeoutError("accept: the time is up") from e
+
+    def _pause(self, seconds: float, ctx: _Context | None) -> None:
+        try:
+            self._closing.recv(seconds, ctx=ctx)
+        except TimeoutError:
+            if ctx is not None and ctx.err() is not None:  # the error is the context's
+                raise
+        except ChanClosed:
+            raise ClosedError("accept: use of closed network connection") from None
 
     def set_deadline(self, seconds: float | None) -> None:
         """Let accept() fail with TimeoutError from so many seconds from now on; None: never.
@@ -106,6 +129,16 @@ class Listener:
         """The descriptor; it still belongs to the listener.  Raises ClosedError."""
         return self._fd.fileno()
 
+    def file(self) -> socket.socket:
+        """A socket object with a duplicate of the descriptor, for what needs one.
+
+        It is not inheritable, closed by the caller, and must stay non-blocking: the two
+        descriptors share this.  Raises ClosedError.
+
+        Go: net.TCPListener.File.
+        """
+        return duplicate(self._fd)
+
     def __iter__(self) -> Iterator[Conn]:
         """Accept connections until the listener is closed."""
         try:
@@ -131,17 +164,25 @@ class Listener:
 
 
 def listen(
-    network: str, address: str, *, reuse_port: bool = False, backlog: int | None = None
+    network: str,
+    address: str,
+    *,
+    reuse_port: bool = False,
+    backlog: int | None = None,
+    keep_alive: float | None = _KEEP_ALIVE,
+    control: Control | None = None,
 ) -> Listener:
     """Listen on an address.
 
-    network is "tcp" (IPv4 and IPv6), "tcp4", "tcp6" or "unix".  address is "host:port", or
-    the path of a unix socket ("@name": Linux's abstract name space).  With "tcp", ":port"
-    listens on all addresses, IPv4 and IPv6; a name means its first address, IPv4 preferred.
-    Port 0 lets the system choose.
+    network is "tcp" (IPv4 and IPv6), "tcp4", "tcp6", "unix" or "unixpacket".  address is
+    "host:port", or the path of a unix socket ("@name": Linux's abstract name space).  With
+    "tcp", ":port" listens on all addresses, IPv4 and IPv6; a name means its first address,
+    IPv4 preferred.  Port 0 lets the system choose.
 
     reuse_port lets several processes share the port (SO_REUSEPORT).  backlog is the number
     of connections that may wait to be accepted; None: as many as the system allows.
+    keep_alive is set on each connection (`Conn.set_keep_alive`).  control(network, address, fd)
+    is called before the socket is bound, and may set options of the descriptor.
 
     Raises AddrError for a senseless address, socket.gaierror for an unknown name, OSError with
     the address in its message where the port is taken or not ours.
@@ -149,38 +190,23 @@ def listen(
     Go: net.Listen.
     """
     backlog = _ALL_THE_SYSTEM_ALLOWS if backlog is None else backlog
-    if network == "unix":
-        return _listen_unix(address, backlog)
+    if network in _UNIX:
+        return _listen_unix(network, address, backlog, control)
+    if not network.startswith("tcp"):
+        raise AddrError(f"unknown network {network}")
+    options = [*keep_alive_options(keep_alive), (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)]
+    # Connections inherit it: one call here instead of one for each.
+    options.append((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1))
+    if reuse_port:
+        options.append((socket.SOL_SOCKET, socket.SO_REUSEPORT, 1))
     targets = resolve(network, address)
     targets.sort(key=lambda target: target.family != socket.AF_INET)  # IPv4 first
-    if not targets[0].sockaddr[0]:
-        return _listen_everywhere(network, address, targets, reuse_port, backlog)
-    return _listen_tcp(network, address, targets[0], reuse_port, backlog)
-
-
-def _listen_everywhere(
-    network: str, address: str, targets: list[Target], reuse_port: bool, backlog: int
-) -> Listener:
-    ipv4, ipv6 = targets
-    if network == "tcp4" or (network == "tcp" and not socket.has_dualstack_ipv6()):
-        return _listen_tcp(network, address, ipv4, reuse_port, backlog)
-    return _listen_tcp(network, address, ipv6, reuse_port, backlog)
-
-
-def _listen_tcp(
-    network: str, address: str, target: Target, reuse_port: bool, backlog: int
-) -> Listener:
+    target = local_target(network, targets)
     s = socket.socket(target.family, socket.SOCK_STREAM)
     try:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # Connections inherit it: one call here instead of one for each.
-        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if target.family == socket.AF_INET6:
-            both = network == "tcp" and target.sockaddr[0] in ("", "::")
-            s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not both))
-        s.bind(target.sockaddr)
+        for option in options:
+            s.setsockopt(*option)
+        bind(s, network, target, control)
         s.listen(backlog)
         return _own(s)
     except OSError as e:
@@ -191,21 +217,44 @@ def _listen_tcp(
         raise
 
 
+def local_target(network: str, targets: list[Target]) -> Target:
+    """Which of the addresses of a host, IPv4 first, to bind to; no host has one of each."""
+    if targets[0].sockaddr[0]:
+        return targets[0]
+    ipv4, ipv6 = targets
+    both = not network.endswith(("4", "6"))
+    return ipv4 if network.endswith("4") or (both and not socket.has_dualstack_ipv6()) else ipv6
+
+
+def bind(s: socket.socket, network: str, target: Target, control: Control | None) -> None:
+    """Bind a socket of an IP network."""
+    if target.family == socket.AF_INET6:
+        both = not network.endswith("6") and target.sockaddr[0] in ("", "::")
+        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not both))
+    if control is not None:
+        version = "4" if target.family == socket.AF_INET else "6"
+        control(network[:3] + version, str(from_sockaddr(target.sockaddr)), s.fileno())
+    s.bind(target.sockaddr)
+
+
 def _own(s: socket.socket, unlink: str | None = None) -> Listener:
     """A listener with the socket's descriptor; where it cannot be made, s still has it."""
     fd = NetFD(s.fileno())
+    kind = conn_type(s.family, s.type)
     try:
         s.detach()
-        return Listener(fd, unlink)
+        return Listener(fd, unlink, kind)
     except BaseException:
         fd.close()
         raise
 
 
-def _listen_unix(path: str, backlog: int) -> Listener:
+def _listen_unix(network: str, path: str, backlog: int, control: Control | None) -> Listener:
     sockaddr = unix_sockaddr(path)
-    s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    s = socket.socket(socket.AF_UNIX, _UNIX[network])
     try:
+        if control is not None:
+            control(network, path, s.fileno())
         s.bind(sockaddr)
         s.listen(backlog)
         return _own(s, path if isinstance(sockaddr, str) else None)

@@ -18,8 +18,8 @@ from pathlib import Path
 PEERS = Path(__file__).resolve().parent
 BIN = PEERS.parent.parent / "build" / "bench"
 REQUIREMENTS = PEERS.parent / "requirements.txt"
-GO_PROGRAMS = ("hello_go", "sched_go")
-C_PROGRAMS = ("epoll_hello",)
+GO_PROGRAMS = ("hello_go", "sched_go", "echo_go")
+C_PROGRAMS = ("epoll_hello", "epoll_echo", "echo_load")
 
 
 def last_line(text: str) -> str:

@@ -736,7 +736,7 @@ def test_addresses_of_tcp_connection_match(tcp):
     host, port = client.remote_addr
     assert str(client.remote_addr) == f"{host}:{port}"
     assert repr(client) == (
-        f"<Conn tcp {client.local_addr} fd={client.fileno()} -> {client.remote_addr}>"
+        f"<TCPConn tcp {client.local_addr} fd={client.fileno()} -> {client.remote_addr}>"
     )
 
 

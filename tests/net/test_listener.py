@@ -164,7 +164,7 @@ def test_listener_for_ipv6_only_refuses_ipv4():
 @pytest.mark.parametrize(
     ("network", "address", "message"),
     [
-        ("udp", ":0", "unknown network udp"),
+        ("sctp", ":0", "unknown network sctp"),
         ("tcp", "localhost", "address localhost: missing port in address"),
         ("tcp", ":70000", "address 70000: invalid port"),
         ("tcp", ":-1", "address -1: invalid port"),

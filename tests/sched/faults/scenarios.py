@@ -6,7 +6,9 @@ import contextvars
 import faulthandler
 import logging
 import os
+import socket
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -798,6 +800,77 @@ class Unix(Scenario):
             with net.dial("unix", self.address):
                 self.gs[0].join().close()
                 self.gs[0] = None
+
+
+class Packets(Scenario):
+    """Datagrams there and back."""
+
+    primary = (MemoryError, OSError)
+
+    def run(self) -> None:
+        with (
+            net.listen_packet("udp", "127.0.0.1:0") as server,
+            net.dial("udp", str(server.local_addr)) as client,
+        ):
+            for conn in (server, client):
+                conn.set_deadline(TIME_LIMIT / 3)
+            # If sending fails it gets ClosedError.
+            self.gs[0] = go(server.recv_from)
+            gosched()
+            client.write([b"a", b"b"])
+            data, sender = self.gs[0].join()
+            self.gs[0] = None
+            server.send_to(data, sender)
+            buffer = bytearray(9)
+            assert client.recv_from_into(buffer) == (2, server.local_addr)
+            assert buffer.startswith(b"ab")
+
+
+class Passing(Scenario):
+    """Descriptors, several buffers and a file go through a unix connection."""
+
+    primary = (MemoryError, OSError)
+    secondary = (EOFError,)
+    size = 300_000  # more than the system buffers
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (release closes it)
+        self.file.write(b"f" * self.size)
+        self.file.flush()
+        a, b = socket.socketpair()
+        self.near = net.UnixConn(a.detach())
+        self.far = [net.UnixConn(b.detach())]
+        self.got: list[tuple[bytes, list[int]]] = [(b"", [])]
+
+    def send(self, conn: net.UnixConn) -> None:
+        try:
+            conn.send_fds(b"x", [self.file])
+            conn.write([b"l" * (self.size // 2)] * 2)
+            conn.sendfile(self.file)
+        finally:
+            conn.close()
+
+    def run(self) -> None:
+        # If the goroutine fails nobody has this end, and it is closed; but see Net.
+        self.gs[0] = go(self.send, self.far.pop())
+        self.near.set_deadline(TIME_LIMIT / 3)
+        try:
+            self.got[0] = self.near.recv_fds(1, 1)  # stored without an allocation
+            if self.got[0][1]:
+                assert self.near.read_exactly(self.size) == b"l" * self.size
+                assert self.near.read_exactly(self.size) == b"f" * self.size
+        except TimeoutError:
+            self.gs[0].join(0)
+            raise
+        self.gs[0].join()
+
+    def release(self) -> None:
+        for conn in (self.near, *self.far):
+            conn.close()
+        for fd in self.got[0][1]:
+            os.close(fd)
+        self.file.close()
 
 
 class Pipe(Scenario):

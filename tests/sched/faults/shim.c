@@ -29,8 +29,10 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #include <unwind.h>
 
@@ -39,13 +41,13 @@
 enum {
     ALLOC, CORE_ALLOC, EPOLL_CREATE1, EPOLL_CTL, EPOLL_WAIT, EVENTFD, READ, WRITE, RECV, SEND, ACCEPT4,
     GETSOCKOPT, GETPEERNAME, FCNTL, SETSOCKOPT, SHUTDOWN, CLOSE, MUTEX_INIT, COND_INIT,
-    PTHREAD_CREATE, SOCKET, CONNECT, BIND, LISTEN, NCALLS
+    PTHREAD_CREATE, SOCKET, CONNECT, BIND, LISTEN, SENDFILE, NCALLS
 };
 static const char *const names[NCALLS] = {
     "alloc", "core_alloc", "epoll_create1", "epoll_ctl", "epoll_wait", "eventfd", "read", "write", "recv",
     "send", "accept4", "getsockopt", "getpeername", "fcntl", "setsockopt", "shutdown", "close",
     "pthread_mutex_init", "pthread_cond_init", "pthread_create", "socket", "connect", "bind",
-    "listen"};
+    "listen", "sendfile"};
 
 /* One plan at a time: calls first ... first + times - 1 of one kind fail. */
 static struct {
@@ -377,8 +379,17 @@ WRAP(int, EPOLL_WAIT, epoll_pwait,
 WRAP(int, EVENTFD, eventfd, (unsigned int count, int flags), (count, flags))
 WRAP(ssize_t, READ, read, (int fd, void *buf, size_t n), (fd, buf, n))
 WRAP(ssize_t, WRITE, write, (int fd, const void *buf, size_t n), (fd, buf, n))
+WRAP(ssize_t, WRITE, writev, (int fd, const struct iovec *iov, int n), (fd, iov, n))
+WRAP(ssize_t, SENDFILE, sendfile, (int out, int in, off_t *offset, size_t n), (out, in, offset, n))
 WRAP(ssize_t, RECV, recv, (int fd, void *buf, size_t n, int flags), (fd, buf, n, flags))
 WRAP(ssize_t, SEND, send, (int fd, const void *buf, size_t n, int flags), (fd, buf, n, flags))
+WRAP(ssize_t, RECV, recvfrom,
+     (int fd, void *buf, size_t n, int flags, struct sockaddr *sa, socklen_t *len),
+     (fd, buf, n, flags, sa, len))
+WRAP(ssize_t, RECV, recvmsg, (int fd, struct msghdr *msg, int flags), (fd, msg, flags))
+WRAP(ssize_t, SEND, sendto,
+     (int fd, const void *buf, size_t n, int flags, const struct sockaddr *sa, socklen_t len),
+     (fd, buf, n, flags, sa, len))
 WRAP(ssize_t, SEND, sendmsg, (int fd, const struct msghdr *msg, int flags), (fd, msg, flags))
 WRAP(int, ACCEPT4, accept4, (int fd, struct sockaddr *sa, socklen_t *len, int flags),
      (fd, sa, len, flags))

@@ -1,0 +1,242 @@
+"""A connection in memory.
+
+A write offers its bytes to readers on a channel without a buffer, and is told how many were
+taken; what is left is offered again.  Whatever else may end a wait, the close of either end or
+a new deadline, is a change: the context of the wait, which ends with it, so that the waiting
+goroutine looks again.  Who makes a change sets the state, then puts a new `_Change` in the
+place of the old one, then ends that; who waits takes the `_Change`, then looks at the state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from runtime._core import Chan, ChanClosed, ClosedError, Mutex
+from runtime._net.addr import Addr, UnixAddr
+from runtime._net.stream import Stream
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+
+class _Changed(Exception):
+    pass
+
+
+class _Change:
+    """A context that ends when something has changed."""
+
+    __slots__ = ("_done",)
+
+    def __init__(self) -> None:
+        self._done: Chan[None] = Chan()
+
+    def done(self) -> Chan[None]:
+        return self._done
+
+    def err(self) -> BaseException | None:
+        return _Changed() if self._done.closed else None
+
+    def end(self) -> None:
+        try:
+            self._done.close()
+        except ChanClosed:
+            pass
+
+
+_Offer = tuple[memoryview, Chan[int]]  # bytes, and where to say how many were taken
+
+
+class PipeConn(Stream):
+    """One end of a pipe(); it is used as a `Conn` is.
+
+    Go: what net.Pipe returns.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_change",
+        "_closed",
+        "_incoming",
+        "_outgoing",
+        "_peer",
+        "_read_deadline",
+        "_rest",
+        "_write_closed",
+        "_write_deadline",
+        "_write_turn",
+    )
+
+    _peer: PipeConn
+
+    def __init__(self, incoming: Chan[_Offer], outgoing: Chan[_Offer]) -> None:
+        self._incoming, self._outgoing = incoming, outgoing
+        self._change = _Change()
+        self._write_turn = Mutex()
+        self._rest: deque[bytes] = deque()  # to be read first
+        self._closed = self._write_closed = False
+        # On the clock of time.monotonic().
+        self._read_deadline: float | None = None
+        self._write_deadline: float | None = None
+
+    @property
+    def local_addr(self) -> Addr:
+        """An address without a name."""
+        return UnixAddr("")
+
+    @property
+    def remote_addr(self) -> Addr:
+        """An address without a name."""
+        return UnixAddr("")
+
+    @property
+    def closed(self) -> bool:
+        """True once close() was called."""
+        return self._closed
+
+    def read(self, n: int = 65536, /) -> bytes:
+        """Up to n bytes of one write, as soon as there is one; b"" when the peer has closed."""
+        if n < 0:
+            raise ValueError(f"read(n): n must be 0 or more, not {n}")
+        while True:
+            change = self._change
+            if self._closed:
+                raise ClosedError("read: use of closed network connection")
+            left = _left(self._read_deadline, "read")
+            if n == 0:
+                return b""
+            try:
+                data = self._rest.popleft()
+            except IndexError:
+                pass
+            else:
+                if len(data) > n:
+                    self._rest.appendleft(data[n:])
+                return data[:n]
+            if self._peer._write_closed:
+                return b""
+            try:
+                view, taken = self._incoming.recv(left, ctx=change)
+            except (_Changed, TimeoutError):
+                continue
+            count = 0
+            try:
+                data = bytes(view[:n])
+                count = len(data)
+                return data
+            finally:
+                taken.try_send(count)
+
+    def read_into(self, buffer: WriteableBuffer, /) -> int:
+        """As read(), into a buffer; the number of bytes, 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise BufferError("read_into() needs a buffer that can be written to")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def unread(self, data: bytes, /) -> None:
+        """Put bytes back: the next read returns them first."""
+        if data:
+            self._rest.appendleft(data)
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Wait until all the bytes have been read; returns how many those are.
+
+        Raises BrokenPipeError if the peer has closed.  After an error some of the bytes may
+        have been read.
+        """
+        view = memoryview(data).cast("B")
+        size = len(view)
+        with self._write_turn:
+            while True:
+                change = self._change
+                if self._closed:
+                    raise ClosedError("write: use of closed network connection")
+                if self._write_closed or self._peer._closed:
+                    whom = "this end" if self._write_closed else "the peer"
+                    raise BrokenPipeError(f"write: {whom} of the pipe is closed")
+                left = _left(self._write_deadline, "write")
+                if not view:
+                    return size
+                taken: Chan[int] = Chan(1)
+                try:
+                    self._outgoing.send((view, taken), left, ctx=change)
+                except (_Changed, TimeoutError):
+                    continue
+                view = view[taken.recv() :]
+
+    def close_write(self) -> None:
+        """Let the peer read the end; reading goes on.  Raises ClosedError."""
+        if self._closed:
+            raise ClosedError("close_write: use of closed network connection")
+        self._write_closed = True
+        self._changed()
+        self._peer._changed()
+
+    def close(self) -> None:
+        """Close this end: whoever uses it gets ClosedError.  Twice is harmless."""
+        self._closed = self._write_closed = True
+        self._changed()
+        self._peer._changed()
+
+    def set_deadline(self, seconds: float | None, /) -> None:
+        """Let reads and writes fail with TimeoutError from so many seconds from now on."""
+        self._set_deadlines(seconds, True, True)
+
+    def set_read_deadline(self, seconds: float | None, /) -> None:
+        """As set_deadline(), for reads only."""
+        self._set_deadlines(seconds, True, False)
+
+    def set_write_deadline(self, seconds: float | None, /) -> None:
+        """As set_deadline(), for writes only."""
+        self._set_deadlines(seconds, False, True)
+
+    def __repr__(self) -> str:
+        return f"<PipeConn {'closed' if self._closed else 'open'}>"
+
+    def _set_deadlines(self, seconds: float | None, read: bool, write: bool) -> None:
+        if self._closed:
+            raise ClosedError("set_deadline: use of closed network connection")
+        point = None if seconds is None else time.monotonic() + seconds
+        if read:
+            self._read_deadline = point
+        if write:
+            self._write_deadline = point
+        self._changed()
+
+    def _changed(self) -> None:
+        before, self._change = self._change, _Change()
+        before.end()
+
+
+def _left(deadline: float | None, what: str) -> float | None:
+    """The seconds until the deadline; raises TimeoutError if it has passed."""
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError(f"{what}: the time is up")
+    return left
+
+
+def pipe() -> tuple[PipeConn, PipeConn]:
+    """A connection in memory, full duplex; both its ends.
+
+        client, server = net.pipe()
+        runtime.go(server.write, b"hello")
+        client.read()                         # b"hello"
+
+    It has no buffer: a write waits until one or more reads have taken all of it.  Deadlines,
+    close and the errors are those of a `Conn`.
+
+    Go: net.Pipe.
+    """
+    forth: Chan[_Offer] = Chan()
+    back: Chan[_Offer] = Chan()
+    a, b = PipeConn(back, forth), PipeConn(forth, back)
+    a._peer, b._peer = b, a
+    return a, b

@@ -1,0 +1,133 @@
+"""What stream connections that are not descriptors share."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from runtime._net.addr import Addr
+from runtime._net.conn import UnexpectedEOFError
+from runtime._net.files import makefile
+
+_CHUNK = 1 << 16  # bytes
+
+
+class StreamConn(Protocol):
+    """What any stream connection has: that of a socket, of TLS, of a pipe.  Go: net.Conn."""
+
+    def read(self, n: int = 65536, /) -> bytes: ...
+    def unread(self, data: bytes, /) -> None: ...
+    def write(self, data: bytes, /) -> int: ...
+    def close(self) -> None: ...
+    def set_deadline(self, seconds: float | None, /) -> None: ...
+    def set_read_deadline(self, seconds: float | None, /) -> None: ...
+    def set_write_deadline(self, seconds: float | None, /) -> None: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def local_addr(self) -> Addr: ...
+    @property
+    def remote_addr(self) -> Addr: ...
+
+
+class StreamListener(Protocol):
+    """What any listener for such connections has.  Go: net.Listener."""
+
+    def accept(self) -> StreamConn: ...
+    def set_deadline(self, seconds: float | None) -> None: ...
+    def close(self) -> None: ...
+    def fileno(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def addr(self) -> Addr: ...
+
+
+class Stream:
+    """read_exactly() and the like, for who has read() and unread()."""
+
+    __slots__ = ()
+
+    def read(self, n: int = 65536, /) -> bytes:
+        raise NotImplementedError
+
+    def unread(self, data: bytes, /) -> None:
+        raise NotImplementedError
+
+    def read_into(self, buffer: Any, /) -> int:
+        raise NotImplementedError
+
+    def write(self, data: Any, /) -> int:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    makefile = makefile
+
+    def read_exactly(self, n: int) -> bytes:
+        """Read n bytes, waiting for all of them.
+
+        Raises UnexpectedEOFError if the stream ends before, ValueError if n is negative, and
+        what `read` raises; after that nothing is lost: the next read returns what had come.
+
+        Go: io.ReadFull.
+        """
+        if n < 0:
+            raise ValueError(f"read_exactly(n): n must be 0 or more, not {n}")
+        data = bytearray()
+        try:
+            while len(data) < n:
+                chunk = self.read(min(n - len(data), _CHUNK))
+                if not chunk:
+                    raise UnexpectedEOFError(bytes(data))
+                data += chunk
+        except BaseException as e:
+            if type(e) is not UnexpectedEOFError:
+                self.unread(bytes(data))
+            raise
+        return bytes(data)
+
+    def read_until(self, delimiter: bytes = b"\n", limit: int = 65536) -> bytes:
+        """Read up to and including the delimiter.
+
+        Raises UnexpectedEOFError if the stream ends before it (with partial empty where the
+        stream ends between two), ValueError if it does not come within limit bytes, and what
+        `read` raises; after the latter two nothing is lost: the next read returns what had come.
+
+        Go: bufio.Reader.ReadBytes, with a limit.
+        """
+        if not delimiter:
+            raise ValueError("read_until(): the delimiter is empty")
+        size = len(delimiter)
+        data = bytearray()
+        searched = 0
+        try:
+            while True:
+                chunk = self.read(max(1, min(_CHUNK, limit - len(data))))
+                if not chunk:
+                    raise UnexpectedEOFError(bytes(data))
+                data += chunk
+                end = data.find(delimiter, searched) + size
+                if end >= size:
+                    break
+                if len(data) >= limit:
+                    raise ValueError(f"no delimiter within {limit} bytes")
+                searched = max(0, len(data) - size + 1)
+        except BaseException as e:
+            if type(e) is not UnexpectedEOFError:
+                self.unread(bytes(data))
+            raise
+        self.unread(bytes(data[end:]))
+        return bytes(data[:end])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
