@@ -165,6 +165,7 @@ struct py_m {
         _Atomic uint64_t accepted, closed, requests;
     } http;
     void *http_cache;           /* owned: see py_http.h; NULL until it is needed */
+    char *read_buffer;          /* owned: see read_bytes_now(); likewise */
 };
 
 #define PY_MAX_IDLE_WORKERS 1024
