@@ -14,6 +14,8 @@
 #include <unistd.h>
 
 #define DEFAULT_READ 65536
+#define SMALL_READ 256          /* bytes; blocks of that size cost little */
+#define BULK_READ 8192
 
 /* ---- reading ---- */
 
@@ -75,17 +77,38 @@ read_now(NetFD *self, char *buf, Py_ssize_t n, const char *what)
     return got;
 }
 
+/* Where the M that calls reads to, DEFAULT_READ bytes; NULL: there is none. */
+static inline char *
+read_buffer(void)
+{
+    py_m *mp = py_tls_m;
+    if (RT_UNLIKELY(mp == NULL))
+        return NULL;
+    if (RT_UNLIKELY(mp->read_buffer == NULL))
+        mp->read_buffer = PyMem_RawMalloc(DEFAULT_READ);
+    return mp->read_buffer;
+}
+
 /* The bytes of one read without waiting; NULL without an exception: that would
-   block.  No buffer is kept while waiting, so that an idle reader costs no memory. */
+   block.  No buffer is kept while waiting, so that an idle reader costs no memory.  Most
+   reads bring less than there is room for: copied from the M's buffer that costs less than
+   a large block that is cut down.  Not so for those who transfer much. */
 static PyObject *
 read_bytes_now(NetFD *self, Py_ssize_t n)
 {
     if (RT_LOAD(self->pd->rd.quiet) && !netfd_has_rest(self))
         return NULL;
+    char *buffer = n > SMALL_READ && n <= DEFAULT_READ && !self->bulk ? read_buffer() : NULL;
+    if (buffer != NULL) {
+        Py_ssize_t got = read_now(self, buffer, n, "read");
+        self->bulk = got > BULK_READ;
+        return got < 0 ? NULL : PyBytes_FromStringAndSize(buffer, got);
+    }
     PyObject *data = PyBytes_FromStringAndSize(NULL, n);
     if (data == NULL)
         return NULL;
     Py_ssize_t got = read_now(self, PyBytes_AS_STRING(data), n, "read");
+    self->bulk = got > BULK_READ;
     if (RT_UNLIKELY(got < 0))
         Py_CLEAR(data);
     else if (got != n)

@@ -53,6 +53,7 @@ typedef struct NetFD {
     bool socket;                /* not a pipe or the like; never changes */
     bool stream;                /* no message boundaries; never changes */
     bool tcp;                   /* never changes */
+    bool bulk;                  /* the last read was a big one; only a hint */
     int family;                 /* AF_*, 0 where it is no socket; never changes */
     PyObject *rest;             /* owned bytes to be read first (unread), or NULL; guarded by
                                    pd->lock */
