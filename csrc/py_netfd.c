@@ -389,7 +389,7 @@ netfd_accept(NetFD *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
         type = (PyTypeObject *)args[0];
     }
     py_wait wait;
-    if (py_wait_begin(&wait, &limits) < 0)
+    if (py_wait_begin_io(&wait, &limits) < 0)
         return NULL;
     PyObject *conn = accept_for(self, type, &wait);
     py_wait_end(&wait);
@@ -434,7 +434,7 @@ netfd_wait_connected(NetFD *self, PyObject *const *args, Py_ssize_t nargs, PyObj
     py_wait wait;
     if (py_limits_parse(&limits, "wait_connected(" PY_LIMITS_USAGE ")", 0, args, nargs,
                         kwnames) < 0
-        || py_wait_begin(&wait, &limits) < 0)
+        || py_wait_begin_io(&wait, &limits) < 0)
         return NULL;
     int r = -1;
     if (netfd_enter_for(pd, &pd->wr, "connect", &wait) == 0) {

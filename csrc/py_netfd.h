@@ -143,7 +143,7 @@ PyObject *netfd_write_file(NetFD *self, PyObject *args);
 static inline bool
 netfd_expired(const netfd_direction *d)
 {
-    return d->deadline != RT_FOREVER && d->deadline <= py_now();
+    return d->deadline != RT_FOREVER && d->deadline <= rt_nanotime();
 }
 
 /* Take the turn; then the descriptor was open and the deadline had not passed.  -1

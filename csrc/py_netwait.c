@@ -292,7 +292,7 @@ current(const char *what, rt_p **pp)
 static inline bool
 over(const py_wait *limits)
 {
-    return limits != NULL && limits->deadline != RT_FOREVER && limits->deadline <= py_now();
+    return limits != NULL && limits->deadline != RT_FOREVER && limits->deadline <= rt_nanotime();
 }
 
 /* Park until a claim, the deadline, or what the limits say. */

@@ -104,12 +104,11 @@ py_limits_check(const py_limits *limits)
 
 /* ---- waiting ---- */
 
-int
-py_wait_begin(py_wait *wait, const py_limits *limits)
+/* The part that a context has in it. */
+static int
+begin_context(py_wait *wait, const py_limits *limits)
 {
     wait->context = NULL;
-    if (py_deadline(limits->timeout, &wait->deadline) < 0)
-        return -1;
     if (RT_LIKELY(limits->ctx == NULL))
         return 0;
     PyObject *done = context_done(limits->ctx);
@@ -130,6 +129,18 @@ py_wait_begin(py_wait *wait, const py_limits *limits)
     context->done = (Chan *)done;
     wait->context = context;
     return 0;
+}
+
+int
+py_wait_begin(py_wait *wait, const py_limits *limits)
+{
+    return py_deadline(limits->timeout, &wait->deadline) < 0 ? -1 : begin_context(wait, limits);
+}
+
+int
+py_wait_begin_io(py_wait *wait, const py_limits *limits)
+{
+    return py_io_deadline(limits->timeout, &wait->deadline) < 0 ? -1 : begin_context(wait, limits);
 }
 
 uint32_t

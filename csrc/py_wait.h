@@ -55,6 +55,8 @@ int py_limits_check(const py_limits *limits);
 
 /* The time starts.  -1 with an exception set; may run Python. */
 int py_wait_begin(py_wait *wait, const py_limits *limits);
+/* The same for I/O. */
+int py_wait_begin_io(py_wait *wait, const py_limits *limits);
 /* py_park() for as long.  For RT_WAKE_INTERRUPT the exception is set; for RT_WAKE_CONTEXT
    py_wait_end() sets it. */
 uint32_t py_wait_park_context(Goroutine *gp, int reason, py_wait *wait);
