@@ -30,12 +30,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from runtime._core import Cancelled, ClosedError, Mutex, go, gosched
 from runtime._net.addr import Addr, split_host_port
-from runtime._net.conn import UnexpectedEOFError
 from runtime._net.dial import Control
 from runtime._net.dial import dial as _dial
 from runtime._net.listener import listen as _listen
 from runtime._net.resolve import Resolver
-from runtime._net.stream import Stream, StreamConn, StreamListener
+from runtime._net.stream import Stream, StreamConn, StreamListener, UnexpectedEOFError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
