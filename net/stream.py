@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
+from runtime._core import ClosedError
 from runtime._net.addr import Addr
 from runtime._net.files import makefile
 
@@ -66,6 +68,7 @@ class _Closable(Protocol):
 
 
 _C = TypeVar("_C", bound=_Closable)
+_Conn = TypeVar("_Conn")
 
 
 class Stream:
@@ -144,3 +147,51 @@ class Stream:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Accepting(Generic[_Conn]):
+    """Iteration and the with statement, for who has accept() and close()."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def accept(self) -> _Conn: ...
+        def close(self) -> None: ...
+
+    def __iter__(self) -> Iterator[_Conn]:
+        """Accept connections until the listener is closed."""
+        try:
+            while True:
+                yield self.accept()
+        except ClosedError:
+            return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class ListenerOver(Accepting[_Conn]):
+    """A listener whose connections are made of those of another one, its `_listener`."""
+
+    _listener: StreamListener
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """Let accept() fail with TimeoutError from so many seconds from now on; None: never."""
+        self._listener.set_deadline(seconds)
+
+    def close(self) -> None:
+        """Stop listening; connections that were accepted stay open."""
+        self._listener.close()
+
+    def fileno(self) -> int:
+        """The descriptor; it still belongs to the listener."""
+        return self._listener.fileno()
