@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from runtime._net.conn import UnexpectedEOFError
+from runtime._net.stream import UnexpectedEOFError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer

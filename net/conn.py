@@ -7,8 +7,7 @@ import socket
 import stat
 import struct
 from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from runtime._core import ClosedError, NetFD
 from runtime._net.addr import (
@@ -21,7 +20,7 @@ from runtime._net.addr import (
     split_host_port,
     unix_sockaddr,
 )
-from runtime._net.files import makefile
+from runtime._net.stream import Stream, UnexpectedEOFError
 
 __all__ = [
     "ClosedError",
@@ -34,7 +33,7 @@ __all__ = [
     "adopt",
 ]
 
-_CHUNK = 1 << 18  # bytes; the most that one read allocates
+_CHUNK = 1 << 18  # bytes of a file that are read at a time
 _KEEP_ALIVE_TIMES = [
     getattr(socket, name)
     for name in ("TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_KEEPINTVL")  # the second is macOS's first
@@ -50,21 +49,7 @@ class _File(Protocol):
     def read(self, n: int, /) -> bytes: ...
 
 
-class UnexpectedEOFError(EOFError):
-    """The peer ended the stream before all that was asked for had come.
-
-    Go: io.ErrUnexpectedEOF, and io.EOF when partial is empty.
-    """
-
-    partial: bytes
-    """What had come; it has been consumed."""
-
-    def __init__(self, partial: bytes) -> None:
-        super().__init__(f"the stream ended after {len(partial)} bytes")
-        self.partial = partial
-
-
-class Conn(NetFD):
+class Conn(NetFD, Stream):
     """A connection, as `dial` and `Listener.accept` return it.
 
     Reads and writes park the calling goroutine (or block the calling plain thread) until
@@ -96,65 +81,6 @@ class Conn(NetFD):
         """
         return from_sockaddr(self.peer) or UnixAddr("")
 
-    def read_exactly(self, n: int) -> bytes:
-        """Read n bytes, waiting for all of them.
-
-        Raises UnexpectedEOFError if the stream ends before, ValueError if n is negative, and
-        what `read` raises; after a TimeoutError nothing is lost: the next read
-        returns what had come.
-
-        Go: io.ReadFull.
-        """
-        data = self.read(min(n, _CHUNK))
-        if len(data) == n:
-            return data
-        parts = []
-        missing = n
-        try:
-            while data:
-                parts.append(data)
-                missing -= len(data)
-                if missing == 0:
-                    return b"".join(parts)
-                data = self.read(min(missing, _CHUNK))
-        except TimeoutError:
-            self.unread(b"".join(parts))
-            raise
-        raise UnexpectedEOFError(b"".join(parts))
-
-    def read_until(self, delimiter: bytes = b"\n", limit: int = 65536) -> bytes:
-        """Read up to and including the delimiter.
-
-        Raises UnexpectedEOFError if the stream ends before it (with partial empty where the
-        stream ends between two), ValueError if it does not come within limit bytes, and what
-        `read` raises; after ValueError and TimeoutError nothing is lost: the next read
-        returns what had come.
-
-        Go: bufio.Reader.ReadBytes, with a limit.
-        """
-        if not delimiter:
-            raise ValueError("read_until(): the delimiter is empty")
-        size = len(delimiter)
-        data = bytearray()
-        searched = 0
-        try:
-            while True:
-                chunk = self.read(max(1, min(65536, limit - len(data))))
-                if not chunk:
-                    raise UnexpectedEOFError(bytes(data))
-                data += chunk
-                end = data.find(delimiter, searched) + size
-                if end >= size:
-                    break
-                if len(data) >= limit:
-                    raise ValueError(f"no delimiter within {limit} bytes")
-                searched = max(0, len(data) - size + 1)
-        except (TimeoutError, ValueError):
-            self.unread(bytes(data))
-            raise
-        self.unread(bytes(data[end:]))
-        return bytes(data[:end])
-
     def sendfile(self, file: _File, offset: int = 0, count: int | None = None) -> int:
         """Write the contents of a file opened in binary mode; returns the number of bytes.
 
@@ -184,8 +110,6 @@ class Conn(NetFD):
                 break
             sent += self.write(data)
         return sent
-
-    makefile = makefile
 
     def close_read(self) -> None:
         """Shut down the reading side: reads return b"" from now on.
@@ -258,17 +182,6 @@ class Conn(NetFD):
         Go: net.TCPConn.File, which makes it blocking.
         """
         return duplicate(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         try:

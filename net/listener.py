@@ -6,14 +6,14 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from runtime._core import Chan, ChanClosed, ClosedError, NetFD
 from runtime._net.addr import Addr, AddrError, UnixAddr, from_sockaddr, unix_sockaddr
 from runtime._net.conn import Conn, conn_type, duplicate, keep_alive_options
 from runtime._net.resolve import Target, resolve
+from runtime._net.stream import Accepting
 
 if TYPE_CHECKING:
     from runtime._core import _Context
@@ -29,7 +29,7 @@ _UNIX = {"unix": socket.SOCK_STREAM, "unixpacket": socket.SOCK_SEQPACKET}
 _ALL_THE_SYSTEM_ALLOWS = 65535  # the kernel lowers it to its own limit
 
 
-class Listener:
+class Listener(Accepting[Conn]):
     """Accepts connections; made by `listen`.
 
         with net.listen("tcp", "127.0.0.1:7777") as listener:
@@ -138,25 +138,6 @@ class Listener:
         Go: net.TCPListener.File.
         """
         return duplicate(self._fd)
-
-    def __iter__(self) -> Iterator[Conn]:
-        """Accept connections until the listener is closed."""
-        try:
-            while True:
-                yield self.accept()
-        except ClosedError:
-            return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""

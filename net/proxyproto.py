@@ -16,13 +16,13 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
-from runtime._core import ClosedError, Mutex
+from runtime._core import Mutex
 from runtime._net.addr import Addr, TCPAddr, UnixAddr
 from runtime._net.conn import Conn, UnexpectedEOFError, keep_alive_options
 from runtime._net.listener import Listener
+from runtime._net.stream import ListenerOver
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -295,7 +295,7 @@ class ProxyConn(Conn):
         return header
 
 
-class ProxyListener:
+class ProxyListener(ListenerOver[Conn]):
     """Accepts the connections of proxies, on another listener.
 
         listener = net.ProxyListener(net.listen("tcp", ":8080"), trusted=["10.0.0.0/8"])
@@ -312,6 +312,8 @@ class ProxyListener:
 
     Raises ValueError for something that is no network.
     """
+
+    _listener: Listener
 
     def __init__(
         self,
@@ -362,37 +364,6 @@ class ProxyListener:
             if self._plain:
                 return conn
             conn.close()
-
-    def set_deadline(self, seconds: float | None) -> None:
-        """Let accept() fail with TimeoutError from so many seconds from now on; None: never."""
-        self._listener.set_deadline(seconds)
-
-    def close(self) -> None:
-        """Stop listening; connections that were accepted stay open."""
-        self._listener.close()
-
-    def fileno(self) -> int:
-        """The descriptor; it still belongs to the listener."""
-        return self._listener.fileno()
-
-    def __iter__(self) -> Iterator[Conn]:
-        """Accept connections until the listener is closed."""
-        try:
-            while True:
-                yield self.accept()
-        except ClosedError:
-            return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<ProxyListener {self._listener!r}>"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
+from runtime._core import ClosedError
 from runtime._net.addr import Addr
-from runtime._net.conn import UnexpectedEOFError
 from runtime._net.files import makefile
 
-_CHUNK = 1 << 16  # bytes
+_CHUNK = 1 << 18  # bytes; the most that one read allocates
 
 
 class StreamConn(Protocol):
@@ -43,29 +44,41 @@ class StreamListener(Protocol):
     def addr(self) -> Addr: ...
 
 
+class UnexpectedEOFError(EOFError):
+    """The peer ended the stream before all that was asked for had come.
+
+    Go: io.ErrUnexpectedEOF, and io.EOF when partial is empty.
+    """
+
+    partial: bytes
+    """What had come; it has been consumed."""
+
+    def __init__(self, partial: bytes) -> None:
+        super().__init__(f"the stream ended after {len(partial)} bytes")
+        self.partial = partial
+
+
+class _Readable(Protocol):
+    def read(self, n: int = ..., /) -> bytes: ...
+    def unread(self, data: bytes, /) -> None: ...
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_C = TypeVar("_C", bound=_Closable)
+_Conn = TypeVar("_Conn")
+
+
 class Stream:
-    """read_exactly() and the like, for who has read() and unread()."""
+    """read_exactly() and the like, for who has read(), unread(), write() and close()."""
 
     __slots__ = ()
 
-    def read(self, n: int = 65536, /) -> bytes:
-        raise NotImplementedError
-
-    def unread(self, data: bytes, /) -> None:
-        raise NotImplementedError
-
-    def read_into(self, buffer: Any, /) -> int:
-        raise NotImplementedError
-
-    def write(self, data: Any, /) -> int:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        raise NotImplementedError
-
     makefile = makefile
 
-    def read_exactly(self, n: int) -> bytes:
+    def read_exactly(self: _Readable, n: int) -> bytes:
         """Read n bytes, waiting for all of them.
 
         Raises UnexpectedEOFError if the stream ends before, ValueError if n is negative, and
@@ -75,7 +88,10 @@ class Stream:
         """
         if n < 0:
             raise ValueError(f"read_exactly(n): n must be 0 or more, not {n}")
-        data = bytearray()
+        first = self.read(min(n, _CHUNK))
+        if len(first) == n:
+            return first
+        data = bytearray(first)
         try:
             while len(data) < n:
                 chunk = self.read(min(n - len(data), _CHUNK))
@@ -88,7 +104,7 @@ class Stream:
             raise
         return bytes(data)
 
-    def read_until(self, delimiter: bytes = b"\n", limit: int = 65536) -> bytes:
+    def read_until(self: _Readable, delimiter: bytes = b"\n", limit: int = 65536) -> bytes:
         """Read up to and including the delimiter.
 
         Raises UnexpectedEOFError if the stream ends before it (with partial empty where the
@@ -104,7 +120,7 @@ class Stream:
         searched = 0
         try:
             while True:
-                chunk = self.read(max(1, min(_CHUNK, limit - len(data))))
+                chunk = self.read(max(1, min(65536, limit - len(data))))
                 if not chunk:
                     raise UnexpectedEOFError(bytes(data))
                 data += chunk
@@ -121,6 +137,36 @@ class Stream:
         self.unread(bytes(data[end:]))
         return bytes(data[:end])
 
+    def __enter__(self: _C) -> _C:
+        return self
+
+    def __exit__(
+        self: _Closable,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Accepting(Generic[_Conn]):
+    """Iteration and the with statement, for who has accept() and close()."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def accept(self) -> _Conn: ...
+        def close(self) -> None: ...
+
+    def __iter__(self) -> Iterator[_Conn]:
+        """Accept connections until the listener is closed."""
+        try:
+            while True:
+                yield self.accept()
+        except ClosedError:
+            return
+
     def __enter__(self) -> Self:
         return self
 
@@ -131,3 +177,21 @@ class Stream:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class ListenerOver(Accepting[_Conn]):
+    """A listener whose connections are made of those of another one, its `_listener`."""
+
+    _listener: StreamListener
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """Let accept() fail with TimeoutError from so many seconds from now on; None: never."""
+        self._listener.set_deadline(seconds)
+
+    def close(self) -> None:
+        """Stop listening; connections that were accepted stay open."""
+        self._listener.close()
+
+    def fileno(self) -> int:
+        """The descriptor; it still belongs to the listener."""
+        return self._listener.fileno()

@@ -22,20 +22,24 @@ from __future__ import annotations
 import copy
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime._core import Cancelled, ClosedError, Mutex, go, gosched
 from runtime._net.addr import Addr, split_host_port
-from runtime._net.conn import UnexpectedEOFError
 from runtime._net.dial import Control
 from runtime._net.dial import dial as _dial
 from runtime._net.listener import listen as _listen
 from runtime._net.resolve import Resolver
-from runtime._net.stream import Stream, StreamConn, StreamListener
+from runtime._net.stream import (
+    ListenerOver,
+    Stream,
+    StreamConn,
+    StreamListener,
+    UnexpectedEOFError,
+)
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -629,7 +633,7 @@ def _check_context(context: object) -> None:
         raise TypeError(f"context must be an ssl.SSLContext, or return one, not {kind}")
 
 
-class TLSListener:
+class TLSListener(ListenerOver[TLSConn]):
     """Accepts TLS connections; made by `listen`, or of a listener that there is.
 
         with net.tls.listen("tcp", ":443", context) as listener:
@@ -689,37 +693,6 @@ class TLSListener:
         except BaseException:
             conn.close()
             raise
-
-    def set_deadline(self, seconds: float | None) -> None:
-        """Let accept() fail with TimeoutError from so many seconds from now on; None: never."""
-        self._listener.set_deadline(seconds)
-
-    def close(self) -> None:
-        """Stop listening; connections that were accepted stay open."""
-        self._listener.close()
-
-    def fileno(self) -> int:
-        """The descriptor; it still belongs to the listener."""
-        return self._listener.fileno()
-
-    def __iter__(self) -> Iterator[TLSConn]:
-        """Accept connections until the listener is closed."""
-        try:
-            while True:
-                yield self.accept()
-        except ClosedError:
-            return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<TLSListener {self._listener!r}>"
