@@ -26,7 +26,7 @@
 typedef struct {                /* one direction; guarded by the lock of its py_pd */
     py_waitq io;                /* who has the turn and waits for an edge, if so */
     py_waitq turn;              /* who waits for the turn */
-    int64_t deadline;           /* py_now() clock, RT_FOREVER: none */
+    int64_t deadline;           /* rt_nanotime() clock, RT_FOREVER: none */
     bool busy;                  /* somebody has the turn */
     _Atomic bool quiet;         /* open, the last call has left nothing to do, and no edge has
                                    come since it began; without the lock only a hint */
