@@ -430,8 +430,8 @@ def test_fork_child_gets_keyboard_interrupt(place: str) -> None:
 @pytest.mark.parametrize("place", KINDS)
 def test_fork_child_gets_system_exit_of_its_goroutines(place: str) -> None:
     child = """
-        go(sys.exit, 7)
         try:
+            go(sys.exit, 7)
             sleep(1000)
         except SystemExit as e:
             say("exit", e.code)

@@ -344,7 +344,8 @@ def test_running_a_parked_goroutine_to_its_end_is_fatal_and_says_why() -> None:
         go(body)
         gosched()
         box[0].switch()                             # and is told a lie
-        """
+        """,
+        GOMAXPROCS="1",  # body runs on this thread
     )
     assert done.returncode < 0
     assert "its greenlet was switched to" in done.stderr
