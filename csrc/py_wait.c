@@ -132,7 +132,7 @@ begin_context(py_wait *wait, const py_limits *limits)
 }
 
 int
-py_wait_begin(py_wait *wait, const py_limits *limits)
+py_wait_begin_slow(py_wait *wait, const py_limits *limits)
 {
     return py_deadline(limits->timeout, &wait->deadline) < 0 ? -1 : begin_context(wait, limits);
 }

@@ -53,8 +53,16 @@ py_limits_parse(py_limits *limits, const char *usage, Py_ssize_t npos, PyObject 
 /* The end of that, for who parses its arguments itself: -1 if the context has ended. */
 int py_limits_check(const py_limits *limits);
 
-/* The time starts.  -1 with an exception set; may run Python. */
-int py_wait_begin(py_wait *wait, const py_limits *limits);
+/* The time starts, if it is limited.  -1 with an exception set; may run Python. */
+int py_wait_begin_slow(py_wait *wait, const py_limits *limits);
+static inline int
+py_wait_begin(py_wait *wait, const py_limits *limits)
+{
+    *wait = (py_wait){RT_FOREVER, NULL};
+    if (RT_LIKELY(limits->timeout == Py_None && limits->ctx == NULL))
+        return 0;
+    return py_wait_begin_slow(wait, limits);
+}
 /* The same for I/O. */
 int py_wait_begin_io(py_wait *wait, const py_limits *limits);
 /* py_park() for as long.  For RT_WAKE_INTERRUPT the exception is set; for RT_WAKE_CONTEXT
