@@ -108,16 +108,27 @@ py_thread_state_new(void)
 #endif
 }
 
-/* Called, attached or not, by who waits while another thread makes itself a thread state:
-   that may stop the world.  What to restore afterwards, or NULL. */
+/* Is the calling thread attached, with the GIL where there is one? */
+static inline bool
+py_is_attached(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return PyThreadState_GetUnchecked() != NULL;
+#elif PY_VERSION_HEX >= 0x030C0000
+    return _PyThreadState_UncheckedGet() != NULL;
+#else
+    PyThreadState *ts = _PyThreadState_UncheckedGet();  /* whoever has the GIL */
+    return ts != NULL && ts == PyGILState_GetThisThreadState();
+#endif
+}
+
+/* Called, attached or not, by who waits while another thread makes itself a thread state.
+   That may stop the world, and where memory is traced it takes the GIL.  What to restore
+   afterwards, or NULL. */
 static inline PyThreadState *
 py_detach_for_newborn(void)
 {
-#ifdef Py_GIL_DISABLED
-    if (PyThreadState_GetUnchecked() != NULL)
-        return PyEval_SaveThread();
-#endif
-    return NULL;
+    return py_is_attached() ? PyEval_SaveThread() : NULL;
 }
 
 /* CPython counts how deep a thread is in trace functions and monitoring callbacks, and calls

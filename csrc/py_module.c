@@ -110,6 +110,14 @@ stop_greenlet_guessing(void)
     return 0;
 }
 
+/* CPython allocates the state, but aligns it for its own needs only. */
+static py_core *
+align_state(void *state)
+{
+    uintptr_t align = _Alignof(py_core);
+    return (py_core *)(((uintptr_t)state + align - 1) & ~(align - 1));
+}
+
 static int
 module_exec(PyObject *module)
 {
@@ -124,7 +132,7 @@ module_exec(PyObject *module)
     const rt_netpoll_ops *ops = netpoll_table();
     if (ops == NULL)
         return -1;
-    core = PyModule_GetState(module);
+    core = align_state(PyModule_GetState(module));
     core->module = module;
     core->main_ident = main_thread_ident();
     if (PyErr_Occurred())
@@ -174,7 +182,7 @@ static PyModuleDef def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "runtime._core",
     .m_doc = "The C core of the runtime.  Use the package runtime instead.",
-    .m_size = sizeof(py_core),
+    .m_size = sizeof(py_core) + _Alignof(py_core) - 1,
     .m_slots = slots,
 #if PY_HAS_UNCOUNTED_REFS
     .m_traverse = py_g_traverse_waiting,

@@ -57,6 +57,12 @@ def test_tracemalloc_starts_and_stops_while_goroutines_are_parked(
     assert (done.returncode, done.stdout) == (0, "1100\n"), done.stderr
 
 
+def test_threads_start_while_memory_is_traced() -> None:
+    program = PROGRAM.format(before=START, between="", after="")
+    done = run(program, GOMAXPROCS="4")
+    assert (done.returncode, done.stdout) == (0, "1100\n"), done.stderr
+
+
 def test_stacks_of_many_depths_are_taken_up_where_they_were() -> None:
     done = run("""
         import random
