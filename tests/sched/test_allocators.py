@@ -6,12 +6,28 @@ import pytest
 
 from programs import run
 
-ALLOCATORS = ["default", "debug"]
+ALLOCATORS = ["default"]
 if not sysconfig.get_config_var("Py_GIL_DISABLED"):
     ALLOCATORS.append("malloc")  # without a GIL CPython has but its own
 
+# start() and stop() do what those of a memory profiler do: they put another allocator there, and
+# put back what was there before.  It works like the one it replaces, but CPython does not know it.
 PROGRAM = """
-import tracemalloc
+import ctypes, tracemalloc
+
+class Allocator(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("ctx", "malloc", "calloc", "realloc", "free")]
+
+def start():
+    ctypes.pythonapi.PyMem_GetAllocator(1, ctypes.byref(before))
+    other = Allocator.from_buffer_copy(before)
+    other.ctx = 1
+    ctypes.pythonapi.PyMem_SetAllocator(1, ctypes.byref(other))
+
+def stop():
+    ctypes.pythonapi.PyMem_SetAllocator(1, ctypes.byref(before))
+
+before = Allocator()
 {before}
 from runtime import Chan, go, gosched
 
@@ -41,15 +57,20 @@ for _ in range(200):
     gate.send(1)
 print(total + rounds() + sum(g.join() for g in waiting))
 """
-START, STOP = "tracemalloc.start()", "tracemalloc.stop()"
 
 
 @pytest.mark.parametrize("allocator", ALLOCATORS)
 @pytest.mark.parametrize(
     ("before", "between", "after"),
-    [("", "", ""), (START, STOP, ""), (START, "", STOP), ("", START, STOP), (START, STOP, START)],
+    [
+        ("", "", ""),
+        ("start()", "stop()", ""),
+        ("start()", "", "stop()"),
+        ("", "start()", "stop()"),
+        ("start()", "stop()", "start()"),
+    ],
 )
-def test_tracemalloc_starts_and_stops_while_goroutines_are_parked(
+def test_other_allocators_come_and_go_while_goroutines_are_parked(
     allocator: str, before: str, between: str, after: str
 ) -> None:
     program = PROGRAM.format(before=before, between=between, after=after)
@@ -57,8 +78,13 @@ def test_tracemalloc_starts_and_stops_while_goroutines_are_parked(
     assert (done.returncode, done.stdout) == (0, "1100\n"), done.stderr
 
 
+def test_debug_allocator_is_left_alone() -> None:
+    done = run(PROGRAM.format(before="", between="", after=""), PYTHONMALLOC="debug")
+    assert (done.returncode, done.stdout) == (0, "1100\n"), done.stderr
+
+
 def test_threads_start_while_memory_is_traced() -> None:
-    program = PROGRAM.format(before=START, between="", after="")
+    program = PROGRAM.format(before="tracemalloc.start()", between="", after="")
     done = run(program, GOMAXPROCS="4")
     assert (done.returncode, done.stdout) == (0, "1100\n"), done.stderr
 
