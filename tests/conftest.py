@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -22,3 +23,9 @@ def one_p() -> Iterator[None]:
     before = runtime.gomaxprocs(1)
     yield
     runtime.gomaxprocs(before)
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """Which test a run that had to be killed has ended in."""
+    if path := os.environ.get("GOSCHED_LAST_TEST"):
+        Path(path).write_text(nodeid)

@@ -149,9 +149,10 @@ def silent(host, port=0):
 def test_address_that_does_not_answer_is_overtaken(monkeypatch):
     answer_with(monkeypatch, "127.0.0.2", "127.0.0.3", "127.0.0.1")
     with (
-        silent("127.0.0.2") as port,
+        # This one first: 127.0.0.1 is where other sockets may hold any port.
+        net.listen("tcp", "127.0.0.1:0") as listener,
+        silent("127.0.0.2", listener.addr.port) as port,
         silent("127.0.0.3", port),
-        net.listen("tcp", f"127.0.0.1:{port}") as listener,
         net.dial("tcp", f"three.addresses:{port}") as conn,
     ):
         assert conn.remote_addr.host == "127.0.0.1"

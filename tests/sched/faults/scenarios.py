@@ -193,14 +193,15 @@ class Calls(Scenario):
 
     def __init__(self) -> None:
         super().__init__()
-        self.started = self.failed = 0
+        self.started = 0
+        self.errors: list[BaseException] = []  # without a GIL only an append is whole
         self.called: Any = Chan(16)
         self.timers: list[Any] = [None] * 16
         self.report = runtime.excepthook
         runtime.excepthook = self.count
 
     def count(self, g: Any, e: BaseException) -> None:
-        self.failed += 1
+        self.errors.append(e)
         self.report(g, e)
 
     def start(self, seconds: float) -> None:
@@ -209,10 +210,10 @@ class Calls(Scenario):
 
     def release(self) -> None:
         end = time.monotonic() + TIME_LIMIT / 3
-        while len(self.called) + self.failed < self.started:
+        while len(self.called) + len(self.errors) < self.started:
             assert time.monotonic() < end, "a function was not called"
             sleep(0.0002)
-        assert len(self.called) + self.failed == self.started
+        assert len(self.called) + len(self.errors) == self.started
 
 
 class Clocks(Calls):
@@ -392,9 +393,10 @@ class Waits(Scenario):
             gs[i].join()
 
     def release(self) -> None:
-        self.open = True
         if hasattr(self, "event"):
-            self.cond.broadcast()
+            with self.cond:
+                self.open = True
+                self.cond.broadcast()
             self.event.set()
 
     def end(self) -> list[BaseException]:
