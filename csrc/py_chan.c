@@ -153,7 +153,9 @@ recv_slow(Chan *ch, const py_limits *limits, PyObject **out)
 {
     py_wait wait;
     Goroutine *gp = py_current("Chan.recv()");
-    if (gp == NULL || py_wait_begin(&wait, limits) < 0)
+    if (gp == NULL
+        || (ch->reason == PY_WAIT_IO ? py_wait_begin_io(&wait, limits)
+                                     : py_wait_begin(&wait, limits)) < 0)
         return -2;
     py_waiter *w = &gp->seat->waiter, *served;
     uint32_t why;
@@ -321,7 +323,7 @@ py_chan_method_close(Chan *ch)
 }
 
 /* For the runtime's own channels, which others use as well if made in a bubble: what its
-   receivers wait for, for people. */
+   receivers wait for, for people.  "IO wait": their time limits are in real time. */
 static PyObject *
 chan_wait_as(Chan *ch, PyObject *reason)
 {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ from runtime._net.addr import (
     split_host_port,
     unix_sockaddr,
 )
+from runtime._net.files import regular
 from runtime._net.stream import Stream, UnexpectedEOFError
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "adopt",
 ]
 
-_CHUNK = 1 << 18  # bytes of a file that are read at a time
 _KEEP_ALIVE_TIMES = [
     getattr(socket, name)
     for name in ("TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_KEEPINTVL")  # the second is macOS's first
@@ -98,18 +97,10 @@ class Conn(NetFD, Stream):
         """
         if offset < 0 or (count is not None and count < 0):
             raise ValueError("sendfile(): offset and count must be 0 or more")
-        fd = _regular(file)
+        fd = regular(file)
         if fd is not None:
             return self.write_file(fd, offset, -1 if count is None else count)
-        if offset:
-            file.seek(offset)  # type: ignore[attr-defined]
-        sent = 0
-        while count is None or sent < count:
-            data = file.read(_CHUNK if count is None else min(_CHUNK, count - sent))
-            if not data:
-                break
-            sent += self.write(data)
-        return sent
+        return super().sendfile(file, offset, count)
 
     def close_read(self) -> None:
         """Shut down the reading side: reads return b"" from now on.
@@ -361,12 +352,3 @@ def keep_alive_options(seconds: float | None) -> Sequence[tuple[int, int, int]]:
         raise ValueError(f"keep-alive must be 1 to 32767 seconds or None, not {seconds}")
     times = [(socket.IPPROTO_TCP, option, round(seconds)) for option in _KEEP_ALIVE_TIMES]
     return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *times]
-
-
-def _regular(file: object) -> int | None:
-    """The descriptor of a regular file; None if it is something else."""
-    try:
-        fd = file.fileno()  # type: ignore[attr-defined]
-    except (AttributeError, OSError):  # io.UnsupportedOperation is one
-        return None
-    return fd if stat.S_ISREG(os.fstat(fd).st_mode) else None

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runtime._core import Chan, Goroutine, go, sleep
+from runtime._core import Chan, Goroutine, go
 from runtime._net.addr import (
     AddrError,
     from_sockaddr,
@@ -26,6 +26,7 @@ from runtime._net.addr import (
 )
 from runtime._net.conn import Conn, adopt, keep_alive_options
 from runtime._net.resolve import Resolver, Target, literal, resolve
+from runtime._net.waits import io_chan, passes
 
 if TYPE_CHECKING:
     from runtime._core import _Context
@@ -167,7 +168,7 @@ class _Race:
         self._errors: list[_Failure] = []
 
     def run(self, targets: list[Target], deadline: float | None, ctx: _Context | None) -> Conn:
-        news: Chan[Conn | None] = Chan(len(targets))  # a connection, or None: one has failed
+        news: Chan[Conn | None] = io_chan(len(targets))  # a connection, or None: one has failed
         attempts: list[Goroutine[None]] = []
         won = False
         try:
@@ -346,7 +347,7 @@ def _dial_unix(
             while (code := s.connect_ex(sockaddr)) == errno.EAGAIN:
                 # The listener's queue is full, and nothing tells when it is not.
                 left = _left(deadline, [], path)
-                sleep(pause if left is None else min(pause, left), ctx=ctx)
+                passes(io_chan(), pause if left is None else min(pause, left), ctx)
                 pause = min(2 * pause, 0.1)
         except OSError as e:
             if e.errno is None:  # the socket module's own: the path is too long

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -80,3 +82,12 @@ def makefile(
     if binary:
         return buffered
     return io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline)
+
+
+def regular(file: object) -> int | None:
+    """The descriptor of a regular file; None if it is something else."""
+    try:
+        fd: int = file.fileno()  # type: ignore[attr-defined]
+    except (AttributeError, OSError):  # io.UnsupportedOperation is one
+        return None
+    return fd if stat.S_ISREG(os.fstat(fd).st_mode) else None

@@ -14,6 +14,7 @@ from runtime._net.addr import Addr, AddrError, UnixAddr, from_sockaddr, unix_soc
 from runtime._net.conn import Conn, conn_type, duplicate, keep_alive_options
 from runtime._net.resolve import Target, resolve
 from runtime._net.stream import Accepting
+from runtime._net.waits import io_chan, passes
 
 if TYPE_CHECKING:
     from runtime._core import _Context
@@ -45,7 +46,7 @@ class Listener(Accepting[Conn]):
         self._fd = fd
         self._conn_type = conn_type
         self._unlink = unlink  # the path of a unix socket, removed by close()
-        self._closing: Chan[None] = Chan()
+        self._closing: Chan[None] = io_chan()
         self._addr = from_sockaddr(fd.getsockname()) or UnixAddr("")
 
     @property
@@ -73,7 +74,8 @@ class Listener(Accepting[Conn]):
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = _FIRST_PAUSE
         while True:
-            self._pause(pause, ctx)
+            if not passes(self._closing, pause, ctx):
+                raise ClosedError("accept: use of closed network connection")
             pause = min(2 * pause, _LONGEST_PAUSE)
             left = None if deadline is None else deadline - time.monotonic()
             try:
@@ -83,15 +85,6 @@ class Listener(Accepting[Conn]):
                     raise
                 if left is not None and left <= 0:
                     raise TimeoutError("accept: the time is up") from e
-
-    def _pause(self, seconds: float, ctx: _Context | None) -> None:
-        try:
-            self._closing.recv(seconds, ctx=ctx)
-        except TimeoutError:
-            if ctx is not None and ctx.err() is not None:  # the error is the context's
-                raise
-        except ChanClosed:
-            raise ClosedError("accept: use of closed network connection") from None
 
     def set_deadline(self, seconds: float | None) -> None:
         """Let accept() fail with TimeoutError from so many seconds from now on; None: never.

@@ -5,17 +5,19 @@ taken; what is left is offered again.  Whatever else may end a wait, the close o
 a new deadline, is a change: the context of the wait, which ends with it, so that the waiting
 goroutine looks again.  Who makes a change sets the state, then puts a new `_Change` in the
 place of the old one, then ends that; who waits takes the `_Change`, then looks at the state.
+
+Nothing but channels is waited for, and time is that of channels, so that in a bubble of
+runtime.testing all waits are durable and deadlines are on its clock.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from runtime._core import Chan, ChanClosed, ClosedError, Mutex
+from runtime._core import Chan, ChanClosed, ClosedError, now
 from runtime._net.addr import Addr, UnixAddr
-from runtime._net.stream import Stream
+from runtime._net.stream import Stream, joined
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -70,14 +72,15 @@ class PipeConn(Stream):
     )
 
     _peer: PipeConn
+    _clock = staticmethod(now)
 
     def __init__(self, incoming: Chan[_Offer], outgoing: Chan[_Offer]) -> None:
         self._incoming, self._outgoing = incoming, outgoing
         self._change = _Change()
-        self._write_turn = Mutex()
+        self._write_turn: Chan[None] = Chan(1)  # full: somebody has it
         self._rest: deque[bytes] = deque()  # to be read first
         self._closed = self._write_closed = False
-        # On the clock of time.monotonic().
+        # On the clock of now().
         self._read_deadline: float | None = None
         self._write_deadline: float | None = None
 
@@ -143,15 +146,16 @@ class PipeConn(Stream):
         if data:
             self._rest.appendleft(data)
 
-    def write(self, data: ReadableBuffer, /) -> int:
-        """Wait until all the bytes have been read; returns how many those are.
+    def write(self, data: ReadableBuffer | list[Any] | tuple[Any, ...], /) -> int:
+        """Wait until all the bytes, of a buffer or a list of some, have been read.
 
-        Raises BrokenPipeError if the peer has closed.  After an error some of the bytes may
+        Returns how many those are.  Raises BrokenPipeError if the peer has closed.  After an error some of the bytes may
         have been read.
         """
-        view = memoryview(data).cast("B")
+        view = joined(data)
         size = len(view)
-        with self._write_turn:
+        self._write_turn.send(None)
+        try:
             while True:
                 change = self._change
                 if self._closed:
@@ -168,6 +172,8 @@ class PipeConn(Stream):
                 except (_Changed, TimeoutError):
                     continue
                 view = view[taken.recv() :]
+        finally:
+            self._write_turn.try_recv()
 
     def close_write(self) -> None:
         """Let the peer read the end; reading goes on.  Raises ClosedError."""
@@ -201,7 +207,7 @@ class PipeConn(Stream):
     def _set_deadlines(self, seconds: float | None, read: bool, write: bool) -> None:
         if self._closed:
             raise ClosedError("set_deadline: use of closed network connection")
-        point = None if seconds is None else time.monotonic() + seconds
+        point = None if seconds is None else now() + seconds
         if read:
             self._read_deadline = point
         if write:
@@ -217,7 +223,7 @@ def _left(deadline: float | None, what: str) -> float | None:
     """The seconds until the deadline; raises TimeoutError if it has passed."""
     if deadline is None:
         return None
-    left = deadline - time.monotonic()
+    left = deadline - now()
     if left <= 0:
         raise TimeoutError(f"{what}: the time is up")
     return left

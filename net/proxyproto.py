@@ -16,16 +16,18 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from runtime._core import Mutex
 from runtime._net.addr import Addr, TCPAddr, UnixAddr
-from runtime._net.conn import Conn, UnexpectedEOFError, keep_alive_options
+from runtime._net.conn import Conn, TCPConn, UnexpectedEOFError, UnixConn, keep_alive_options
 from runtime._net.listener import Listener
 from runtime._net.stream import ListenerOver
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+    from runtime._core import _Context
 
 _SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 _V1_MAX = 107  # bytes, section 2.1
@@ -184,6 +186,8 @@ def _crc32c(data: bytes) -> int:
 class ProxyConn(Conn):
     """A connection from a proxy; remote_addr and local_addr are those of the proxy's client.
 
+    It is a TCPConn or a UnixConn as well.
+
     The header is read when the connection is first read from, or asked for one of these.
     """
 
@@ -243,6 +247,15 @@ class ProxyConn(Conn):
             self.proxy_header  # noqa: B018
         return super().read_into(buffer)
 
+    # The kinds of the socket have more to add to these.
+    def recv_from(self, n: int = 65536, /) -> tuple[bytes, Any]:
+        self.proxy_header  # noqa: B018
+        return super().recv_from(n)
+
+    def recv_from_into(self, buffer: WriteableBuffer, /) -> tuple[int, Any]:
+        self.proxy_header  # noqa: B018
+        return super().recv_from_into(buffer)
+
     def set_deadline(self, seconds: float | None, /) -> None:
         super().set_write_deadline(seconds)
         self.set_read_deadline(seconds)
@@ -295,6 +308,18 @@ class ProxyConn(Conn):
         return header
 
 
+class _ProxyTCPConn(ProxyConn, TCPConn):
+    __slots__ = ()
+
+
+class _ProxyUnixConn(ProxyConn, UnixConn):
+    __slots__ = ()
+
+    def recv_fds(self, n: int, maxfds: int, /) -> tuple[bytes, list[int]]:
+        self.proxy_header  # noqa: B018
+        return super().recv_fds(n, maxfds)
+
+
 class ProxyListener(ListenerOver[Conn]):
     """Accepts the connections of proxies, on another listener.
 
@@ -341,20 +366,15 @@ class ProxyListener(ListenerOver[Conn]):
         """The listener underneath."""
         return self._listener
 
-    @property
-    def addr(self) -> Addr:
-        """The address it listens on."""
-        return self._listener.addr
+    def accept(self, timeout: float | None = None, *, ctx: _Context | None = None) -> Conn:
+        """Wait for the next connection; that of a proxy is a ProxyConn.  See Listener.accept.
 
-    @property
-    def closed(self) -> bool:
-        """True once close() was called."""
-        return self._listener.closed
-
-    def accept(self) -> Conn:
-        """Wait for the next connection; that of a proxy is a ProxyConn.  See Listener.accept."""
+        timeout is for all of it, also where connections are rejected meanwhile.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            conn = self._listener.accept()
+            left = None if deadline is None else deadline - time.monotonic()
+            conn = self._listener.accept(left, ctx=ctx)
             try:
                 if self._trusts(conn.remote_addr):
                     return self._proxied(conn)
@@ -376,9 +396,10 @@ class ProxyListener(ListenerOver[Conn]):
 
     def _proxied(self, conn: Conn) -> ProxyConn:
         peer = conn.peer
+        kind = _ProxyUnixConn if isinstance(conn, UnixConn) else _ProxyTCPConn
         fd = conn.detach()
         try:
-            proxied = ProxyConn(fd, peer)
+            proxied = kind(fd, peer)
         except BaseException:
             os.close(fd)
             raise

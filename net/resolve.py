@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from runtime import _blocking
 from runtime._core import Chan
 from runtime._net.addr import AddrError, TCPAddr, from_sockaddr, lookup_port, split_host_port
+from runtime._net.waits import io_chan
 
 if TYPE_CHECKING:
     from runtime._core import _Context
@@ -74,7 +75,7 @@ class _Lookup:
 
     def __init__(self, resolver: Resolver, key: tuple[str, int]) -> None:
         self.resolver, self.key = resolver, key
-        self.done: Chan[None] = Chan()
+        self.done: Chan[None] = io_chan()
         self.found: list[_Address] | None = None
         self.error: OSError | None = None
         self.waiters: list[None] = []
@@ -112,7 +113,7 @@ class _System:
 
     def __init__(self) -> None:
         self._queue: deque[_Lookup] = deque()
-        self._running: Chan[None] = Chan(_MAX_LOOKUPS)  # an item for each thread that is used
+        self._running: Chan[None] = io_chan(_MAX_LOOKUPS)  # an item for each thread that is used
 
     def start(self, lookup: _Lookup) -> None:
         self._queue.append(lookup)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from runtime._core import ClosedError
 from runtime._net.addr import Addr
-from runtime._net.files import makefile
+from runtime._net.files import makefile, regular
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+    from runtime._core import _Context
 
 _CHUNK = 1 << 18  # bytes; the most that one read allocates
 
@@ -18,7 +26,7 @@ class StreamConn(Protocol):
 
     def read(self, n: int = 65536, /) -> bytes: ...
     def unread(self, data: bytes, /) -> None: ...
-    def write(self, data: bytes, /) -> int: ...
+    def write(self, data: Any, /) -> int: ...
     def close(self) -> None: ...
     def set_deadline(self, seconds: float | None, /) -> None: ...
     def set_read_deadline(self, seconds: float | None, /) -> None: ...
@@ -34,10 +42,13 @@ class StreamConn(Protocol):
 class StreamListener(Protocol):
     """What any listener for such connections has.  Go: net.Listener."""
 
-    def accept(self) -> StreamConn: ...
+    def accept(
+        self, timeout: float | None = None, *, ctx: _Context | None = None
+    ) -> StreamConn: ...
     def set_deadline(self, seconds: float | None) -> None: ...
     def close(self) -> None: ...
     def fileno(self) -> int: ...
+    def file(self) -> socket.socket: ...
     @property
     def closed(self) -> bool: ...
     @property
@@ -63,6 +74,14 @@ class _Readable(Protocol):
     def unread(self, data: bytes, /) -> None: ...
 
 
+class _Writable(Protocol):
+    def write(self, data: Any, /) -> int: ...
+
+
+class _File(Protocol):
+    def read(self, n: int, /) -> bytes: ...
+
+
 class _Closable(Protocol):
     def close(self) -> None: ...
 
@@ -77,6 +96,7 @@ class Stream:
     __slots__ = ()
 
     makefile = makefile
+    _clock = staticmethod(time.monotonic)  # of its deadlines
 
     def read_exactly(self: _Readable, n: int) -> bytes:
         """Read n bytes, waiting for all of them.
@@ -137,6 +157,33 @@ class Stream:
         self.unread(bytes(data[end:]))
         return bytes(data[:end])
 
+    def sendfile(self: _Writable, file: _File, offset: int = 0, count: int | None = None) -> int:
+        """Write the contents of a file opened in binary mode; returns the number of bytes.
+
+        From a regular file count bytes from offset on are read and written piece by piece; where
+        the file stands does not matter and is not changed.  What is no regular file (a pipe, an
+        io.BytesIO) is read from where it stands, after a seek to offset if that is not 0.  count
+        None: up to the end.
+
+        Reading a file blocks the thread until the system has it in memory.  Raises ValueError
+        for a negative offset or count, what `write` raises and what reading raises.
+
+        Go: io.Copy.
+        """
+        if offset < 0 or (count is not None and count < 0):
+            raise ValueError("sendfile(): offset and count must be 0 or more")
+        fd = regular(file)
+        if offset and fd is None:
+            file.seek(offset)  # type: ignore[attr-defined]
+        sent = 0
+        while count is None or sent < count:
+            n = _CHUNK if count is None else min(_CHUNK, count - sent)
+            data = file.read(n) if fd is None else os.pread(fd, n, offset + sent)
+            if not data:
+                break
+            sent += self.write(data)
+        return sent
+
     def __enter__(self: _C) -> _C:
         return self
 
@@ -149,6 +196,13 @@ class Stream:
         self.close()
 
 
+def joined(data: ReadableBuffer | list[Any] | tuple[Any, ...]) -> memoryview:
+    """What write() was given, a buffer or a list of some, as one."""
+    if isinstance(data, list | tuple):
+        data = b"".join(data)
+    return memoryview(data).cast("B")
+
+
 class Accepting(Generic[_Conn]):
     """Iteration and the with statement, for who has accept() and close()."""
 
@@ -156,7 +210,9 @@ class Accepting(Generic[_Conn]):
 
     if TYPE_CHECKING:
 
-        def accept(self) -> _Conn: ...
+        def accept(
+            self, timeout: float | None = None, *, ctx: _Context | None = None
+        ) -> _Conn: ...
         def close(self) -> None: ...
 
     def __iter__(self) -> Iterator[_Conn]:
@@ -184,6 +240,16 @@ class ListenerOver(Accepting[_Conn]):
 
     _listener: StreamListener
 
+    @property
+    def addr(self) -> Addr:
+        """The address it listens on."""
+        return self._listener.addr
+
+    @property
+    def closed(self) -> bool:
+        """True once close() was called."""
+        return self._listener.closed
+
     def set_deadline(self, seconds: float | None) -> None:
         """Let accept() fail with TimeoutError from so many seconds from now on; None: never."""
         self._listener.set_deadline(seconds)
@@ -195,3 +261,7 @@ class ListenerOver(Accepting[_Conn]):
     def fileno(self) -> int:
         """The descriptor; it still belongs to the listener."""
         return self._listener.fileno()
+
+    def file(self) -> socket.socket:
+        """A socket object with a duplicate of the descriptor; see Listener.file."""
+        return self._listener.file()

@@ -39,6 +39,7 @@ from runtime._net.stream import (
     StreamConn,
     StreamListener,
     UnexpectedEOFError,
+    joined,
 )
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class TLSConn(Stream):
         "__weakref__",
         "_begin",
         "_broken",
+        "_clock",
         "_closing",
         "_conn",
         "_ended",
@@ -166,6 +168,7 @@ class TLSConn(Stream):
         keep_session: Callable[[ssl.SSLSession], None] | None = None,
     ) -> None:
         self._conn = conn
+        self._clock: Callable[[], float] = getattr(conn, "_clock", time.monotonic)
         self._begin = begin
         # From the handshake on: the SSLObject, what it reads, and what it has written.
         self._ssl: Any = None
@@ -183,7 +186,7 @@ class TLSConn(Stream):
         self._broken: BaseException | None = None  # why nothing more can be written
         self._sent_end = False
         self._closing = False
-        # On the clock of time.monotonic().
+        # On _clock, that of the connection underneath.
         self._read_deadline: float | None = None
         self._write_deadline: float | None = None
         self._handshake_deadline: float | None = None
@@ -280,9 +283,12 @@ class TLSConn(Stream):
         with self._ssl_lock:
             self._rest = data + self._rest
 
-    def write(self, data: ReadableBuffer, /) -> int:
-        """Send all the bytes; returns how many those are.  Go: tls.Conn.Write."""
-        view = memoryview(data).cast("B")
+    def write(self, data: ReadableBuffer | list[Any] | tuple[Any, ...], /) -> int:
+        """Send all the bytes, of a buffer or a list of some; returns how many those are.
+
+        Go: tls.Conn.Write.
+        """
+        view = joined(data)
         self.handshake()
         with self._write_turn:
             if self._sent_end:
@@ -334,17 +340,17 @@ class TLSConn(Stream):
 
     def set_deadline(self, seconds: float | None, /) -> None:
         """Let reads and writes fail with TimeoutError from so many seconds from now on."""
-        self._read_deadline = self._write_deadline = _point(seconds)
+        self._read_deadline = self._write_deadline = self._point(seconds)
         self._set_deadlines()
 
     def set_read_deadline(self, seconds: float | None, /) -> None:
         """As set_deadline(), for reads only."""
-        self._read_deadline = _point(seconds)
+        self._read_deadline = self._point(seconds)
         self._set_deadlines()
 
     def set_write_deadline(self, seconds: float | None, /) -> None:
         """As set_deadline(), for writes only."""
-        self._write_deadline = _point(seconds)
+        self._write_deadline = self._point(seconds)
         self._set_deadlines()
 
     def __repr__(self) -> str:
@@ -359,7 +365,7 @@ class TLSConn(Stream):
             raise ClosedError("handshake: use of closed network connection")
         limits = [t for t in (timeout, self._handshake_timeout) if t is not None]
         if limits:
-            self._handshake_deadline = time.monotonic() + min(limits)
+            self._handshake_deadline = self._clock() + min(limits)
             self._set_deadlines()
         watcher = None if ctx is None else go(self._watch, ctx)
         try:
@@ -394,8 +400,11 @@ class TLSConn(Stream):
             except (Cancelled, ClosedError):
                 pass
 
+    def _point(self, seconds: float | None) -> float | None:
+        return None if seconds is None else self._clock() + seconds
+
     def _set_deadlines(self) -> None:
-        limit, now = self._handshake_deadline, time.monotonic()
+        limit, now = self._handshake_deadline, self._clock()
         for point, apply in (
             (self._read_deadline, self._conn.set_read_deadline),
             (self._write_deadline, self._conn.set_write_deadline),
@@ -561,10 +570,6 @@ class TLSConn(Stream):
         raise BrokenPipeError("write: an earlier write was cancelled") from e
 
 
-def _point(seconds: float | None) -> float | None:
-    return None if seconds is None else time.monotonic() + seconds
-
-
 # --- making them --------------------------------------------------------------------------------
 
 
@@ -663,16 +668,6 @@ class TLSListener(ListenerOver[TLSConn]):
         """The listener underneath."""
         return self._listener
 
-    @property
-    def addr(self) -> Addr:
-        """The address it listens on."""
-        return self._listener.addr
-
-    @property
-    def closed(self) -> bool:
-        """True once close() was called."""
-        return self._listener.closed
-
     def set_context(self, context: ContextSource) -> None:
         """Use another context, for instance with a new certificate, from the next handshake on.
 
@@ -685,9 +680,9 @@ class TLSListener(ListenerOver[TLSConn]):
         context = self._context
         return context if isinstance(context, ssl.SSLContext) else context()
 
-    def accept(self) -> TLSConn:
+    def accept(self, timeout: float | None = None, *, ctx: _Context | None = None) -> TLSConn:
         """Wait for the next connection; see Listener.accept."""
-        conn = self._listener.accept()
+        conn = self._listener.accept(timeout, ctx=ctx)
         try:
             return server(conn, self._now, handshake_timeout=self._handshake_timeout)
         except BaseException:
@@ -706,6 +701,8 @@ def listen(
     handshake_timeout: float | None = 10.0,
     reuse_port: bool = False,
     backlog: int | None = None,
+    keep_alive: float | None = 15.0,
+    control: Control | None = None,
 ) -> TLSListener:
     """Listen for TLS connections.
 
@@ -717,7 +714,14 @@ def listen(
     Go: tls.Listen.
     """
     _check_context(context)
-    listener = _listen(network, address, reuse_port=reuse_port, backlog=backlog)
+    listener = _listen(
+        network,
+        address,
+        reuse_port=reuse_port,
+        backlog=backlog,
+        keep_alive=keep_alive,
+        control=control,
+    )
     return TLSListener(listener, context, handshake_timeout=handshake_timeout)
 
 

@@ -90,7 +90,7 @@ def test_other_goroutines_run_while_a_name_is_looked_up(listener, monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     g = runtime.go(net.dial, "tcp", f"some.name:{listener.addr.port}")
-    while g.wait_reason != "chan receive":
+    while g.wait_reason != "IO wait":
         runtime.gosched()
     lookup.set()
     g.join(NEVER).close()
@@ -197,7 +197,7 @@ def test_cancelled_dial_leaves_nothing(monkeypatch, addresses):
     answer_with(monkeypatch, *addresses)
     with silent("127.0.0.2") as port, silent("127.0.0.3", port):
         g = runtime.go(net.dial, "tcp", f"a.name:{port}")
-        while g.wait_reason != ("IO wait" if len(addresses) == 1 else "chan receive"):
+        while g.wait_reason != "IO wait":
             runtime.gosched()
         g.cancel()
         with pytest.raises(runtime.Cancelled):
@@ -211,7 +211,7 @@ def test_context_that_ends_ends_the_dial(tmp_path, monkeypatch, addresses):
     ctx = Context()
     with silent("127.0.0.2") as port, silent("127.0.0.3", port):
         g = runtime.go(net.dial, "tcp", f"a.name:{port}", ctx=ctx)
-        while g.wait_reason != ("IO wait" if len(addresses) == 1 else "chan receive"):
+        while g.wait_reason != "IO wait":
             runtime.gosched()
         ctx.end()
         with pytest.raises(Context.Ended):
@@ -425,7 +425,7 @@ def test_unix_dial_waits_for_room_in_the_queue(tmp_path):
         with pytest.raises(TimeoutError, match="socket"):
             net.dial("unix", path, timeout=SOON)
         g = runtime.go(net.dial, "unix", path)
-        while g.wait_reason != "sleep":
+        while g.wait_reason != "IO wait":
             runtime.gosched()
         listener.accept().close()
         g.join(NEVER).close()

@@ -254,7 +254,7 @@ try:
 except OSError:
     pass
 g = runtime.go(listener.accept)
-while g.wait_reason != "chan receive":  # it pauses
+while g.wait_reason != "IO wait":  # it pauses: there is something to accept
     assert not g.done()
     runtime.gosched()
 hoard.pop().close()
@@ -262,9 +262,9 @@ conn = g.join(10)
 waiting.send(b"x")
 assert conn.read() == b"x"
 
-g = runtime.go(listener.accept)
 assert spare.connect_ex(listener.addr) in (0, 115)
-while g.wait_reason != "chan receive":
+g = runtime.go(listener.accept)
+while g.wait_reason != "IO wait":
     assert not g.done()
     runtime.gosched()
 listener.close()  # ends the pause

@@ -125,7 +125,7 @@ def test_lookups_of_one_name_at_a_time_are_one(names):
     thread_found = []
     thread = threading.Thread(target=lambda: thread_found.append(resolver.lookup_host("a.name")))
     thread.start()
-    until(lambda: all(g.wait_reason == "chan receive" for g in lookups))
+    until(lambda: all(g.wait_reason == "IO wait" for g in lookups))
     until(lambda: len(next(iter(resolver._flights.values())).waiters) == 11)
     names.gate.open()
     assert all(g.join(NEVER) == ["192.0.2.1"] for g in lookups)
@@ -140,7 +140,7 @@ def test_each_waiter_gets_an_error_of_its_own(names):
     names.answer = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
     resolver = net.Resolver()
     lookups = [runtime.go(resolver.lookup_host, "a.name") for _ in range(3)]
-    until(lambda: all(g.wait_reason == "chan receive" for g in lookups))
+    until(lambda: all(g.wait_reason == "IO wait" for g in lookups))
     names.gate.open()
     errors = []
     for g in lookups:
@@ -158,7 +158,7 @@ def test_other_waiters_stay_when_one_gives_up(names):
     cancelled = runtime.go(resolver.lookup_host, "a.name")
     ended = runtime.go(resolver.lookup_host, "a.name", ctx=ctx)
     stays = runtime.go(resolver.lookup_host, "a.name")
-    until(lambda: all(g.wait_reason == "chan receive" for g in (cancelled, ended, stays)))
+    until(lambda: all(g.wait_reason == "IO wait" for g in (cancelled, ended, stays)))
     with pytest.raises(TimeoutError, match=r"lookup a\.name: the time is up"):
         resolver.lookup_host("a.name", timeout=0.001)
     cancelled.cancel()
@@ -352,7 +352,7 @@ def test_cares_lookup_can_be_given_up(cares):
         with pytest.raises(TimeoutError, match=r"lookup a\.example"):
             resolver.lookup_host("a.example", timeout=0.01)
         g = runtime.go(resolver.lookup_host, "a.example")
-        until(lambda: g.wait_reason == "chan receive")
+        until(lambda: g.wait_reason == "IO wait")
         g.cancel()
         with pytest.raises(runtime.Cancelled):
             g.join(NEVER)
