@@ -149,8 +149,8 @@ class PipeConn(Stream):
     def write(self, data: ReadableBuffer | list[Any] | tuple[Any, ...], /) -> int:
         """Wait until all the bytes, of a buffer or a list of some, have been read.
 
-        Returns how many those are.  Raises BrokenPipeError if the peer has closed.  After an error some of the bytes may
-        have been read.
+        Returns how many those are.  Raises BrokenPipeError if the peer has closed.  After an
+        error some of the bytes may have been read.
         """
         view = joined(data)
         size = len(view)

@@ -4,6 +4,9 @@ OpenSSL works on memory: what the peer sends is fed into one buffer, and what Op
 send is taken from another.  There are these mutexes, taken in this order; all but the last may
 be held while waiting for the peer:
 
+    _handshake_turn  the handshake; whoever reads or writes has seen that it is done.  No turn to
+                     read or write is needed for it: readers keep theirs until something comes,
+                     which may be the answer to what a writer shall send after the handshake
     _read_turn    one read() at a time
     _write_turn   one write() at a time, and all that is sent is sent by who has it
     _feed_turn    reads from the connection into OpenSSL; whoever comes second finds that there
@@ -145,6 +148,7 @@ class TLSConn(Stream):
         "_feed_turn",
         "_handshake_deadline",
         "_handshake_timeout",
+        "_handshake_turn",
         "_in",
         "_keep_session",
         "_no_more",
@@ -176,7 +180,7 @@ class TLSConn(Stream):
         self._out: Any = None
         self._handshake_timeout = handshake_timeout
         self._keep_session = keep_session
-        self._read_turn, self._write_turn = Mutex(), Mutex()
+        self._handshake_turn, self._read_turn, self._write_turn = Mutex(), Mutex(), Mutex()
         self._feed_turn, self._ssl_lock = Mutex(), Mutex()
         self._fed = 0  # pieces so far; guarded by _ssl_lock
         self._rest = b""  # to be read first; guarded by _ssl_lock
@@ -251,9 +255,14 @@ class TLSConn(Stream):
             return
         if ctx is not None and (ended := ctx.err()) is not None:
             raise ended
-        with self._read_turn, self._write_turn:
+        deadline = self._point(timeout)
+        self._handshake_turn.lock(timeout, ctx=ctx)
+        try:
             if not self._ready:
-                self._handshake(timeout, ctx)
+                left = None if deadline is None else max(0.0, deadline - self._clock())
+                self._handshake(left, ctx)
+        finally:
+            self._handshake_turn.unlock()
 
     def read(self, n: int = 65536, /) -> bytes:
         """Up to n bytes, as soon as there are some; b"" when the peer has ended properly.
@@ -291,6 +300,8 @@ class TLSConn(Stream):
         view = joined(data)
         self.handshake()
         with self._write_turn:
+            if self.closed:
+                raise ClosedError("write: use of closed network connection")
             if self._sent_end:
                 raise BrokenPipeError("write: the TLS connection was closed for writing")
             for at in range(0, len(view), _SLICE):
@@ -310,6 +321,8 @@ class TLSConn(Stream):
         """
         self.handshake()
         with self._write_turn:
+            if self.closed:
+                raise ClosedError("close_write: use of closed network connection")
             self._check_broken()
             self._end()
             self._send()

@@ -107,6 +107,20 @@ def test_handshake_is_made_by_the_first_use(client_context, server_context):
         assert client.connection_state().version == "TLSv1.3"
 
 
+def test_readers_keep_no_writer_from_its_first_write(client_context, server_context):
+    """All come at once, before the handshake; readers then wait for what writers send."""
+    client, server = pair(client_context, server_context)
+    with client, server:
+        users = [
+            (runtime.go(conn.read_exactly, 8), [runtime.go(conn.write, b"ab") for _ in range(4)])
+            for conn in (client, server)
+        ]
+        for reader, writers in users:
+            assert reader.join(NEVER) == b"ab" * 4
+            for g in writers:
+                g.join(NEVER)
+
+
 def test_whole_pieces_are_read(ends):
     client, server = ends
     server.write(b"one\ntwo\nthree")
