@@ -1,4 +1,4 @@
-"""How much CPU connections cost that come and go, on the side that accepts and on the one that dials.
+"""How much CPU connections cost that come and go, where they are accepted and where dialled.
 
     python benchmarks/net_churn.py [--rounds 5] [--seconds 3] [--only gosched,go] [--what dial]
 
@@ -50,7 +50,10 @@ SCENARIOS = {
         under_load("churn_load", lambda o: [CONNECTIONS, 64]),
     ),
     "nothing": Scenario(
-        "connect, close", CONNECT, ECHO_SERVERS, under_load("churn_load", lambda o: [CONNECTIONS, 0])
+        "connect, close",
+        CONNECT,
+        ECHO_SERVERS,
+        under_load("churn_load", lambda o: [CONNECTIONS, 0]),
     ),
     "dial": Scenario("dial, close", CONNECT, DIALERS, dial),
 }

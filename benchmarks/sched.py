@@ -19,6 +19,7 @@ import idle
 import report
 from harness import Program, Unavailable, pick_cores, prepare
 from peers import build
+from probe import Connection
 from servers import BIN, OURS, SERVERS, from_checkout, python
 
 TIMEOUT = 120.0  # seconds for one process

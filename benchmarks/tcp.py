@@ -61,7 +61,9 @@ def peers(kind: str, c_label: str, c_program: str) -> dict[str, Server]:
 ECHO_SERVERS = peers("echo", "C epoll, minimal", "epoll_echo")
 
 
-def load(program: str, arguments: Sequence[object], seconds: float, core: int) -> tuple[float, float]:
+def load(
+    program: str, arguments: Sequence[object], seconds: float, core: int
+) -> tuple[float, float]:
     """Run a load: how much was done, and in how many seconds."""
     done = subprocess.run(
         [*pin([core]), str(BIN / program), *map(str, arguments), str(seconds)],

@@ -6,6 +6,7 @@ usage: dial_gevent.py HOST:PORT SECONDS
 import sys
 
 import gevent.socket
+
 from dial_common import OPTIONS, main
 
 host, port = sys.argv[1].split(":")
