@@ -37,6 +37,9 @@ class Expectation:
             raise Unavailable(f"answered {body[:40]!r}, not {self.body[:40]!r}")
 
 
+HELLO = Expectation()
+
+
 def read_response(stream: BinaryIO) -> tuple[int, dict[str, str], bytes]:
     """The status, the headers (names in lower case) and the body of one response."""
     status_line = stream.readline()
@@ -63,7 +66,7 @@ class Connection:
         except OSError as exc:
             raise Unavailable(f"no connection: {exc}") from None
 
-    def exchange(self, expected: Expectation, pipeline: int = 1) -> None:
+    def exchange(self, expected: Expectation = HELLO, pipeline: int = 1) -> None:
         """Send `pipeline` requests in one write and check all responses."""
         try:
             self._sock.sendall(expected.request(self._address) * pipeline)

@@ -19,6 +19,7 @@ import idle
 import report
 from harness import Program, Unavailable, pick_cores, prepare
 from peers import build
+from probe import Connection
 from servers import BIN, OURS, SERVERS, from_checkout, python
 
 TIMEOUT = 120.0  # seconds for one process
@@ -93,7 +94,7 @@ def run_idle(contestant: Contestant, measure: Measure, cores: Sequence[int]) -> 
     """Resident bytes for each idle connection of the contestant's server."""
     assert contestant.server is not None
     with SERVERS[contestant.server].running(cores) as (program, address):
-        return idle.bytes_each(program, address, measure.count)
+        return idle.bytes_each(program, lambda: Connection(address), measure.count)
 
 
 def contests(contestant: Contestant, measure: Measure) -> bool:

@@ -283,9 +283,9 @@ netfd_write(NetFD *self, PyObject *data)
     return PyLong_FromSsize_t(PyBytes_GET_SIZE(data));
 }
 
-/* ---- accepting and connecting ---- */
+/* ---- accepting ---- */
 
-static NetFD *
+NetFD *
 netfd_alloc(PyTypeObject *type, int fd)
 {
     py_pd *pd = netfd_new_pd();
@@ -394,59 +394,6 @@ netfd_accept(NetFD *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
     PyObject *conn = accept_for(self, type, &wait);
     py_wait_end(&wait);
     return conn;
-}
-
-/* 0 connected, or -errno; -EAGAIN: not yet. */
-static RT_NOINLINE int
-sys_connected(int fd)
-{
-    struct sockaddr_storage ss;
-    socklen_t len = sizeof(int);
-    int err = 0;
-    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0)
-        return -errno;
-    if (err != 0)
-        return -err;
-    /* An edge may be spurious, so ask. */
-    len = sizeof(ss);
-    if (getpeername(fd, (struct sockaddr *)&ss, &len) == 0)
-        return 0;
-    return errno == ENOTCONN ? -EAGAIN : -errno;
-}
-
-/* 1 connected, 0 not yet, -1 failed (exception set). */
-static int
-connected_now(py_pd *pd)
-{
-    int fd = netfd_begin(pd, &pd->wr);
-    if (fd < 0)
-        return netfd_raise_closed("connect");
-    int r = sys_connected(fd);
-    netfd_end(pd, &pd->wr, r == -EAGAIN);
-    return r == 0 ? 1 : r == -EAGAIN ? 0 : netfd_raise_errno(-r, "connect");
-}
-
-static PyObject *
-netfd_wait_connected(NetFD *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    py_pd *pd = self->pd;
-    py_limits limits;
-    py_wait wait;
-    if (py_limits_parse(&limits, "wait_connected(" PY_LIMITS_USAGE ")", 0, args, nargs,
-                        kwnames) < 0
-        || py_wait_begin_io(&wait, &limits) < 0)
-        return NULL;
-    int r = -1;
-    if (netfd_enter_for(pd, &pd->wr, "connect", &wait) == 0) {
-        do
-            r = connected_now(pd);
-        while (r == 0 && netfd_wait_edge_for(pd, &pd->wr, "connect", &wait) == 0);
-        netfd_leave(pd, &pd->wr);
-    }
-    py_wait_end(&wait);
-    if (r <= 0)
-        return NULL;
-    Py_RETURN_NONE;
 }
 
 /* ---- deadlines ---- */
@@ -672,6 +619,19 @@ static PyMethodDef netfd_methods[] = {
      "Raises TimeoutError after timeout seconds or once the read deadline has passed, the\n"
      "error of the context ctx, ClosedError, or OSError, for instance with EMFILE when the\n"
      "process has too many open files."},
+    {"new_socket", (PyCFunction)netfd_new_socket, METH_VARARGS | METH_CLASS,
+     "new_socket($type, family, kind, peer, /)\n--\n\n"
+     "An object of this type with a new socket (socket.AF_* and SOCK_*), for connect(); peer is\n"
+     "the address that it is to be connected to, in the form of the socket module, with a literal\n"
+     "host."},
+    {"bind", (PyCFunction)netfd_bind, METH_O,
+     "bind($self, address, /)\n--\n\n"
+     "Give the socket a local address, in the form of the socket module, with a literal host.\n"
+     "Raises ValueError for what is no such address, ClosedError, and OSErrors."},
+    {"connect", FASTKW(netfd_connect),
+     "connect($self, timeout=None, *, ctx=None)\n--\n\n"
+     "Connect to peer, and wait until that has succeeded.\n\n"
+     "Raises ValueError if peer is no such address, and what wait_connected() raises."},
     {"wait_connected", FASTKW(netfd_wait_connected),
      "wait_connected($self, timeout=None, *, ctx=None)\n--\n\n"
      "After a connect() that is in progress: wait until it has succeeded.\n\n"

@@ -1,6 +1,7 @@
 /* py_netfd.h - what the files of NetFD share.
  *
  *   py_netfd.c     the type: reading, writing, accepting, life
+ *   py_netdial.c   new sockets, and connecting them
  *   py_netmsg.c    what takes more than a buffer: datagrams, several buffers, descriptors, files
  *   py_netaddr.c   addresses and options
  *   py_netwait.c   waiting: registration with a poller, turns, deadlines, closing
@@ -106,6 +107,9 @@ netfd_lost_before_accept(int err)
 }
 
 /* py_netfd.c */
+/* An object of that type (NetFD or a subclass) for fd, without a peer; the rest is the
+   caller's to fill in.  NULL with an exception set: fd is still the caller's. */
+NetFD *netfd_alloc(PyTypeObject *type, int fd);
 /* Write n bytes, or one message, with the turn.  -1 with an exception set: then part of
    it may have been written. */
 int netfd_write_turn(NetFD *self, const char *p, Py_ssize_t n, const char *what);
@@ -129,6 +133,13 @@ PyObject *netfd_setsockopt(NetFD *self, PyObject *args);
 PyObject *netfd_getsockopt(NetFD *self, PyObject *args);
 PyObject *netfd_shutdown(NetFD *self, PyObject *how);
 PyObject *netfd_dup(NetFD *self, PyObject *ignored);
+
+/* py_netdial.c */
+PyObject *netfd_new_socket(PyTypeObject *type, PyObject *args);
+PyObject *netfd_bind(NetFD *self, PyObject *address);
+PyObject *netfd_connect(NetFD *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *netfd_wait_connected(NetFD *self, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames);
 
 /* py_netmsg.c */
 /* Write the buffers of a list or tuple; returns the number of bytes. */

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from runtime._core import ClosedError, NetFD
@@ -344,11 +345,12 @@ def duplicate(fd: NetFD) -> socket.socket:
         raise
 
 
+@lru_cache(16)  # each new connection asks
 def keep_alive_options(seconds: float | None) -> Sequence[tuple[int, int, int]]:
     """The socket options that turn keep-alive on or off, as arguments of setsockopt()."""
     if seconds is None:
-        return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)]
+        return ((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0),)
     if not 1 <= seconds <= 32767:
         raise ValueError(f"keep-alive must be 1 to 32767 seconds or None, not {seconds}")
     times = [(socket.IPPROTO_TCP, option, round(seconds)) for option in _KEEP_ALIVE_TIMES]
-    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *times]
+    return ((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *times)

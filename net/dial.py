@@ -24,7 +24,7 @@ from runtime._net.addr import (
     split_host_port,
     unix_sockaddr,
 )
-from runtime._net.conn import Conn, adopt, keep_alive_options
+from runtime._net.conn import Conn, TCPConn, UDPConn, adopt, keep_alive_options
 from runtime._net.resolve import Resolver, Target, literal, resolve
 from runtime._net.waits import io_chan, passes
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 Control = Callable[[str, str, int], object]
 _Local = dict[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
 
-_IN_PROGRESS = (errno.EINPROGRESS, errno.EALREADY, errno.EINTR)
 _ATTEMPT_DELAY = 0.25  # seconds; RFC 8305, section 5
 _KEEP_ALIVE = 15.0  # seconds; Go's
 _LOCAL = {
@@ -53,7 +52,7 @@ _UNIX = {
 _Failure = tuple[Target, BaseException]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Options:
     """How to make sockets."""
 
@@ -136,7 +135,7 @@ def _local(address: str) -> _Local:
     host, service = split_host_port(address)
     port = lookup_port(service)
     if not host:
-        return {socket.AF_INET: ("", port), socket.AF_INET6: ("", port, 0, 0)}
+        return {socket.AF_INET: ("0.0.0.0", port), socket.AF_INET6: ("::", port, 0, 0)}
     target = literal(host, port)
     if target is None:
         raise AddrError(f"local address {address}: the host must be an IP address")
@@ -291,30 +290,20 @@ def _connect(
     ctx: _Context | None,
 ) -> Conn:
     tcp = network.startswith("tcp")
-    s = socket.socket(target.family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
+    kind = socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM
+    conn = (TCPConn if tcp else UDPConn).new_socket(target.family, kind, target.sockaddr)
     try:
-        s.setblocking(False)
         if tcp:
-            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option in options.keep_alive:
-            s.setsockopt(*option)
+            conn.setsockopt(*option)
         if options.control is not None:
             version = "4" if target.family == socket.AF_INET else "6"
-            options.control(network[:3] + version, _text(target), s.fileno())
+            options.control(network[:3] + version, _text(target), conn.fileno())
         if options.local is not None:
-            s.bind(options.local[target.family])
-        code = s.connect_ex(target.sockaddr)
-        if code != 0 and code not in _IN_PROGRESS:
-            raise OSError(code, f"connect: {os.strerror(code)}")
-        conn = adopt(s, target.sockaddr)
-    except BaseException:
-        s.close()
-        raise
-    if code == 0:
-        return conn
-    try:
+            conn.bind(options.local[target.family])
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        conn.wait_connected(left, ctx=ctx)
+        conn.connect(left, ctx=ctx)
     except TimeoutError as e:
         conn.close()
         if e.errno or (ctx is not None and ctx.err() is not None):

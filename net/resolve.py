@@ -12,7 +12,6 @@ only then drops it: a waiter it has not seen finds out, and begins anew.
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 import time
 from collections import deque
@@ -393,16 +392,20 @@ def literal(host: str, port: int) -> Target | None:
 
 def _literal(host: str) -> _Address | None:
     try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
+        if ":" not in host:
+            socket.inet_pton(socket.AF_INET, host)
+            return _Address(socket.AF_INET, host)
+        text, percent, zone = host.partition("%")
+        packed = socket.inet_pton(socket.AF_INET6, text)
+    except (OSError, ValueError):  # a NUL is a ValueError, and so is what cannot be encoded
         return None
-    plain = str(ip).partition("%")[0]  # in its canonical form
-    if isinstance(ip, ipaddress.IPv4Address):
-        return _Address(socket.AF_INET, plain)
-    if ip.scope_id is None:
+    plain = socket.inet_ntop(socket.AF_INET6, packed)  # in its canonical form
+    if not percent:
         return _Address(socket.AF_INET6, plain)
+    if not zone or "%" in zone:
+        return None
     try:
-        scope = int(ip.scope_id) if ip.scope_id.isdecimal() else socket.if_nametoindex(ip.scope_id)
+        scope = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
     except OSError:
         raise AddrError(f"address {host}: no such network interface") from None
     return _Address(socket.AF_INET6, plain, scope)

@@ -18,8 +18,15 @@ from pathlib import Path
 PEERS = Path(__file__).resolve().parent
 BIN = PEERS.parent.parent / "build" / "bench"
 REQUIREMENTS = PEERS.parent / "requirements.txt"
-GO_PROGRAMS = ("hello_go", "sched_go", "echo_go")
-C_PROGRAMS = ("epoll_hello", "epoll_echo", "echo_load")
+GO_PROGRAMS = ("hello_go", "sched_go", "echo_go", "stream_go", "dial_go")
+C_PROGRAMS = (
+    "epoll_hello",
+    "epoll_echo",
+    "echo_load",
+    "blocking_stream",
+    "stream_load",
+    "churn_load",
+)
 
 
 def last_line(text: str) -> str:
