@@ -211,7 +211,8 @@ typedef struct {
         *map_type, *timer_type, *ticker_type, *bubble_type, *explorer_type, *netfd_type, *conn_type,
         *request_type, *writer_type, *headers_type, *body_type, *server_type;
     PyObject *foreign_key;      /* of a thread's Goroutine in its thread state's dict */
-    PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed;
+    PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed,
+        *exc_hijacked;
     PyObject *worker_fn, *g0_fn;            /* builtins the greenlets run */
     PyObject *report_failure;   /* runtime._errors.report_failure */
     PyObject *may_deadlock;     /* runtime._errors.may_deadlock */

@@ -7,6 +7,9 @@
  *   py_http_writer.c   ResponseWriter and the response's framing
  *   py_http_request.c  Request and Body
  *   py_http_headers.c  Headers
+ *   py_http_trailers.c     trailers of requests and responses
+ *   py_http_informational.c  1xx responses
+ *   py_http_hijack.c   connections that handlers take over
  *
  * A connection is a C struct in the poller.  While it is idle, or a head is still
  * incomplete, that is all there is: no goroutine, no greenlet, no buffer.  Once a
@@ -171,6 +174,7 @@ struct http_conn {
     bool reading, sending;      /* L: a goroutine is parked in it */
     bool broken;                /* L: a send has failed: nothing can follow what is missing */
     bool io_failed;             /* L: our I/O has raised in this request's handler */
+    uint8_t hijacked;           /* L: a handler has taken the socket over: HTTP_TAKEN */
     bool close_after;           /* L: no further request on this connection */
     bool continue_due;          /* L: the client waits for 100 Continue */
     bool chunked;               /* framing of the request body */
@@ -361,10 +365,14 @@ struct http_request {
     rt_http1_field *fields;     /* inline_fields or an owned array */
     bool tracked;               /* by the collector: somebody has kept it */
     _Atomic bool made;          /* any of the following was ever set */
+    bool trailer_whole;         /* all of the trailer section is in `trailer` */
+    uint32_t trailer_len;
     rt_http1_field inline_fields[16];
+    http_block *trailer;        /* owned: the trailer section, as far as it has come, or NULL;
+                                   this and the two before are guarded by conn->lock */
     /* Owned, made when asked for, and then there until the end: */
     PyObject *method, *path, *raw_path, *raw_query, *query, *host, *headers, *remote_addr,
-        *form;
+        *form, *trailers;
     PyObject *body, *path_values, *pattern;     /* the same, but guarded by conn->lock */
     http_request *next_free;
 };
@@ -374,17 +382,19 @@ struct http_writer {
     PyObject_HEAD
     http_conn *conn;            /* owned reference to its memory */
     PyObject *headers;          /* owned Headers, made when asked for */
+    PyObject *trailers;         /* the same, sent after the body */
     PyObject *first;            /* owned str or bytes: the only write so far */
     char *buf;                  /* owned: body bytes of several small writes */
     uint32_t buf_len, buf_cap;
     int status;                 /* 0: not chosen yet */
     int64_t declared;           /* Content-Length the handler set, or -1 */
     int64_t written;            /* body bytes handed over */
-    bool ended;                 /* the handler has returned */
+    bool ended;                 /* the handler has returned, or hijacked the connection */
+    uint8_t hijack;             /* HTTP_TAKING: hijack() is under way, HTTP_TAKEN: it is done */
     bool wrote;                 /* write() or write_header() was called */
     bool head_sent;             /* the head is in c->out or on the wire */
     bool chunked;
-    bool no_body;               /* HEAD, 204, 304 */
+    bool no_body;               /* HEAD, 101, 204, 205, 304 */
     bool is_text;               /* the first write was a str */
     bool is_json;
     http_writer *next_free;
@@ -395,6 +405,12 @@ http_request *http_request_new(http_conn *c, const rt_http1_req *head);
    others are parked in c's I/O: http_expel() must follow. */
 bool http_request_end(http_conn *c);
 http_writer *http_writer_new(http_conn *c);
+/* Begin an operation of a handler: take the connection's lock and return it.  NULL with an
+   exception set where the response takes no more. */
+http_conn *http_writer_enter(http_writer *w);
+/* With the lock held: write the head and what was held back into c->out (large bodies may be
+   sent).  *drop: a reference the caller shall drop after the lock.  -1: exception set. */
+int http_writer_start(http_writer *w, PyObject **drop);
 /* Use what the handler returned (borrowed).  -1 with an exception set. */
 int http_writer_returned(http_writer *w, PyObject *value);
 /* End the response, completing it in c->out (large bodies may be sent).  -1: exception
@@ -406,10 +422,50 @@ bool http_writer_cut(http_writer *w);
    where c->close_after is set.  0, or -1 without an exception (no memory). */
 int http_simple_response(http_conn *c, int status, const char *text);
 const char *http_status_text(int status);
+void http_add_status_line(http_out *out, int status);       /* after reserve, 64 bytes */
+
+/* ---- trailers ---- */
+
+/* Keep n bytes of the trailer section of c->req, with the lock held; last: they are its
+   end.  -1 with MemoryError set. */
+int http_trailers_keep(http_conn *c, const char *data, uint32_t n, bool last);
+PyObject *http_request_trailers(http_request *r, void *closure);
+PyObject *http_writer_trailers(http_writer *w, void *closure);
+/* With the lock held.  Will a response of w that is not framed yet end with trailers? */
+bool http_trailers_wanted(http_writer *w);
+/* The head in c->out is complete: add a field Trailer that names them.  -1: exception set. */
+int http_trailers_announce(http_writer *w);
+/* Add the last chunk, with the trailers if there are any.  -1: exception set. */
+int http_trailers_end(http_writer *w);
+
+/* ---- informational responses ---- */
+
+PyObject *http_writer_informational(http_writer *w, PyObject *args, PyObject *kwargs);
+
+/* ---- hijacking ---- */
+
+enum {                          /* http_conn.hijacked, http_writer.hijack; 0: no */
+    HTTP_TAKING = 1,
+    HTTP_TAKEN,                 /* its socket and registration are gone */
+    HTTP_COPIED                 /* the handler has a duplicate: the connection's own are
+                                   closed by its M, once the handler has returned */
+};
+
+PyObject *http_writer_hijack(http_writer *w, PyObject *ignored);
+/* The handler has returned: http_conn_destroy() for a connection that was hijacked. */
+void http_hijack_end(http_conn *c);
 
 /* Headers of a request: a view of r's fields. */
 PyObject *http_headers_of_request(http_request *r);
+/* Of fields that are slices of b. */
+PyObject *http_headers_of_block(http_block *b, const char *base, const rt_http1_field *fields,
+                                uint32_t n);
 PyObject *http_headers_new(void);
+/* Headers that refuse fields which must not be trailers. */
+PyObject *http_headers_new_trailers(void);
+/* A new one with the fields of a Headers, a mapping or pairs. */
+PyObject *http_headers_copy(PyObject *fields);
+uint32_t http_headers_count(PyObject *headers);
 /* Callback per field, in order, for building the head.  Stops when it returns
    non-zero. */
 typedef int (*http_field_fn)(void *arg, const char *name, Py_ssize_t nname,
@@ -437,6 +493,7 @@ int http_headers_init(PyObject *module);
 int http_request_init(PyObject *module);
 int http_writer_init(PyObject *module);
 int http_server_init(PyObject *module);
+int http_hijack_init(PyObject *module);
 
 /* The object in a slot that is filled once, on first use (borrowed), or NULL. */
 static inline PyObject *

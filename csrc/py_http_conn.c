@@ -99,6 +99,10 @@ http_conn_open(http_conn *c)
 void
 http_conn_destroy(http_conn *c)
 {
+    if (RT_UNLIKELY(c->hijacked)) {
+        http_hijack_end(c);
+        return;
+    }
     http_shard_remove(c);
     int fd = c->pd.fd;
     rt_pd_close(&c->pd);
@@ -113,6 +117,10 @@ http_conn_abort(http_conn *c)
 {
     py_waitq woken = {0};
     py_acquire(&c->lock);
+    if (c->hijacked) {          /* no longer ours */
+        py_release(&c->lock);
+        return;
+    }
     c->aborted = true;
     c->readable = c->writable = true;
     shutdown(c->pd.fd, SHUT_RDWR);
@@ -213,6 +221,8 @@ error_status(PyObject *exc)
 static RT_COLD int
 failed_response(http_conn *c, http_writer *w, PyObject **fatal)
 {
+    if (w->hijack == HTTP_TAKEN && !PyErr_Occurred())
+        return -1;              /* there is no response to finish */
     PyObject *exc = py_take_exception();
     bool head_sent = http_writer_cut(w);
     py_acquire(&c->lock);
@@ -229,8 +239,9 @@ failed_response(http_conn *c, http_writer *w, PyObject **fatal)
     else if (io_failed && PyErr_GivenExceptionMatches(exc, PyExc_ConnectionError))
         status = gone ? 0 : 400;
     if (status == 500 && *fatal == NULL)
-        http_log_error(c, head_sent ? "a handler failed after it had begun to respond"
-                                    : "a handler failed", exc);
+        http_log_error(c, w->hijack  ? "a handler failed after it had hijacked the connection"
+                          : head_sent ? "a handler failed after it had begun to respond"
+                                      : "a handler failed", exc);
     Py_DECREF(exc);
     int err = head_sent || status == 0 ? -1 : 0;
     py_acquire(&c->lock);
@@ -286,6 +297,19 @@ fresh_context(http_conn *c)
     PyThreadState *ts = c->shard->mp->tstate;
     if (RT_UNLIKELY(ts->context != NULL))
         Py_XDECREF(py_swap_context(ts, NULL));
+}
+
+/* A response is broken off: what was written of it goes out, and whole ones before it. */
+static RT_COLD void
+send_rest(http_conn *c)
+{
+    if (c->hijacked || c->out.len == c->out.sent)
+        return;
+    py_acquire(&c->lock);
+    int err = http_send(c, NULL, 0);
+    py_release(&c->lock);
+    if (err < 0)
+        PyErr_Clear();
 }
 
 /* The goroutine of a connection: handlers of the request in c->req and of those
@@ -364,6 +388,7 @@ conn_main(Goroutine *gp)
     goto out;
 
 broken:
+    send_rest(c);
     http_conn_destroy(c);
 out:
     if (fatal != NULL) {

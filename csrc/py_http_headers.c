@@ -23,6 +23,7 @@ typedef struct {
     http_block *block;          /* owned, or NULL: where slices point */
     entry *entries;             /* owned array */
     uint32_t len, cap;
+    bool trailers;              /* takes only what may be a trailer; never changes */
 } Headers;
 
 static bool
@@ -96,6 +97,7 @@ headers_alloc(void)
         h->block = NULL;
         h->entries = NULL;
         h->len = h->cap = 0;
+        h->trailers = false;
     }
     return h;
 }
@@ -107,20 +109,35 @@ http_headers_new(void)
 }
 
 PyObject *
-http_headers_of_request(http_request *r)
+http_headers_of_block(http_block *b, const char *base, const rt_http1_field *fields, uint32_t n)
 {
     Headers *h = headers_alloc();
-    if (h == NULL || reserve(h, r->head.nfields) < 0) {
+    if (h == NULL || reserve(h, n) < 0) {
         Py_XDECREF(h);
         return NULL;
     }
-    h->block = http_block_ref(r->block);
-    for (uint32_t i = 0; i < r->head.nfields; i++) {
-        const rt_http1_field *f = &r->fields[i];
-        h->entries[i] = (entry){NULL, NULL, r->base + f->name.off, r->base + f->value.off,
+    h->block = http_block_ref(b);
+    for (uint32_t i = 0; i < n; i++) {
+        const rt_http1_field *f = &fields[i];
+        h->entries[i] = (entry){NULL, NULL, base + f->name.off, base + f->value.off,
                                 f->name.len, f->value.len};
     }
-    h->len = r->head.nfields;
+    h->len = n;
+    return (PyObject *)h;
+}
+
+PyObject *
+http_headers_of_request(http_request *r)
+{
+    return http_headers_of_block(r->block, r->base, r->fields, r->head.nfields);
+}
+
+PyObject *
+http_headers_new_trailers(void)
+{
+    Headers *h = headers_alloc();
+    if (h != NULL)
+        h->trailers = true;
     return (PyObject *)h;
 }
 
@@ -255,6 +272,11 @@ add_entry(Headers *h, PyObject *name, PyObject *value, bool replace)
     entry e, taken[MAX_TAKEN];
     if (make_entry(&e, name, value) < 0)
         return -1;
+    if (h->trailers && !rt_http1_trailer_allowed(e.n, e.nn)) {
+        PyErr_Format(PyExc_ValueError, "header %R cannot be a trailer (RFC 9110 6.5.1)", name);
+        drop_entry(&e);
+        return -1;
+    }
     uint32_t ntaken = 0;
     int r;
     do {
@@ -271,6 +293,32 @@ add_entry(Headers *h, PyObject *name, PyObject *value, bool replace)
     if (r < 0)
         drop_entry(&e);
     return r;
+}
+
+PyObject *
+http_headers_copy(PyObject *fields)
+{
+    PyObject *items = PyObject_HasAttrString(fields, "items")
+                          ? PyObject_CallMethod(fields, "items", NULL) : Py_NewRef(fields);
+    PyObject *it = items ? PyObject_GetIter(items) : NULL;
+    Headers *h = it ? headers_alloc() : NULL;
+    PyObject *item;
+    while (h != NULL && (item = PyIter_Next(it)) != NULL) {
+        PyObject *pair = PySequence_Tuple(item);
+        Py_DECREF(item);
+        if (pair != NULL && PyTuple_GET_SIZE(pair) != 2)
+            PyErr_SetString(PyExc_ValueError, "header fields must be pairs of name and value");
+        else if (pair != NULL)
+            add_entry(h, PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1), false);
+        Py_XDECREF(pair);
+        if (PyErr_Occurred())
+            break;
+    }
+    if (PyErr_Occurred())
+        Py_CLEAR(h);
+    Py_XDECREF(it);
+    Py_XDECREF(items);
+    return (PyObject *)h;
 }
 
 static PyObject *
@@ -404,13 +452,20 @@ headers_contains(Headers *h, PyObject *name)
     return found;
 }
 
+uint32_t
+http_headers_count(PyObject *self)
+{
+    Headers *h = (Headers *)self;
+    py_acquire(&h->lock);
+    uint32_t n = h->len;
+    py_release(&h->lock);
+    return n;
+}
+
 static Py_ssize_t
 headers_len(Headers *h)
 {
-    py_acquire(&h->lock);
-    Py_ssize_t n = h->len;
-    py_release(&h->lock);
-    return n;
+    return http_headers_count((PyObject *)h);
 }
 
 /* A list of what make() makes of each entry, in order.  A collection, where one can come in

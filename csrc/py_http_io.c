@@ -399,10 +399,15 @@ take_chunked(http_conn *c, char *dst, Py_ssize_t n)
         if (avail > (size_t)n)
             avail = (uint32_t)n;
         const char *in = c->in->data + c->in_pos;
+        bool trailer = c->decoder.in_trailers;
         int r = rt_http1_chunked_feed(&c->decoder, in, avail, &used, &run);
         if (r < 0) {
             c->close_after = true;
             return MALFORMED;
+        }
+        if (trailer && http_trailers_keep(c, in, used, r == 1) < 0) {
+            c->close_after = true;
+            return -1;
         }
         c->in_pos += used;
         c->body_done = r == 1;
@@ -451,6 +456,10 @@ body_read_locked(http_conn *c, char *dst, Py_ssize_t n)
 {
     if (c->body_done || n == 0)
         return 0;
+    if (RT_UNLIKELY(c->hijacked)) {
+        PyErr_SetString(core->exc_hijacked, "the connection was hijacked: read from it");
+        return -1;
+    }
     if (RT_UNLIKELY(c->reading)) {
         PyErr_SetString(PyExc_RuntimeError, "two goroutines read the body of a request at the "
                         "same time");

@@ -105,6 +105,11 @@ request_clear(http_request *r)
     Py_CLEAR(r->path_values);
     Py_CLEAR(r->pattern);
     Py_CLEAR(r->form);
+    Py_CLEAR(r->trailers);
+    http_block_unref(r->trailer);
+    r->trailer = NULL;
+    r->trailer_len = 0;
+    r->trailer_whole = false;
     return 0;
 }
 
@@ -117,6 +122,7 @@ request_traverse(http_request *r, visitproc visit, void *arg)
     Py_VISIT(r->body);
     Py_VISIT(r->path_values);
     Py_VISIT(r->form);
+    Py_VISIT(r->trailers);
     return 0;
 }
 
@@ -622,6 +628,10 @@ static PyGetSetDef getset[] = {
     RO(content_length, "Length of the body in bytes; -1 if not known before (chunked)."),
     RO(remote_addr, "The client's \"ip:port\"."),
     RO(body, "The body, to be read while the handler runs."),
+    {"trailers", (getter)http_request_trailers, NULL,
+     "The fields after a chunked body, once it was read to its end; empty before, and without\n"
+     "any.  Those that must not come after a body (RFC 9110 section 6.5.1) are left out.\n\n"
+     "Go: Request.Trailer.", NULL},
     {"pattern", (getter)get_pattern, (setter)set_pattern,
      "The pattern that the mux matched; \"\" without one.", NULL},
     {"path_values", (getter)get_path_values, (setter)set_path_values,

@@ -692,5 +692,7 @@ py_http_init_types(PyObject *module)
     if (http_headers_init(module) < 0 || http_request_init(module) < 0
         || http_writer_init(module) < 0)
         return -1;
+    if (http_hijack_init(module) < 0)
+        return -1;
     return http_server_init(module);
 }

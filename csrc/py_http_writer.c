@@ -24,7 +24,9 @@ http_status_text(int status)
     switch (status) {
     case 100: return "Continue";
     case 101: return "Switching Protocols";
+    case 102: return "Processing";
     case 103: return "Early Hints";
+    case 104: return "Upload Resumption Supported";
     case 200: return "OK";
     case 201: return "Created";
     case 202: return "Accepted";
@@ -138,8 +140,8 @@ add_date(http_out *out)
     http_out_add(out, cache->date, DATE_LEN);
 }
 
-static void
-add_status_line(http_out *out, int status)
+void
+http_add_status_line(http_out *out, int status)
 {
     if (RT_LIKELY(status == 200)) {
         ADD_LITERAL(out, "HTTP/1.1 200 OK\r\n");
@@ -165,7 +167,7 @@ http_simple_response(http_conn *c, int status, const char *text)
     http_out *out = &c->out;
     if (http_out_reserve(out, HEAD_ROOM + n) < 0)
         return -1;
-    add_status_line(out, status);
+    http_add_status_line(out, status);
     add_date(out);
     ADD_LITERAL(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
     add_number(out, n);
@@ -189,8 +191,10 @@ http_simple_response(http_conn *c, int status, const char *text)
 /* What the handler's own header fields say. */
 typedef struct {
     size_t bytes;               /* room they need */
-    int64_t length;             /* Content-Length, -1 none, -2 not a number */
-    bool type, date, close, keep_alive;
+    int64_t length;             /* Content-Length, -1 none, -2 not a number, or two */
+    bool type, date, close;
+    bool coding;                /* Transfer-Encoding */
+    bool bad_coding;            /* one that we do not send */
 } head_facts;
 
 static bool
@@ -231,8 +235,12 @@ collect(void *arg, const char *name, Py_ssize_t n, const char *value, Py_ssize_t
     else if (name_is(name, n, "connection")) {
         f->close = f->close || has_token(value, nv, "close");
     }
+    else if (name_is(name, n, "transfer-encoding")) {
+        f->bad_coding = f->coding || !name_is(value, nv, "chunked");
+        f->coding = true;
+    }
     else if (name_is(name, n, "content-length")) {
-        int64_t length = 0;
+        int64_t length = f->length == -1 ? 0 : -2;
         for (Py_ssize_t i = 0; i < nv && length >= 0; i++)
             length = value[i] < '0' || value[i] > '9' || i > 17 ? -2
                                                                 : length * 10 + (value[i] - '0');
@@ -245,7 +253,10 @@ static int
 add_field(void *arg, const char *name, Py_ssize_t n, const char *value, Py_ssize_t nv)
 {
     http_out *out = arg;
-    if (is_framing(name, n))
+    /* Connection: what is not about this connection's end goes with the field it names. */
+    if (is_framing(name, n)
+        && (!name_is(name, n, "connection") || has_token(value, nv, "close")
+            || has_token(value, nv, "keep-alive")))
         return 0;
     http_out_add(out, name, (size_t)n);
     ADD_LITERAL(out, ": ");
@@ -261,6 +272,23 @@ no_memory(void)
     return -1;
 }
 
+/* The handler's fields would frame the message in a way that is not ours. */
+static RT_COLD int
+refuse_framing(const head_facts *f)
+{
+    if (f->length == -2)
+        PyErr_SetString(PyExc_ValueError, "Content-Length must be a number of bytes, once");
+    else if (f->length >= 0)
+        PyErr_SetString(PyExc_ValueError, "Content-Length and Transfer-Encoding exclude each "
+                        "other (RFC 9112 6.2)");
+    else if (f->bad_coding)
+        PyErr_SetString(PyExc_ValueError, "Transfer-Encoding is the server's affair: a handler "
+                        "may only set it to \"chunked\"");
+    else
+        return 0;
+    return -1;
+}
+
 static inline int
 add_head_locked(http_writer *w, PyObject *headers, int64_t length, size_t extra)
 {
@@ -269,15 +297,18 @@ add_head_locked(http_writer *w, PyObject *headers, int64_t length, size_t extra)
     head_facts f = {.length = -1};
     if (headers != NULL)
         http_headers_each(headers, collect, &f);
-    if (f.length == -2) {
-        PyErr_SetString(PyExc_ValueError, "Content-Length must be a number of bytes");
+    if (RT_UNLIKELY(f.length == -2 || f.coding) && refuse_framing(&f) < 0)
         return -1;
-    }
-    w->declared = f.length;
     if (w->status == 0)
         w->status = 200;
-    bool bodyless = w->status == 204 || w->status == 304;
-    w->no_body = bodyless || req->method_id == RT_HM_HEAD;
+    bool bodyless = w->status == 204 || w->status == 304 || w->status == 101;
+    w->no_body = bodyless || req->method_id == RT_HM_HEAD || w->status == 205;
+    bool tunnel = RT_UNLIKELY(req->method_id == RT_HM_CONNECT) && w->status < 300;
+    if (RT_UNLIKELY(w->status == 205))
+        f.length = 0;           /* RFC 9110 15.3.6: no content, and the length says so */
+    if (RT_UNLIKELY(tunnel))
+        f.length = -1;          /* RFC 9110 9.3.6: no framing; the connection's end ends it */
+    w->declared = f.length;
     if (length >= 0 && f.length >= 0 && f.length != length && !w->no_body) {
         PyErr_Format(PyExc_ValueError,
                      "the handler declared Content-Length %lld and wrote %lld bytes",
@@ -294,7 +325,7 @@ add_head_locked(http_writer *w, PyObject *headers, int64_t length, size_t extra)
     /* A request body too large to skip would delay the next request. */
     if (!c->body_done && !c->chunked && c->body_left > 256 * 1024)
         c->close_after = true;
-    if (length < 0 && f.length < 0 && !w->no_body) {
+    if (length < 0 && f.length < 0 && !w->no_body && !tunnel) {
         if (req->minor >= 1)
             w->chunked = true;
         else
@@ -303,10 +334,10 @@ add_head_locked(http_writer *w, PyObject *headers, int64_t length, size_t extra)
     if (http_out_reserve(&c->out, HEAD_ROOM + f.bytes + extra) < 0)
         return no_memory();
     http_out *out = &c->out;
-    add_status_line(out, w->status);
+    http_add_status_line(out, w->status);
     if (!f.date)
         add_date(out);
-    if (!f.type && !bodyless && (length != 0 || w->is_text)) {
+    if (!f.type && !bodyless && !tunnel && (length != 0 || w->is_text)) {
         if (w->is_json)
             ADD_LITERAL(out, "Content-Type: application/json\r\n");
         else if (w->is_text)
@@ -321,13 +352,15 @@ add_head_locked(http_writer *w, PyObject *headers, int64_t length, size_t extra)
         announced = -1;         /* the length a GET would have is not known */
     if (w->chunked)
         ADD_LITERAL(out, "Transfer-Encoding: chunked\r\n");
-    else if (announced >= 0 && !bodyless) {
+    else if (announced >= 0 && !bodyless && !tunnel) {
         ADD_LITERAL(out, "Content-Length: ");
         add_number(out, (uint64_t)announced);
         ADD_LITERAL(out, "\r\n");
     }
-    if (RT_UNLIKELY(c->close_after))
-        ADD_LITERAL(out, "Connection: close\r\n");
+    if (RT_UNLIKELY(c->close_after)) {
+        if (!w->hijack)         /* what comes of it is the handler's affair */
+            ADD_LITERAL(out, "Connection: close\r\n");
+    }
     else if (RT_UNLIKELY(req->minor == 0))
         ADD_LITERAL(out, "Connection: keep-alive\r\n");
     ADD_LITERAL(out, "\r\n");
@@ -337,8 +370,8 @@ add_head_locked(http_writer *w, PyObject *headers, int64_t length, size_t extra)
 
 /* Write the head into c->out.  length: of the whole body, or -1: it will be
    streamed.  extra: bytes of body the caller will add. */
-static int
-add_head(http_writer *w, int64_t length, size_t extra)
+static inline int
+add_own_head(http_writer *w, int64_t length, size_t extra)
 {
     PyObject *headers = http_lazy(&w->headers);
     if (RT_LIKELY(headers == NULL))
@@ -346,6 +379,15 @@ add_head(http_writer *w, int64_t length, size_t extra)
     http_headers_acquire(headers);
     int r = add_head_locked(w, headers, length, extra);
     http_headers_release(headers);
+    return r;
+}
+
+static int
+add_head(http_writer *w, int64_t length, size_t extra)
+{
+    int r = add_own_head(w, length, extra);
+    if (RT_UNLIKELY(http_lazy(&w->trailers) != NULL) && r == 0 && w->chunked)
+        r = http_trailers_announce(w);
     return r;
 }
 
@@ -446,8 +488,8 @@ stream(http_writer *w, const char *data, size_t n)
 
 /* Begin to stream: the head, then what was held back.  *drop: a reference that the
    caller shall drop after the lock. */
-static int
-start_stream(http_writer *w, PyObject **drop)
+int
+http_writer_start(http_writer *w, PyObject **drop)
 {
     if (add_head(w, -1, 0) < 0)
         return -1;
@@ -500,7 +542,7 @@ write_piece(http_writer *w, const piece *p, PyObject **drop)
         return w->conn->out.len >= MAX_BUFFER ? http_send(w->conn, NULL, 0) : 0;
     }
     if (w->written > MAX_BUFFER) {
-        if (start_stream(w, drop) < 0)
+        if (http_writer_start(w, drop) < 0)
             return -1;
         return stream(w, p->bytes, n);
     }
@@ -548,6 +590,7 @@ writer_dealloc(http_writer *w)
 {
     PyTypeObject *type = Py_TYPE(w);
     Py_CLEAR(w->headers);
+    Py_CLEAR(w->trailers);
     Py_CLEAR(w->first);
     PyMem_Free(w->buf);
     http_conn_unref(w->conn);
@@ -581,6 +624,21 @@ finish_locked(http_writer *w)
                         "its response");
         return -1;
     }
+    if (RT_UNLIKELY(w->hijack))
+        return -1;
+    if (RT_UNLIKELY(w->status == 101)) {
+        PyErr_SetString(PyExc_RuntimeError, "the handler chose status 101 (Switching Protocols) "
+                        "and did not hijack() the connection");
+        return -1;
+    }
+    if (RT_UNLIKELY(http_lazy(&w->trailers) != NULL) && !w->head_sent
+        && http_trailers_wanted(w)) {
+        PyObject *held = NULL;
+        int r = http_writer_start(w, &held);
+        w->first = held;        /* dropped with the writer */
+        if (r < 0)
+            return -1;
+    }
     if (w->head_sent) {
         if (w->declared >= 0 && w->written != w->declared && !w->no_body) {
             c->close_after = true;
@@ -589,12 +647,7 @@ finish_locked(http_writer *w)
                          (long long)w->declared, (long long)w->written);
             return -1;
         }
-        if (!w->chunked)
-            return 0;
-        if (http_out_reserve(&c->out, 5) < 0)
-            return no_memory();
-        ADD_LITERAL(&c->out, "0\r\n\r\n");
-        return 0;
+        return w->chunked ? http_trailers_end(w) : 0;
     }
     Py_ssize_t n = w->buf_len;
     const char *data = w->buf;
@@ -652,8 +705,10 @@ set_whole(http_writer *w, PyObject *value, PyObject *data, bool is_json, int sta
     Py_XDECREF(own);
     if (!refused)
         return 0;
-    PyErr_Format(PyExc_TypeError, "a handler must either write or return the response; "
-                 "this one wrote and returned a %.200s", Py_TYPE(value)->tp_name);
+    PyErr_Format(w->hijack ? core->exc_hijacked : PyExc_TypeError,
+                 "a handler must either %s or return the response; this one did and returned "
+                 "a %.200s", w->hijack ? "hijack() the connection" : "write",
+                 Py_TYPE(value)->tp_name);
     return -1;
 }
 
@@ -699,11 +754,19 @@ enter(http_writer *w)
     py_acquire(&c->lock);
     if (RT_LIKELY(!w->ended && !c->sending))
         return c;
-    const char *why = w->ended ? "the handler has returned: the response is complete"
-                               : "two goroutines write to one response at the same time";
+    bool hijacked = w->hijack == HTTP_TAKEN;
+    const char *why = hijacked   ? "the connection was hijacked: there is no response"
+                      : w->ended ? "the handler has returned: the response is complete"
+                                 : "two goroutines write to one response at the same time";
     py_release(&c->lock);
-    PyErr_SetString(PyExc_RuntimeError, why);
+    PyErr_SetString(hijacked ? core->exc_hijacked : PyExc_RuntimeError, why);
     return NULL;
+}
+
+http_conn *
+http_writer_enter(http_writer *w)
+{
+    return enter(w);
 }
 
 static PyObject *
@@ -735,7 +798,7 @@ writer_write_header(http_writer *w, PyObject *arg)
     http_conn *c = enter(w);
     if (c == NULL)
         return NULL;
-    bool known = status >= 200 && status <= 999, begun = w->status != 0 || w->written != 0;
+    bool known = (status >= 200 && status <= 999) || status == 101, begun = w->status != 0 || w->written != 0;
     int before = w->status ? w->status : 200;
     if (known && !begun) {
         w->status = (int)status;
@@ -743,7 +806,8 @@ writer_write_header(http_writer *w, PyObject *arg)
     }
     py_release(&c->lock);
     if (!known)
-        PyErr_Format(PyExc_ValueError, "write_header(%ld): a final status is 200 to 999", status);
+        PyErr_Format(PyExc_ValueError, "write_header(%ld): a final status is 200 to 999, or 101 "
+                     "before hijack(); write_informational() sends others", status);
     else if (begun)
         PyErr_Format(PyExc_RuntimeError, "write_header(%ld): the response has begun already, "
                      "with status %d", status, before);
@@ -760,7 +824,7 @@ writer_flush(http_writer *w, PyObject *Py_UNUSED(ignored))
         return NULL;
     PyObject *drop = NULL;
     w->wrote = true;
-    int r = w->head_sent ? 0 : start_stream(w, &drop);
+    int r = w->head_sent ? 0 : http_writer_start(w, &drop);
     if (r == 0)
         r = http_send(c, NULL, 0);
     py_release(&c->lock);
@@ -794,17 +858,38 @@ static PyMethodDef methods[] = {
     {"write_header", (PyCFunction)writer_write_header, METH_O,
      "write_header($self, status, /)\n--\n\n"
      "Choose the status, once, before the body; without it the status is 200.\n\n"
-     "Go: ResponseWriter.WriteHeader."},
+     "200 to 999, or 101 where hijack() follows.  Go: ResponseWriter.WriteHeader."},
     {"flush", (PyCFunction)writer_flush, METH_NOARGS,
      "flush($self, /)\n--\n\n"
      "Send what was written so far; from now on the body is streamed.\n\n"
      "Go: http.Flusher."},
+    {"write_informational",
+     (PyCFunction)(void (*)(void))http_writer_informational, METH_VARARGS | METH_KEYWORDS,
+     "write_informational($self, status, headers=None)\n--\n\n"
+     "Send an informational response (100, or 102 to 199) at once, before the final one.\n\n"
+     "headers is a Headers, a mapping or pairs.  Nothing is sent to an HTTP/1.0 client, which\n"
+     "could not understand it.  RuntimeError once the response has begun.\n\n"
+     "    w.write_informational(103, {\"Link\": \"</style.css>; rel=preload\"})\n\n"
+     "Go: ResponseWriter.WriteHeader with 1xx."},
+    {"hijack", (PyCFunction)http_writer_hijack, METH_NOARGS,
+     "hijack($self, /)\n--\n\n"
+     "Take the connection over: (conn, reader), a net.Conn and a net.bufio.Reader around it.\n\n"
+     "What the client has sent beyond the head is read first.  A response that was begun is\n"
+     "sent: write_header(101) before an upgrade, 200 for CONNECT.  From then on the server\n"
+     "has forgotten the connection, which the handler or who else has it must close; w and\n"
+     "r.body raise HijackedError.\n\n"
+     "Go: http.Hijacker."},
     {0},
 };
 static PyGetSetDef getset[] = {
     {"headers", (getter)writer_get_headers, NULL,
      "The response's Headers; later changes than the first flush have no effect.", NULL},
     {"status", (getter)writer_get_status, NULL, "The status chosen, 0 before.", NULL},
+    {"trailers", (getter)http_writer_trailers, NULL,
+     "Fields to send after the body: a response that has some is chunked.  What is set before\n"
+     "the head is sent is announced there, in a field Trailer.  Nothing is sent where there\n"
+     "are no chunks: to HTTP/1.0 clients, with a Content-Length, without a body.\n"
+     "ValueError for fields that cannot be trailers.  Go: http.TrailerPrefix.", NULL},
     {0},
 };
 static PyType_Slot slots[] = {

@@ -505,8 +505,8 @@ on_content_length(parser *ps, const uint8_t *s, const uint8_t *e)
     return DONE;
 }
 
-/* RFC 9112 6.1: only "chunked", once.  A list of known syntax whose members are all
- * other codings is a thing not implemented; the rest is a framing error. */
+/* RFC 9112 6.1: only "chunked", once.  Other codings before it are a thing not
+ * implemented; without it at the end the length is not known (6.3): a framing error. */
 static int
 on_transfer_encoding(parser *ps, const uint8_t *s, const uint8_t *e)
 {
@@ -540,6 +540,8 @@ on_transfer_encoding(parser *ps, const uint8_t *s, const uint8_t *e)
     }
     if (!other)
         return refuse(req, 400, "invalid Transfer-Encoding");
+    if (!chunked)
+        return refuse(req, 400, "the last transfer coding is not chunked (RFC 9112 6.3)");
     return refuse(req, 501, "transfer coding not implemented");
 }
 
@@ -718,6 +720,13 @@ parse(parser *ps)
         return refuse(req, 400, "no Host (RFC 9112 3.2)");
     /* RFC 9112 9.3 */
     req->keep_alive = !ps->conn_close && (req->minor > 0 || ps->conn_keep_alive);
+    if (RT_UNLIKELY(req->method_id == RT_HM_CONNECT)) {
+        /* RFC 9110 9.3.6: no content.  What follows may be meant for the tunnel, even
+         * where there will be none: it is never read as another request. */
+        if (req->chunked || req->content_length > 0)
+            return refuse(req, 400, "CONNECT with a body");
+        req->keep_alive = false;
+    }
     /* RFC 9110 7.8: a server ignores Upgrade in HTTP/1.0. */
     req->upgrade = ps->upgrade && ps->conn_upgrade && req->minor > 0;
     return (int)(ps->p - ps->buf);

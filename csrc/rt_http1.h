@@ -104,6 +104,8 @@ typedef struct {
                                    chunks need; after it: bytes of trailer section */
     uint8_t state;              /* where in the grammar, see rt_http1_chunked.c */
     uint8_t digits;             /* hex digits of the current chunk size */
+    bool in_trailers;           /* what follows is trailer section, up to the end */
+    uint8_t ntrailers;          /* its field lines so far */
     const char *error;          /* after a failure: a static sentence */
 } rt_http1_chunked;
 
@@ -114,9 +116,23 @@ void rt_http1_chunked_init(rt_http1_chunked *cs);
  * Returns 1 when the body is complete (bytes after *used belong to the next
  * request), 0 when not (call again with the rest of the input, or with more),
  * -400 on a framing error, -431 when extensions or the trailer section are too long
- * (256 bytes a line, 16 KiB more framing than data, 8 KiB of trailers).  The last
- * two stay: later calls return the same.  Trailer fields are checked and dropped. */
+ * (256 bytes a line, 16 KiB more framing than data, 8 KiB and 128 lines of trailers).
+ * The last two stay: later calls return the same.  Trailer fields are checked, not
+ * kept: no call consumes both bytes of the trailer section and bytes before it, so
+ * that the caller can keep those used by calls that began with in_trailers. */
 int rt_http1_chunked_feed(rt_http1_chunked *cs, const char *in, uint32_t len,
                           uint32_t *used, rt_slice *data);
+
+enum {
+    RT_HTTP1_TRAILERS = 8 * 1024,       /* bytes of field lines, at most */
+    RT_HTTP1_TRAILER_FIELDS = 128
+};
+
+/* May a field of that name be a trailer (RFC 9110 6.5.1)?  Not if it frames, routes or
+ * authenticates the message, modifies the request, or describes the content. */
+bool rt_http1_trailer_allowed(const char *name, size_t n);
+/* Split a whole trailer section that the decoder has accepted into fields
+ * (RT_HTTP1_TRAILER_FIELDS of them have room); returns how many are allowed. */
+uint32_t rt_http1_split_trailers(const char *buf, uint32_t len, rt_http1_field *fields);
 
 #endif

@@ -17,8 +17,7 @@
 enum {
     SIZE_MAX_DIGITS = 16,       /* as many as uint64_t holds */
     EXT_MAX = 256,              /* bytes of extension in one line */
-    EXCESS_MAX = 16 * 1024,
-    TRAILER_MAX = 8 * 1024
+    EXCESS_MAX = 16 * 1024
 };
 
 enum {
@@ -79,6 +78,7 @@ size_line_end(rt_http1_chunked *cs)
     else {
         cs->excess = 0;
         cs->state = LINE;
+        cs->in_trailers = true;
     }
     return 0;
 }
@@ -141,12 +141,14 @@ framing_byte(rt_http1_chunked *cs, uint8_t c)
         cs->state = LAST_LF;
         return 0;
     }
-    if (cs->excess++ >= TRAILER_MAX)
+    if (cs->excess++ >= RT_HTTP1_TRAILERS)
         return refuse(cs, 431, "trailer section too long");
     switch (cs->state) {
     case LINE:
         if (!(cls & RT_HC_TOKEN))
             return refuse(cs, 400, "malformed trailer field name");
+        if (cs->ntrailers++ >= RT_HTTP1_TRAILER_FIELDS)
+            return refuse(cs, 431, "too many trailer fields");
         cs->state = NAME;
         return 0;
     case NAME:
@@ -175,11 +177,12 @@ int
 rt_http1_chunked_feed(rt_http1_chunked *cs, const char *in, uint32_t len,
                       uint32_t *used, rt_slice *data)
 {
+    const bool in_trailers = cs->in_trailers;
     uint32_t i = 0;
     int rc = 0;
 
     *data = (rt_slice){0, 0};
-    while (rc == 0 && i < len && cs->state < COMPLETE) {
+    while (rc == 0 && i < len && cs->state < COMPLETE && cs->in_trailers == in_trailers) {
         if (cs->state == DATA) {
             const uint32_t n = len - i < cs->left ? len - i : (uint32_t)cs->left;
 

@@ -19,6 +19,8 @@ import runtime
 from runtime import _core
 from runtime._http import errors, values
 from runtime._http.mux import ServeMux
+from runtime._net.bufio import Reader
+from runtime._net.conn import conn_type
 
 if TYPE_CHECKING:
     from runtime._core import Request
@@ -47,6 +49,7 @@ _core._set_http_hooks(
     errors.HTTPError,
     errors.BodyTooLargeError,
 )
+_core._set_hijack_hooks(conn_type, Reader)
 
 
 def _split_addr(addr: str) -> tuple[str, int]:

@@ -6,7 +6,7 @@
     http.listen_and_serve(":8080")
 """
 
-from runtime._core import Body, Headers, Request, ResponseWriter
+from runtime._core import Body, Headers, HijackedError, Request, ResponseWriter
 from runtime._http.errors import BadRequestError, BodyTooLargeError, HTTPError
 from runtime._http.mux import ServeMux
 from runtime._http.pattern import PatternConflictError, PatternError
@@ -26,6 +26,7 @@ __all__ = [
     "BodyTooLargeError",
     "HTTPError",
     "Headers",
+    "HijackedError",
     "PatternConflictError",
     "PatternError",
     "Request",

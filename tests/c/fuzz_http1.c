@@ -96,6 +96,8 @@ check_accepted(const char *buf, uint32_t len, const rt_http1_limits *limits, con
     REQUIRE(!(req->chunked && (req->content_length >= 0 || req->minor == 0)));
     REQUIRE(!(req->minor == 0 && (req->expect_continue || req->upgrade)));
     REQUIRE(req->has_query || req->query.len == 0);
+    if (req->method_id == RT_HM_CONNECT)
+        REQUIRE(!req->keep_alive && !req->chunked && req->content_length <= 0);
     REQUIRE(req->nfields <= limits->max_fields);
 
     int hosts = 0, framing = 0;
@@ -191,9 +193,35 @@ check_head(const char *buf, uint32_t len, const rt_http1_limits *limits)
 
 typedef struct {
     int rc;
-    uint32_t used, nbody;
-    char body[INPUT_MAX];
+    uint32_t used, nbody, ntrailer;
+    char body[INPUT_MAX], trailer[INPUT_MAX];
 } decoded;
+
+/* The trailer section of a complete body, by itself so that ASan sees its end. */
+static void
+check_trailers(const decoded *d)
+{
+    rt_http1_field fields[RT_HTTP1_TRAILER_FIELDS];
+    char *copy = malloc(d->ntrailer);
+
+    REQUIRE(copy != NULL && d->ntrailer >= 2);
+    REQUIRE(d->ntrailer <= RT_HTTP1_TRAILERS + 2);
+    memcpy(copy, d->trailer, d->ntrailer);
+
+    uint32_t n = rt_http1_split_trailers(copy, d->ntrailer, fields);
+
+    for (uint32_t i = 0; i < n; i++) {
+        const rt_slice v = fields[i].value;
+
+        check_slice(copy, d->ntrailer, fields[i].name, RT_HC_TOKEN);
+        check_slice(copy, d->ntrailer, v, RT_HC_VALUE);
+        REQUIRE(fields[i].name.len > 0);
+        REQUIRE(rt_http1_trailer_allowed(copy + fields[i].name.off, fields[i].name.len));
+        if (v.len > 0)
+            REQUIRE(!is_ows(copy[v.off]) && !is_ows(copy[v.off + v.len - 1]));
+    }
+    free(copy);
+}
 
 static void
 decode(const char *buf, uint32_t len, uint32_t step, decoded *d)
@@ -202,7 +230,7 @@ decode(const char *buf, uint32_t len, uint32_t step, decoded *d)
 
     rt_http1_chunked_init(&cs);
     d->rc = 0;
-    d->used = d->nbody = 0;
+    d->used = d->nbody = d->ntrailer = 0;
     for (uint32_t end = 0; d->rc == 0 && d->used < len;) {
         if (d->used == end)
             end += step ? step : 1 + next_random(30);
@@ -211,6 +239,7 @@ decode(const char *buf, uint32_t len, uint32_t step, decoded *d)
         uint32_t used, n = end - d->used;
         rt_slice s;
         const char *p = buf + d->used;
+        const bool trailer = cs.in_trailers;
 
         ASAN_POISON_MEMORY_REGION(buf + end, len - end);
         d->rc = rt_http1_chunked_feed(&cs, p, n, &used, &s);
@@ -220,9 +249,16 @@ decode(const char *buf, uint32_t len, uint32_t step, decoded *d)
         memcpy(d->body + d->nbody, p + s.off, s.len);
         d->nbody += s.len;
         d->used += used;
+        if (trailer) {
+            REQUIRE(s.len == 0);
+            memcpy(d->trailer + d->ntrailer, p, used);
+            d->ntrailer += used;
+        }
     }
     REQUIRE(d->rc == 0 || d->rc == 1 || d->rc == -400 || d->rc == -431);
     REQUIRE((d->rc < 0) == (cs.error != NULL));
+    if (d->rc == 1)
+        check_trailers(d);
 }
 
 static void
@@ -236,6 +272,8 @@ check_chunked(const char *buf, uint32_t len)
         REQUIRE(part.rc == whole.rc && part.used == whole.used);
         REQUIRE(part.nbody == whole.nbody);
         REQUIRE(memcmp(part.body, whole.body, whole.nbody) == 0);
+        REQUIRE(part.ntrailer == whole.ntrailer);
+        REQUIRE(memcmp(part.trailer, whole.trailer, whole.ntrailer) == 0);
     }
 }
 

@@ -188,8 +188,12 @@ static const head_case HEADS[] = {
     NO(400, "GET ftp://b/ HTTP/1.1\r\n" H END),
     NO(400, "GET http://b/#c HTTP/1.1\r\n" H END),
     /* RFC 9112 3.2.3, RFC 9110 9.3.6: authority-form, with CONNECT and only there. */
-    OK("CONNECT b:443 HTTP/1.1\r\n" H END, "CONNECT 6 [] 1.1 host=[b:443] keep"),
-    OK("CONNECT [::1]:443 HTTP/1.1\r\n" H END, "CONNECT 6 [] 1.1 host=[[::1]:443] keep"),
+    OK("CONNECT b:443 HTTP/1.1\r\n" H END, "CONNECT 6 [] 1.1 host=[b:443]"),
+    OK("CONNECT [::1]:443 HTTP/1.1\r\n" H END, "CONNECT 6 [] 1.1 host=[[::1]:443]"),
+    OK("CONNECT b:443 HTTP/1.1\r\n" H "Content-Length: 0\r\n" END,
+       "CONNECT 6 [] 1.1 host=[b:443] cl=0"),
+    NO(400, "CONNECT b:443 HTTP/1.1\r\n" H "Content-Length: 1\r\n" END),
+    NO(400, "CONNECT b:443 HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n" END),
     NO(400, "CONNECT b HTTP/1.1\r\n" H END),
     NO(400, "CONNECT b: HTTP/1.1\r\n" H END),
     NO(400, "CONNECT b:0 HTTP/1.1\r\n" H END),
@@ -309,12 +313,13 @@ static const head_case HEADS[] = {
     NO(400, "POST / HTTP/1.1\r\n" H "Transfer-Encoding: \"chunked\"\r\n" END),
     NO(400, "POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\x80\r\n" END),
     NO(400, "POST / HTTP/1.1\r\n" H "Transfer-Encoding: \x0b" "chunked\r\n" END),
-    NO(501, "POST / HTTP/1.1\r\n" H "Transfer-Encoding: xchunked\r\n" END),
-    NO(501, "POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunke\r\n" END),
-    NO(501, "POST / HTTP/1.1\r\n" H "Transfer-Encoding: identity\r\n" END),
-    NO(501, "POST / HTTP/1.1\r\n" H "Transfer-Encoding: gzip\r\n" END),
+    NO(400, "POST / HTTP/1.1\r\n" H "Transfer-Encoding: xchunked\r\n" END),
+    NO(400, "POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunke\r\n" END),
+    NO(400, "POST / HTTP/1.1\r\n" H "Transfer-Encoding: identity\r\n" END),
+    NO(400, "POST / HTTP/1.1\r\n" H "Transfer-Encoding: gzip\r\n" END),
     NO(501, "POST / HTTP/1.1\r\n" H "Transfer-Encoding: gzip, chunked\r\n" END),
     NO(501, "POST / HTTP/1.1\r\n" H "Transfer-Encoding: gzip ;q=1, chunked\r\n" END),
+    NO(501, "POST / HTTP/1.1\r\n" H "Transfer-Encoding: xchunked, chunked\r\n" END),
     NO(400, "POST / HTTP/1.1\r\n" H
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n" END),
     NO(400, "POST / HTTP/1.1\r\n" H
@@ -789,8 +794,10 @@ test_chunked_empty_input_changes_nothing(void)
     rt_http1_chunked_init(&cs);
     CHECK_EQ(rt_http1_chunked_feed(&cs, NULL, 0, &used, &data), 0);
     CHECK(used == 0 && data.len == 0);
-    CHECK_EQ(rt_http1_chunked_feed(&cs, "0\r\n\r\n", 5, &used, &data), 1);
-    CHECK_EQ(used, 5);
+    CHECK_EQ(rt_http1_chunked_feed(&cs, "0\r\n\r\n", 5, &used, &data), 0);
+    CHECK(used == 3 && cs.in_trailers);
+    CHECK_EQ(rt_http1_chunked_feed(&cs, "\r\n", 2, &used, &data), 1);
+    CHECK_EQ(used, 2);
 }
 
 /* RFC 9112 7.1.1, 7.1.2: limits on what is not data. */
@@ -834,6 +841,49 @@ test_chunked_limits(void)
     CHECK_EQ(decode(in, n, n, 1, body, &nbody), n);
 }
 
+/* RFC 9110 6.5.1: the fields of a trailer section, but for those that must not come late. */
+static void
+test_trailers_are_split(void)
+{
+    static const char in[] = "0\r\nA: b\r\nX-Sum:\t 1 2 \r\nContent-Length: 5\r\nhost: x\r\n"
+                             "IF-MATCH: x\r\ncookie: a\r\nEmpty:\r\n\r\n";
+    rt_http1_field fields[RT_HTTP1_TRAILER_FIELDS];
+    static const char *const want[][2] = {{"A", "b"}, {"X-Sum", "1 2"}, {"Empty", ""}};
+    rt_http1_chunked cs;
+    uint32_t used;
+    rt_slice data;
+
+    rt_http1_chunked_init(&cs);
+    CHECK_EQ(rt_http1_chunked_feed(&cs, in, sizeof in - 1, &used, &data), 0);
+    CHECK(used == 3 && cs.in_trailers);
+    const char *p = guarded(in + 3, sizeof in - 4);
+    CHECK_EQ(rt_http1_chunked_feed(&cs, p, sizeof in - 4, &used, &data), 1);
+    CHECK_EQ(used, sizeof in - 4);
+    CHECK_EQ(rt_http1_split_trailers(p, used, fields), RT_ARRAY_LEN(want));
+    for (size_t i = 0; i < RT_ARRAY_LEN(want); i++) {
+        CHECK(fields[i].name.len == strlen(want[i][0]) &&
+              memcmp(p + fields[i].name.off, want[i][0], fields[i].name.len) == 0);
+        CHECK(fields[i].value.len == strlen(want[i][1]) &&
+              memcmp(p + fields[i].value.off, want[i][1], fields[i].value.len) == 0);
+    }
+    CHECK_EQ(rt_http1_split_trailers("\r\n", 2, fields), 0);
+}
+
+static void
+test_trailers_limit_of_fields(void)
+{
+    static char in[GUARDED], body[GUARDED];
+    uint32_t nbody;
+
+    for (int lines = 127; lines < 131; lines++) {
+        uint32_t n = (uint32_t)sprintf(in, "0\r\n");
+        for (int i = 0; i < lines; i++)
+            n += (uint32_t)sprintf(in + n, "A:%d\r\n", i);
+        n += (uint32_t)sprintf(in + n, "\r\n");
+        CHECK_EQ(decode(in, n, n, 1, body, &nbody), lines <= 128 ? (int)n : -431);
+    }
+}
+
 int
 main(void)
 {
@@ -849,5 +899,7 @@ main(void)
     RUN(test_chunked_largest_size_is_counted_down);
     RUN(test_chunked_empty_input_changes_nothing);
     RUN(test_chunked_limits);
+    RUN(test_trailers_are_split);
+    RUN(test_trailers_limit_of_fields);
     return 0;
 }
