@@ -7,6 +7,7 @@
  *   py_http_writer.c   ResponseWriter and the response's framing
  *   py_http_request.c  Request and Body
  *   py_http_headers.c  Headers
+ *   py_http_context.c  the contexts of requests
  *
  * A connection is a C struct in the poller.  While it is idle, or a head is still
  * incomplete, that is all there is: no goroutine, no greenlet, no buffer.  Once a
@@ -247,6 +248,8 @@ struct http_server {
     uint32_t forks;             /* core->forks at listen() */
     _Atomic(py_m *) mp;         /* the listeners' M; NULL before listen(), then for good */
     PyObject *handler;          /* owned */
+    PyObject *contexts;         /* owned or NULL, set before it serves: what the contexts of
+                                   requests are made of */
     rt_http1_limits limits;
     int64_t timeouts[HTTP_NSTATES];         /* ns a connection may be in each state */
     int64_t read_timeout, write_timeout;    /* ns */
@@ -366,6 +369,9 @@ struct http_request {
     PyObject *method, *path, *raw_path, *raw_query, *query, *host, *headers, *remote_addr,
         *form;
     PyObject *body, *path_values, *pattern;     /* the same, but guarded by conn->lock */
+    PyObject *context;          /* the same, see py_http_context.c */
+    http_request *origin;       /* owned, of a copy with another context: the connection's own,
+                                   which is never a copy */
     http_request *next_free;
 };
 
@@ -391,6 +397,12 @@ struct http_writer {
 };
 
 http_request *http_request_new(http_conn *c, const rt_http1_req *head);
+/* The one that the connection knows. */
+static inline http_request *
+http_request_root(http_request *r)
+{
+    return RT_LIKELY(r->origin == NULL) ? r : r->origin;
+}
 /* The handler is done: take c->req off the connection and drop the reference.  True if
    others are parked in c's I/O: http_expel() must follow. */
 bool http_request_end(http_conn *c);
@@ -406,6 +418,15 @@ bool http_writer_cut(http_writer *w);
    where c->close_after is set.  0, or -1 without an exception (no memory). */
 int http_simple_response(http_conn *c, int status, const char *text);
 const char *http_status_text(int status);
+
+/* The context of r, a new reference.  May run Python. */
+PyObject *http_request_context(http_request *r);
+/* Raises TypeError (-1) where ctx is no context. */
+int http_context_check(PyObject *ctx);
+/* r is over: end its context.  Runs Python; raises nothing. */
+void http_context_end(PyObject *context);
+/* The client has gone: end the context (stolen), in a goroutine.  By the shard's M. */
+void http_context_gone(http_conn *c, PyObject *context);
 
 /* Headers of a request: a view of r's fields. */
 PyObject *http_headers_of_request(http_request *r);
@@ -437,6 +458,7 @@ int http_headers_init(PyObject *module);
 int http_request_init(PyObject *module);
 int http_writer_init(PyObject *module);
 int http_server_init(PyObject *module);
+int http_context_init(PyObject *module);
 
 /* The object in a slot that is filled once, on first use (borrowed), or NULL. */
 static inline PyObject *

@@ -510,6 +510,7 @@ static void
 note_edge(http_conn *c, uint32_t mode)
 {
     py_waitq woken = {0};
+    PyObject *context = NULL;
     py_acquire(&c->lock);
     if (mode & (RT_POLL_IN | RT_POLL_HUP | RT_POLL_ERR)) {
         c->readable = true;
@@ -519,10 +520,15 @@ note_edge(http_conn *c, uint32_t mode)
         c->writable = true;
         py_waitq_claim_all(&c->writers, RT_WAKE_READY, &woken);
     }
-    if (mode & (RT_POLL_HUP | RT_POLL_ERR))
+    if (mode & (RT_POLL_HUP | RT_POLL_ERR)) {
         c->peer_closed = true;
+        if (c->req != NULL && !c->aborted)      /* else the server ends them all */
+            context = Py_XNewRef(c->req->context);
+    }
     py_release(&c->lock);
     py_ready_all(&woken);
+    if (RT_UNLIKELY(context != NULL))
+        http_context_gone(c, context);
 }
 
 static void

@@ -294,6 +294,7 @@ server_traverse(http_server *s, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(s));
     Py_VISIT(s->handler);
+    Py_VISIT(s->contexts);
     return 0;
 }
 
@@ -301,6 +302,7 @@ static int
 server_clear(http_server *s)
 {
     Py_CLEAR(s->handler);
+    Py_CLEAR(s->contexts);
     return 0;
 }
 
@@ -609,6 +611,13 @@ server_wait_closed(http_server *s, PyObject *timeout)
 }
 
 static PyObject *
+server_set_contexts(http_server *s, PyObject *contexts)
+{
+    Py_XSETREF(s->contexts, Py_NewRef(contexts));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 server_stats(http_server *s, PyObject *Py_UNUSED(ignored))
 {
     uint32_t count[HTTP_NSTATES] = {0};
@@ -642,6 +651,9 @@ static PyMethodDef methods[] = {
      "wait_closed($self, timeout, /)\n--\n\n"
      "True once all is closed, False after timeout seconds, or after abort() while\n"
      "handlers still run."},
+    {"set_contexts", (PyCFunction)server_set_contexts, METH_O,
+     "set_contexts($self, contexts, /)\n--\n\n"
+     "What contexts of requests are made of, before it serves."},
     {"stats", (PyCFunction)server_stats, METH_NOARGS,
      "stats($self, /)\n--\n\nConnections by state, and totals, as a dict."},
     {0},
@@ -689,7 +701,7 @@ http_server_init(PyObject *module)
 int
 py_http_init_types(PyObject *module)
 {
-    if (http_headers_init(module) < 0 || http_request_init(module) < 0
+    if (http_context_init(module) < 0 || http_headers_init(module) < 0 || http_request_init(module) < 0
         || http_writer_init(module) < 0)
         return -1;
     return http_server_init(module);

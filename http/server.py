@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 import runtime
 from runtime import _core
 from runtime._http import errors, values
+from runtime._http.context import Base, Contexts
 from runtime._http.mux import ServeMux
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Server", "default_mux", "handle", "handle_func", "listen_and_serve", "serve"]
 
 Handler = Callable[[Any, Any], Any]
+
+_CLOSED = "the server was closed"
 
 logger = logging.getLogger("runtime.http")
 
@@ -144,6 +147,7 @@ class Server:
         max_body_bytes: int | None = 64 << 20,
         max_connections: int = 1 << 20,
         backlog: int = 4096,
+        base_context: Base = None,
     ) -> None:
         if handler is None:
             handler = default_mux
@@ -161,6 +165,8 @@ class Server:
             max_body_bytes=max_body_bytes,
             max_connections=max_connections,
         )
+        self._contexts = Contexts(base_context)
+        self._core.set_contexts(self._contexts)
         self._wanted = addr
         self._shutdown_timeout = shutdown_timeout
         self._backlog = backlog
@@ -203,6 +209,7 @@ class Server:
         if self._socket is not None and self._socket.fileno() < 0:
             raise RuntimeError("the server is being served already")
         self.listen()
+        self._contexts.begin()
         assert self._socket is not None
         self._core.listen(self._socket.fileno())
         self._socket.detach()
@@ -214,6 +221,7 @@ class Server:
             self._stop()
             self._core.begin_shutdown()
             raise
+        self._contexts.end(_CLOSED)
 
     def shutdown(self, timeout: float | None = None) -> bool:
         """Stop accepting, finish requests in flight, close idle connections.
@@ -225,7 +233,7 @@ class Server:
         self._core.begin_shutdown()
         if self._core.wait_closed(timeout):
             return True
-        self._core.abort()
+        self._abort()
         return False
 
     def close(self) -> None:
@@ -235,12 +243,21 @@ class Server:
         waiting for them.
         """
         self._stop()
-        if not self._core.abort():
-            self._core.wait_closed(None)
+        try:
+            if not self._core.abort():
+                self._core.wait_closed(None)
+        finally:
+            self._contexts.end(_CLOSED)
 
     def stats(self) -> dict[str, int]:
         """Connections by state, accepted connections, and requests served."""
         return self._core.stats()
+
+    def _abort(self) -> None:
+        try:
+            self._core.abort()
+        finally:
+            self._contexts.end(_CLOSED)
 
     def _stop(self) -> None:
         self._stopped = True
@@ -269,7 +286,7 @@ class Server:
             seen += 1
             if seen > 1:
                 self._stop()
-                self._core.abort()  # serve() waits until it is done
+                self._abort()  # serve() waits until it is done
             else:
                 runtime.go.named("http.Server.shutdown")(self.shutdown, self._shutdown_timeout)
 
