@@ -119,6 +119,8 @@ class Server:
     idle_timeout         between requests of a connection
     read_timeout         without a byte while a body is read
     write_timeout        without progress while a response is sent
+    body_timeout         for a whole request body, from the end of its head
+    waiting_timeout      for a request to wait until fewer than max_requests run
     shutdown_timeout     for requests in flight after SIGINT or SIGTERM
 
         server = Server(handler, addr=":8080")
@@ -148,6 +150,14 @@ class Server:
         max_connections: int = 1 << 20,
         backlog: int = 4096,
         base_context: Base = None,
+        body_timeout: float | None = None,
+        min_read_rate: int | None = 240,
+        min_write_rate: int | None = 240,
+        rate_grace: float | None = 10.0,
+        max_requests: int | None = None,
+        max_waiting: int | None = 1024,
+        waiting_timeout: float | None = 10.0,
+        max_requests_per_connection: int | None = None,
     ) -> None:
         if handler is None:
             handler = default_mux
@@ -164,6 +174,16 @@ class Server:
             max_target_bytes=max_target_bytes,
             max_body_bytes=max_body_bytes,
             max_connections=max_connections,
+        )
+        self._core.set_limits(
+            body_timeout=body_timeout,
+            min_read_rate=min_read_rate,
+            min_write_rate=min_write_rate,
+            rate_grace=rate_grace,
+            max_requests=max_requests,
+            max_waiting=max_waiting,
+            waiting_timeout=waiting_timeout,
+            max_requests_per_connection=max_requests_per_connection,
         )
         self._contexts = Contexts(base_context)
         self._core.set_contexts(self._contexts)
