@@ -10,6 +10,9 @@
  *   py_http_trailers.c     trailers of requests and responses
  *   py_http_informational.c  1xx responses
  *   py_http_hijack.c   connections that handlers take over
+ *   py_http_context.c  the contexts of requests
+ *   py_http_pace.c     how long reading and sending may take: deadlines, data rates
+ *   py_http_gate.c     how many requests run at once, and who waits
  *
  * A connection is a C struct in the poller.  While it is idle, or a head is still
  * incomplete, that is all there is: no goroutine, no greenlet, no buffer.  Once a
@@ -153,6 +156,20 @@ typedef struct http_link {
     struct http_link *next, *prev;
 } http_link;
 
+/* How the I/O of one request goes on; all 0 while nothing has been waited for or set. */
+typedef struct {
+    int64_t read_deadline, write_deadline;      /* the handler's own, rt_nanotime(); 0: it has
+                                   set none, RT_FOREVER: no limit at all */
+    int64_t read_until;         /* of body_timeout, or 0 */
+    int64_t read_waited, write_waited;          /* ns spent parked */
+    int64_t body_left;          /* c->body_left when reading was first waited for */
+    int64_t sent;               /* bytes given to the socket since sending first had to wait, */
+    int64_t queued;             /* and bytes that were in it then, */
+    int64_t last_queued;        /* and when one has last looked, */
+    int64_t moved_at;           /* and when that was last seen to be less than before */
+    bool reads, writes;         /* the last two count */
+} http_pace;
+
 /* Owned by its shard's M.  While c->req is set, what is marked L is guarded by lock. */
 struct http_conn {
     rt_pd pd;                   /* first: see http_conn_of() */
@@ -177,6 +194,8 @@ struct http_conn {
     uint8_t hijacked;           /* L: a handler has taken the socket over: HTTP_TAKEN */
     bool close_after;           /* L: no further request on this connection */
     bool continue_due;          /* L: the client waits for 100 Continue */
+    bool busy;                  /* L: the response says when to try again */
+    bool paced;                 /* L: something in pace is not 0 */
     bool chunked;               /* framing of the request body */
     bool body_done;             /* L: all of it was taken off the input */
     int64_t body_left;          /* L: of a body with Content-Length; else bytes still
@@ -190,6 +209,8 @@ struct http_conn {
     py_waitq readers, writers;  /* L: the goroutine parked in I/O; readers: also the
                                    connection's own, while it waits for the others to go */
     http_request *req;          /* owned, while a handler runs; changes under lock */
+    uint32_t served;            /* requests begun, counted where there is a limit */
+    http_pace pace;             /* L */
     struct {                    /* the peer: enough for any address we print */
         uint16_t family, port;
         uint32_t scope;
@@ -246,16 +267,35 @@ struct http_shard {
                                    0: none is on its way */
 };
 
+/* How many requests run.  Guarded by its lock, but for what is set before the server serves. */
+typedef struct {
+    uint32_t limit;             /* set before; 0: no limit, and nothing else is used */
+    uint32_t max_waiting;       /* set before */
+    int64_t patience;           /* set before: ns to wait */
+    py_lock lock;
+    uint32_t running;
+    _Atomic uint32_t waiting;
+    py_waitq waiters;
+} http_gate;
+
 struct http_server {
     PyObject_HEAD
     uint32_t forks;             /* core->forks at listen() */
     _Atomic(py_m *) mp;         /* the listeners' M; NULL before listen(), then for good */
     PyObject *handler;          /* owned */
+    PyObject *contexts;         /* owned or NULL, set before it serves: what the contexts of
+                                   requests are made of */
     rt_http1_limits limits;
     int64_t timeouts[HTTP_NSTATES];         /* ns a connection may be in each state */
     int64_t read_timeout, write_timeout;    /* ns */
     int64_t max_body;           /* bytes; INT64_MAX: no limit */
     uint32_t max_conns;
+    uint32_t max_served;        /* requests a connection; 0: no limit */
+    int64_t body_timeout;       /* ns, INT64_MAX: none */
+    int64_t min_read_rate, min_write_rate;      /* bytes a second, 0: none; once what was waited
+                                   exceeds */
+    int64_t rate_grace;         /* ns */
+    http_gate gate;
     bool leave_main;            /* a plain thread serves: the spare P stands in for the
                                    main thread's, which may do something else */
     /* By the listeners' M: */
@@ -328,6 +368,34 @@ int http_send(http_conn *c, const char *extra, size_t nextra);
    own goroutine.  -1: the response is not whole. */
 int http_expel(http_conn *c, Goroutine *gp);
 
+/* ---- pace.  With c->lock held ---- */
+
+/* When to give up waiting that begins at `now`; timeout: the server's for a wait. */
+int64_t http_pace_deadline(http_conn *c, bool read, int64_t timeout, int64_t now);
+/* That time has come.  True: there was progress after all, and *deadline is a later one;
+   began: when the wait did. */
+bool http_pace_goes_on(http_conn *c, bool read, int64_t timeout, int64_t began,
+                       int64_t *deadline);
+/* The wait is over. */
+void http_pace_waited(http_conn *c, bool read, int64_t began);
+/* Is the time for it up, whether it would have to wait or not? */
+bool http_pace_over(const http_conn *c, bool read);
+PyObject *http_writer_set_read_deadline(http_writer *w, PyObject *seconds);
+PyObject *http_writer_set_write_deadline(http_writer *w, PyObject *seconds);
+
+/* ---- the gate, where it has a limit ---- */
+
+/* A place to run, waited for by gp; false: there is none. */
+bool http_gate_enter(http_server *s, Goroutine *gp);
+void http_gate_leave(http_server *s);
+/* Nobody waits any more. */
+void http_gate_close(http_server *s);
+/* Answer that there is no place.  0, or -1. */
+int http_gate_refuse(http_conn *c);
+PyObject *http_server_set_limits(http_server *s, PyObject *args, PyObject *kwargs);
+/* Seconds, None for ever, NULL: leave it.  -1 with an exception set. */
+int http_seconds(PyObject *value, const char *name, int64_t *ns);
+
 /* Bytes of the request body that are still to come, -1 if that is not known. */
 static inline int64_t
 http_body_left(const http_conn *c)
@@ -374,6 +442,9 @@ struct http_request {
     PyObject *method, *path, *raw_path, *raw_query, *query, *host, *headers, *remote_addr,
         *form, *trailers;
     PyObject *body, *path_values, *pattern;     /* the same, but guarded by conn->lock */
+    PyObject *context;          /* the same, see py_http_context.c */
+    http_request *origin;       /* owned, of a copy with another context: the connection's own,
+                                   which is never a copy */
     http_request *next_free;
 };
 
@@ -401,6 +472,12 @@ struct http_writer {
 };
 
 http_request *http_request_new(http_conn *c, const rt_http1_req *head);
+/* The one that the connection knows. */
+static inline http_request *
+http_request_root(http_request *r)
+{
+    return RT_LIKELY(r->origin == NULL) ? r : r->origin;
+}
 /* The handler is done: take c->req off the connection and drop the reference.  True if
    others are parked in c's I/O: http_expel() must follow. */
 bool http_request_end(http_conn *c);
@@ -455,6 +532,15 @@ PyObject *http_writer_hijack(http_writer *w, PyObject *ignored);
 /* The handler has returned: http_conn_destroy() for a connection that was hijacked. */
 void http_hijack_end(http_conn *c);
 
+/* The context of r, a new reference.  May run Python. */
+PyObject *http_request_context(http_request *r);
+/* Raises TypeError (-1) where ctx is no context. */
+int http_context_check(PyObject *ctx);
+/* r is over: end its context.  Runs Python; raises nothing. */
+void http_context_end(PyObject *context);
+/* The client has gone: end the context (stolen), in a goroutine.  By the shard's M. */
+void http_context_gone(http_conn *c, PyObject *context);
+
 /* Headers of a request: a view of r's fields. */
 PyObject *http_headers_of_request(http_request *r);
 /* Of fields that are slices of b. */
@@ -494,6 +580,7 @@ int http_request_init(PyObject *module);
 int http_writer_init(PyObject *module);
 int http_server_init(PyObject *module);
 int http_hijack_init(PyObject *module);
+int http_context_init(PyObject *module);
 
 /* The object in a slot that is filled once, on first use (borrowed), or NULL. */
 static inline PyObject *

@@ -290,6 +290,18 @@ run_request(http_conn *c, PyObject **fatal)
     return err;
 }
 
+/* The same where only so many may run at once. */
+static int
+run_gated(http_conn *c, Goroutine *gp, PyObject **fatal)
+{
+    if (!http_gate_enter(c->server, gp))
+        return http_gate_refuse(c);
+    int err = run_request(c, fatal);
+    if (err != FORKED)
+        http_gate_leave(c->server);
+    return err;
+}
+
 /* What one handler has left in its context is not for the next. */
 static inline void
 fresh_context(http_conn *c)
@@ -320,7 +332,8 @@ conn_main(Goroutine *gp)
     http_conn *c = gp->call.c.arg;
     PyObject *fatal = NULL;
     for (int n = 1;; n++) {
-        int err = run_request(c, &fatal);
+        int err = RT_LIKELY(c->server->gate.limit == 0) ? run_request(c, &fatal)
+                                                        : run_gated(c, gp, &fatal);
         if (RT_UNLIKELY(err == FORKED))
             return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
         http_shard *sh = c->shard;
@@ -434,7 +447,17 @@ begin_request(http_conn *c, const rt_http1_req *head, int n)
     c->body_done = !head->chunked && head->content_length <= 0;
     c->body_left = head->chunked ? s->max_body : head->content_length;
     c->close_after = !head->keep_alive || RT_LOAD(s->closing);
+    if (RT_UNLIKELY(s->max_served != 0) && ++c->served >= s->max_served)
+        c->close_after = true;
     c->continue_due = head->expect_continue && !c->body_done;
+    if (RT_UNLIKELY(c->paced)) {
+        c->pace = (http_pace){0};
+        c->paced = false;
+    }
+    if (!c->body_done && s->body_timeout != INT64_MAX) {
+        c->pace.read_until = rt_nanotime() + s->body_timeout;
+        c->paced = true;
+    }
     if (head->chunked)
         rt_http1_chunked_init(&c->decoder);
     c->in_pos += (uint32_t)n;
@@ -535,6 +558,7 @@ static void
 note_edge(http_conn *c, uint32_t mode)
 {
     py_waitq woken = {0};
+    PyObject *context = NULL;
     py_acquire(&c->lock);
     if (mode & (RT_POLL_IN | RT_POLL_HUP | RT_POLL_ERR)) {
         c->readable = true;
@@ -544,10 +568,15 @@ note_edge(http_conn *c, uint32_t mode)
         c->writable = true;
         py_waitq_claim_all(&c->writers, RT_WAKE_READY, &woken);
     }
-    if (mode & (RT_POLL_HUP | RT_POLL_ERR))
+    if (mode & (RT_POLL_HUP | RT_POLL_ERR)) {
         c->peer_closed = true;
+        if (c->req != NULL && !c->aborted)      /* else the server ends them all */
+            context = Py_XNewRef(c->req->context);
+    }
     py_release(&c->lock);
     py_ready_all(&woken);
+    if (RT_UNLIKELY(context != NULL))
+        http_context_gone(c, context);
 }
 
 static void

@@ -174,8 +174,15 @@ wait_edge(http_conn *c, bool read, int64_t timeout, const char *what)
     py_release(&c->lock);
     Goroutine *gp = py_current(what);       /* may make one */
     py_acquire(&c->lock);
-    int64_t deadline = timeout == INT64_MAX ? RT_FOREVER : rt_nanotime() + timeout;
-    uint32_t why = gp ? park_in(c, gp, read, deadline) : RT_WAKE_INTERRUPT;
+    uint32_t why = RT_WAKE_INTERRUPT;
+    if (gp != NULL) {
+        int64_t began = rt_nanotime();
+        int64_t deadline = http_pace_deadline(c, read, timeout, began);
+        do
+            why = park_in(c, gp, read, deadline);
+        while (why == RT_WAKE_TIMEOUT && http_pace_goes_on(c, read, timeout, began, &deadline));
+        http_pace_waited(c, read, began);
+    }
     *busy = false;
     /* The connection's goroutine waits for us: it gets no further than the lock, until the
        caller has left. */
@@ -223,6 +230,11 @@ http_send(http_conn *c, const char *extra, size_t nextra)
         raise_gone(c);
         goto fail;
     }
+    if (RT_UNLIKELY(c->paced) && http_pace_over(c, false)) {
+        c->io_failed = true;
+        py_raise_timeout("sending a response");
+        goto fail;
+    }
     for (;;) {
         size_t nout = out->len - out->sent;
         if (nout + (nextra - done) == 0)
@@ -244,6 +256,8 @@ http_send(http_conn *c, const char *extra, size_t nextra)
             size_t from_out = (size_t)n < nout ? (size_t)n : nout;
             out->sent += (uint32_t)from_out;
             done += (size_t)n - from_out;
+            if (RT_UNLIKELY(c->paced))
+                c->pace.sent += n;
             continue;
         }
         if (errno == EINTR)
@@ -463,6 +477,11 @@ body_read_locked(http_conn *c, char *dst, Py_ssize_t n)
     if (RT_UNLIKELY(c->reading)) {
         PyErr_SetString(PyExc_RuntimeError, "two goroutines read the body of a request at the "
                         "same time");
+        return -1;
+    }
+    if (RT_UNLIKELY(c->paced) && http_pace_over(c, true)) {
+        c->close_after = c->io_failed = true;
+        py_raise_timeout("reading the request body");
         return -1;
     }
     if (c->continue_due && send_continue(c) < 0)

@@ -77,8 +77,11 @@ http_request_end(http_conn *c)
     bool busy = c->reading || c->sending;
     PyObject *body = r->body;       /* it refers back to r */
     r->body = NULL;
+    PyObject *context = r->context;
     py_release(&c->lock);
     Py_XDECREF(body);
+    if (RT_UNLIKELY(context != NULL))
+        http_context_end(context);
     if (RT_UNLIKELY(Py_REFCNT(r) != 1)) {
         r->tracked = true;
         PyObject_GC_Track(r);
@@ -110,6 +113,8 @@ request_clear(http_request *r)
     r->trailer = NULL;
     r->trailer_len = 0;
     r->trailer_whole = false;
+    Py_CLEAR(r->context);
+    Py_CLEAR(r->origin);
     return 0;
 }
 
@@ -123,6 +128,8 @@ request_traverse(http_request *r, visitproc visit, void *arg)
     Py_VISIT(r->path_values);
     Py_VISIT(r->form);
     Py_VISIT(r->trailers);
+    Py_VISIT(r->context);
+    Py_VISIT(r->origin);
     return 0;
 }
 
@@ -410,6 +417,7 @@ typedef struct Body {
 static PyObject *
 get_body(http_request *r, void *Py_UNUSED(closure))
 {
+    r = http_request_root(r);
     PyObject *body = load_locked(r, &r->body);
     if (body != NULL)
         return body;
@@ -581,7 +589,7 @@ static PyType_Spec body_spec = {
 static PyObject *
 request_json(http_request *r, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *bytes = read_all(r);
+    PyObject *bytes = read_all(http_request_root(r));
     if (bytes == NULL)
         return NULL;
     PyObject *value = PyObject_CallOneArg(http_hooks.load_json, bytes);
@@ -592,10 +600,53 @@ request_json(http_request *r, PyObject *Py_UNUSED(ignored))
 static PyObject *
 request_form(http_request *r, PyObject *Py_UNUSED(ignored))
 {
+    r = http_request_root(r);
     PyObject *form = http_lazy(&r->form);
     if (form != NULL)
         return Py_NewRef(form);
     return keep(r, &r->form, PyObject_CallOneArg(http_hooks.parse_form, (PyObject *)r));
+}
+
+static PyObject *
+get_context(http_request *r, void *Py_UNUSED(closure))
+{
+    return http_request_context(r);
+}
+
+/* A copy shares what is on the way with the connection's own. */
+static PyObject *
+request_with_context(http_request *r, PyObject *context)
+{
+    if (http_context_check(context) < 0)
+        return NULL;
+    http_request *copy = alloc_slow();
+    if (copy == NULL)
+        return NULL;
+    copy->head = r->head;
+    copy->fields = copy->inline_fields;
+    copy->conn = r->conn;
+    http_count(&r->conn->refs, 1);
+    copy->block = http_block_ref(r->block);
+    copy->base = r->base;
+    copy->origin = (http_request *)Py_NewRef((PyObject *)http_request_root(r));
+    copy->context = Py_NewRef(context);
+    copy->tracked = true;
+    RT_STORE(copy->made, true);
+    PyObject_GC_Track(copy);
+    size_t n = r->head.nfields * sizeof(*r->fields);
+    if (r->head.nfields > RT_ARRAY_LEN(copy->inline_fields)) {
+        rt_http1_field *fields = PyMem_Malloc(n);
+        if (fields == NULL) {
+            Py_DECREF(copy);
+            return PyErr_NoMemory();
+        }
+        copy->fields = fields;
+    }
+    memcpy(copy->fields, r->fields, n);
+    copy->head.fields = copy->fields;
+    copy->path_values = load_locked(r, &r->path_values);
+    copy->pattern = load_locked(r, &r->pattern);
+    return (PyObject *)copy;
 }
 
 static PyMethodDef methods[] = {
@@ -612,6 +663,13 @@ static PyMethodDef methods[] = {
      "Read the body as a form (application/x-www-form-urlencoded) and return its\n"
      "values, those of the query after them.\n\n"
      "Raises BadRequestError; uncaught, that is a 400.  Go: Request.ParseForm."},
+    {"with_context", (PyCFunction)request_with_context, METH_O,
+     "with_context($self, ctx, /)\n--\n\n"
+     "A copy of the request whose context is ctx, to be passed on to another handler.\n\n"
+     "    ctx = context.with_value(r.context, USER, user)\n"
+     "    return handler(w, r.with_context(ctx))\n\n"
+     "Both read the same body.  Raises TypeError if ctx is no context.\n\n"
+     "Go: Request.WithContext."},
     {0},
 };
 #define RO(name, doc) {#name, (getter)get_##name, NULL, doc, NULL}
@@ -632,6 +690,11 @@ static PyGetSetDef getset[] = {
      "The fields after a chunked body, once it was read to its end; empty before, and without\n"
      "any.  Those that must not come after a body (RFC 9110 section 6.5.1) are left out.\n\n"
      "Go: Request.Trailer.", NULL},
+    RO(context, "The context of the request; made when it is asked for.\n\n"
+       "It ends when the client closes the connection, or its sending side; when the\n"
+       "handler returns; and when the server is closed.  What the client has sent beyond\n"
+       "the request is no matter.\n\n"
+       "Go: Request.Context."),
     {"pattern", (getter)get_pattern, (setter)set_pattern,
      "The pattern that the mux matched; \"\" without one.", NULL},
     {"path_values", (getter)get_path_values, (setter)set_path_values,

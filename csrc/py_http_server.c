@@ -213,8 +213,8 @@ http_server_closed_one(http_server *s, uint32_t left)
 
 /* ---- the object ---- */
 
-static int
-seconds_ns(PyObject *value, const char *name, int64_t *ns)
+int
+http_seconds(PyObject *value, const char *name, int64_t *ns)
 {
     if (value == NULL)
         return 0;
@@ -264,6 +264,7 @@ server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     s->read_timeout = s->write_timeout = 60 * (int64_t)1000000000;
     s->max_body = 64 << 20;
     s->max_conns = max_conns;
+    s->body_timeout = INT64_MAX;
     s->recall.fire = http_shard_recall;
     s->give_up.fire = give_up_fired;
     if (body == Py_None)
@@ -276,10 +277,10 @@ server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
             goto fail;
         }
     }
-    if (seconds_ns(head, "read_header_timeout", &timeouts[HTTP_HEAD]) < 0
-        || seconds_ns(idle, "idle_timeout", &timeouts[HTTP_IDLE]) < 0
-        || seconds_ns(rd, "read_timeout", &s->read_timeout) < 0
-        || seconds_ns(wr, "write_timeout", &s->write_timeout) < 0)
+    if (http_seconds(head, "read_header_timeout", &timeouts[HTTP_HEAD]) < 0
+        || http_seconds(idle, "idle_timeout", &timeouts[HTTP_IDLE]) < 0
+        || http_seconds(rd, "read_timeout", &s->read_timeout) < 0
+        || http_seconds(wr, "write_timeout", &s->write_timeout) < 0)
         goto fail;
     timeouts[HTTP_DRAIN] = s->read_timeout;
     return (PyObject *)s;
@@ -294,6 +295,7 @@ server_traverse(http_server *s, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(s));
     Py_VISIT(s->handler);
+    Py_VISIT(s->contexts);
     return 0;
 }
 
@@ -301,6 +303,7 @@ static int
 server_clear(http_server *s)
 {
     Py_CLEAR(s->handler);
+    Py_CLEAR(s->contexts);
     return 0;
 }
 
@@ -498,8 +501,10 @@ close_all(http_server *s, bool abort)
 {
     int result = 0;
     close_listeners(s);
-    if (abort)
+    if (abort) {
+        http_gate_close(s);
         http_count(&s->aborting, 1);
+    }
     for (uint32_t id = 0; id <= RT_SPARE_P; id++) {
         http_shard *sh = RT_LOAD(s->shards[id]);
         if (sh == NULL)
@@ -609,6 +614,13 @@ server_wait_closed(http_server *s, PyObject *timeout)
 }
 
 static PyObject *
+server_set_contexts(http_server *s, PyObject *contexts)
+{
+    Py_XSETREF(s->contexts, Py_NewRef(contexts));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 server_stats(http_server *s, PyObject *Py_UNUSED(ignored))
 {
     uint32_t count[HTTP_NSTATES] = {0};
@@ -621,9 +633,10 @@ server_stats(http_server *s, PyObject *Py_UNUSED(ignored))
             count[state] += RT_LOAD(sh->list[state].len);
         requests += RT_LOAD(sh->requests);
     }
-    return Py_BuildValue("{sI sI sI sI sI sK sK}", "connections", RT_LOAD(s->nconns), "reading",
+    return Py_BuildValue("{sI sI sI sI sI sI sK sK}", "connections", RT_LOAD(s->nconns), "reading",
                          count[HTTP_HEAD], "idle", count[HTTP_IDLE], "active",
                          count[HTTP_ACTIVE], "closing", count[HTTP_DRAIN] + count[HTTP_LINGER],
+                         "waiting", RT_LOAD(s->gate.waiting),
                          "accepted", (unsigned long long)RT_LOAD(s->accepted), "requests",
                          (unsigned long long)requests);
 }
@@ -642,6 +655,12 @@ static PyMethodDef methods[] = {
      "wait_closed($self, timeout, /)\n--\n\n"
      "True once all is closed, False after timeout seconds, or after abort() while\n"
      "handlers still run."},
+    {"set_limits", (PyCFunction)(void (*)(void))http_server_set_limits,
+     METH_VARARGS | METH_KEYWORDS,
+     "set_limits($self, /, **limits)\n--\n\nSet more limits, before it serves."},
+    {"set_contexts", (PyCFunction)server_set_contexts, METH_O,
+     "set_contexts($self, contexts, /)\n--\n\n"
+     "What contexts of requests are made of, before it serves."},
     {"stats", (PyCFunction)server_stats, METH_NOARGS,
      "stats($self, /)\n--\n\nConnections by state, and totals, as a dict."},
     {0},
@@ -689,7 +708,7 @@ http_server_init(PyObject *module)
 int
 py_http_init_types(PyObject *module)
 {
-    if (http_headers_init(module) < 0 || http_request_init(module) < 0
+    if (http_context_init(module) < 0 || http_headers_init(module) < 0 || http_request_init(module) < 0
         || http_writer_init(module) < 0)
         return -1;
     if (http_hijack_init(module) < 0)

@@ -172,6 +172,8 @@ http_simple_response(http_conn *c, int status, const char *text)
     ADD_LITERAL(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
     add_number(out, n);
     ADD_LITERAL(out, "\r\n");
+    if (c->busy)
+        ADD_LITERAL(out, "Retry-After: 1\r\n");
     if (c->close_after)
         ADD_LITERAL(out, "Connection: close\r\n");
     ADD_LITERAL(out, "\r\n");
@@ -879,6 +881,16 @@ static PyMethodDef methods[] = {
      "has forgotten the connection, which the handler or who else has it must close; w and\n"
      "r.body raise HijackedError.\n\n"
      "Go: http.Hijacker."},
+    {"set_read_deadline", (PyCFunction)http_writer_set_read_deadline, METH_O,
+     "set_read_deadline($self, seconds, /)\n--\n\n"
+     "Let reading the body fail with TimeoutError from so many seconds from now on.\n\n"
+     "None: never.  In place of the server's read_timeout, body_timeout and\n"
+     "min_read_rate, for this request.  By way of http.ResponseController."},
+    {"set_write_deadline", (PyCFunction)http_writer_set_write_deadline, METH_O,
+     "set_write_deadline($self, seconds, /)\n--\n\n"
+     "Let sending the response fail with TimeoutError from so many seconds from now on.\n\n"
+     "None: never.  In place of the server's write_timeout and min_write_rate, for\n"
+     "this request.  By way of http.ResponseController."},
     {0},
 };
 static PyGetSetDef getset[] = {

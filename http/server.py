@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 import runtime
 from runtime import _core
 from runtime._http import errors, values
+from runtime._http.context import Base, Contexts
 from runtime._http.mux import ServeMux
 from runtime._net.bufio import Reader
 from runtime._net.conn import conn_type
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Server", "default_mux", "handle", "handle_func", "listen_and_serve", "serve"]
 
 Handler = Callable[[Any, Any], Any]
+
+_CLOSED = "the server was closed"
 
 logger = logging.getLogger("runtime.http")
 
@@ -119,6 +122,8 @@ class Server:
     idle_timeout         between requests of a connection
     read_timeout         without a byte while a body is read
     write_timeout        without progress while a response is sent
+    body_timeout         for a whole request body, from the end of its head
+    waiting_timeout      for a request to wait until fewer than max_requests run
     shutdown_timeout     for requests in flight after SIGINT or SIGTERM
 
         server = Server(handler, addr=":8080")
@@ -147,6 +152,15 @@ class Server:
         max_body_bytes: int | None = 64 << 20,
         max_connections: int = 1 << 20,
         backlog: int = 4096,
+        base_context: Base = None,
+        body_timeout: float | None = None,
+        min_read_rate: int | None = 240,
+        min_write_rate: int | None = 240,
+        rate_grace: float | None = 10.0,
+        max_requests: int | None = None,
+        max_waiting: int | None = 1024,
+        waiting_timeout: float | None = 10.0,
+        max_requests_per_connection: int | None = None,
     ) -> None:
         if handler is None:
             handler = default_mux
@@ -164,6 +178,18 @@ class Server:
             max_body_bytes=max_body_bytes,
             max_connections=max_connections,
         )
+        self._core.set_limits(
+            body_timeout=body_timeout,
+            min_read_rate=min_read_rate,
+            min_write_rate=min_write_rate,
+            rate_grace=rate_grace,
+            max_requests=max_requests,
+            max_waiting=max_waiting,
+            waiting_timeout=waiting_timeout,
+            max_requests_per_connection=max_requests_per_connection,
+        )
+        self._contexts = Contexts(base_context)
+        self._core.set_contexts(self._contexts)
         self._wanted = addr
         self._shutdown_timeout = shutdown_timeout
         self._backlog = backlog
@@ -206,6 +232,7 @@ class Server:
         if self._socket is not None and self._socket.fileno() < 0:
             raise RuntimeError("the server is being served already")
         self.listen()
+        self._contexts.begin()
         assert self._socket is not None
         self._core.listen(self._socket.fileno())
         self._socket.detach()
@@ -217,6 +244,7 @@ class Server:
             self._stop()
             self._core.begin_shutdown()
             raise
+        self._contexts.end(_CLOSED)
 
     def shutdown(self, timeout: float | None = None) -> bool:
         """Stop accepting, finish requests in flight, close idle connections.
@@ -228,7 +256,7 @@ class Server:
         self._core.begin_shutdown()
         if self._core.wait_closed(timeout):
             return True
-        self._core.abort()
+        self._abort()
         return False
 
     def close(self) -> None:
@@ -238,12 +266,21 @@ class Server:
         waiting for them.
         """
         self._stop()
-        if not self._core.abort():
-            self._core.wait_closed(None)
+        try:
+            if not self._core.abort():
+                self._core.wait_closed(None)
+        finally:
+            self._contexts.end(_CLOSED)
 
     def stats(self) -> dict[str, int]:
         """Connections by state, accepted connections, and requests served."""
         return self._core.stats()
+
+    def _abort(self) -> None:
+        try:
+            self._core.abort()
+        finally:
+            self._contexts.end(_CLOSED)
 
     def _stop(self) -> None:
         self._stopped = True
@@ -272,7 +309,7 @@ class Server:
             seen += 1
             if seen > 1:
                 self._stop()
-                self._core.abort()  # serve() waits until it is done
+                self._abort()  # serve() waits until it is done
             else:
                 runtime.go.named("http.Server.shutdown")(self.shutdown, self._shutdown_timeout)
 

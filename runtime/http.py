@@ -7,6 +7,7 @@
 """
 
 from runtime._core import Body, Headers, HijackedError, Request, ResponseWriter
+from runtime._http.controller import NotSupportedError, ResponseController
 from runtime._http.errors import BadRequestError, BodyTooLargeError, HTTPError
 from runtime._http.mux import ServeMux
 from runtime._http.pattern import PatternConflictError, PatternError
@@ -18,6 +19,7 @@ from runtime._http.server import (
     listen_and_serve,
     serve,
 )
+from runtime._http.timeout import HandlerTimeoutError, timeout_handler
 from runtime._http.values import Values
 
 __all__ = [
@@ -25,11 +27,14 @@ __all__ = [
     "Body",
     "BodyTooLargeError",
     "HTTPError",
+    "HandlerTimeoutError",
     "Headers",
     "HijackedError",
+    "NotSupportedError",
     "PatternConflictError",
     "PatternError",
     "Request",
+    "ResponseController",
     "ResponseWriter",
     "ServeMux",
     "Server",
@@ -39,4 +44,5 @@ __all__ = [
     "handle_func",
     "listen_and_serve",
     "serve",
+    "timeout_handler",
 ]
