@@ -5,15 +5,17 @@ taken; what is left is offered again.  Whatever else may end a wait, the close o
 a new deadline, is a change: the context of the wait, which ends with it, so that the waiting
 goroutine looks again.  Who makes a change sets the state, then puts a new `_Change` in the
 place of the old one, then ends that; who waits takes the `_Change`, then looks at the state.
+
+Nothing but channels is waited for, and time is that of channels, so that in a bubble of
+runtime.testing all waits are durable and deadlines are on its clock.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from runtime._core import Chan, ChanClosed, ClosedError, Mutex
+from runtime._core import Chan, ChanClosed, ClosedError, now
 from runtime._net.addr import Addr, UnixAddr
 from runtime._net.stream import Stream
 
@@ -74,10 +76,10 @@ class PipeConn(Stream):
     def __init__(self, incoming: Chan[_Offer], outgoing: Chan[_Offer]) -> None:
         self._incoming, self._outgoing = incoming, outgoing
         self._change = _Change()
-        self._write_turn = Mutex()
+        self._write_turn: Chan[None] = Chan(1)  # full: somebody has it
         self._rest: deque[bytes] = deque()  # to be read first
         self._closed = self._write_closed = False
-        # On the clock of time.monotonic().
+        # On the clock of now().
         self._read_deadline: float | None = None
         self._write_deadline: float | None = None
 
@@ -151,7 +153,8 @@ class PipeConn(Stream):
         """
         view = memoryview(data).cast("B")
         size = len(view)
-        with self._write_turn:
+        self._write_turn.send(None)
+        try:
             while True:
                 change = self._change
                 if self._closed:
@@ -168,6 +171,8 @@ class PipeConn(Stream):
                 except (_Changed, TimeoutError):
                     continue
                 view = view[taken.recv() :]
+        finally:
+            self._write_turn.try_recv()
 
     def close_write(self) -> None:
         """Let the peer read the end; reading goes on.  Raises ClosedError."""
@@ -201,7 +206,7 @@ class PipeConn(Stream):
     def _set_deadlines(self, seconds: float | None, read: bool, write: bool) -> None:
         if self._closed:
             raise ClosedError("set_deadline: use of closed network connection")
-        point = None if seconds is None else time.monotonic() + seconds
+        point = None if seconds is None else now() + seconds
         if read:
             self._read_deadline = point
         if write:
@@ -217,7 +222,7 @@ def _left(deadline: float | None, what: str) -> float | None:
     """The seconds until the deadline; raises TimeoutError if it has passed."""
     if deadline is None:
         return None
-    left = deadline - time.monotonic()
+    left = deadline - now()
     if left <= 0:
         raise TimeoutError(f"{what}: the time is up")
     return left

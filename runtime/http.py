@@ -16,6 +16,7 @@ from runtime._http.server import (
     handle,
     handle_func,
     listen_and_serve,
+    listen_and_serve_tls,
     serve,
 )
 from runtime._http.values import Values
@@ -37,5 +38,6 @@ __all__ = [
     "handle",
     "handle_func",
     "listen_and_serve",
+    "listen_and_serve_tls",
     "serve",
 ]
