@@ -4,6 +4,7 @@
  *   py_http_shard.c    its parts, one a P: which gets a connection, time-outs
  *   py_http_conn.c     a connection's life: reading heads, running handlers, ending
  *   py_http_io.c       bytes: buffers, reading a body, sending with backpressure
+ *   py_http_stream.c   connections over Python stream objects: TLS, pipes, and so on
  *   py_http_writer.c   ResponseWriter and the response's framing
  *   py_http_request.c  Request and Body
  *   py_http_headers.c  Headers
@@ -46,6 +47,7 @@ typedef struct http_shard http_shard;
 typedef struct http_conn http_conn;
 typedef struct http_request http_request;
 typedef struct http_writer http_writer;
+typedef struct http_stream http_stream;
 
 /* Add n to a count that several Ms change; returns what it is then.  Sequentially
    consistent where there is no GIL. */
@@ -176,9 +178,12 @@ struct http_conn {
     http_server *server;        /* owned reference until it is destroyed */
     http_shard *shard;          /* whose it is */
     union {
-        http_link link;         /* in the list of its state in the shard */
+        http_link link;         /* in the list of its state in the shard, or the server's of
+                                   streams */
         http_conn *next;        /* before it is opened: in the shard's queue */
     };
+    http_stream *stream;        /* owned: where its bytes come from and go to; NULL: the
+                                   socket pd.fd */
     int64_t deadline;           /* of its state, coarse monotonic ns */
     _Atomic uint32_t refs;      /* the connection's own, and one each of its Requests and
                                    ResponseWriters */
@@ -224,12 +229,17 @@ http_conn_of(rt_pd *pd)
     return (http_conn *)pd;
 }
 
+void http_stream_free(http_stream *st);
+
 /* Drop a reference to c's memory; any thread. */
 static inline void
 http_conn_unref(http_conn *c)
 {
-    if (http_count(&c->refs, -1) == 0)
-        PyMem_Free(c);
+    if (http_count(&c->refs, -1) != 0)
+        return;
+    if (RT_UNLIKELY(c->stream != NULL))
+        http_stream_free(c->stream);
+    PyMem_Free(c);
 }
 
 /* ---- the server ---- */
@@ -312,8 +322,12 @@ struct http_server {
     _Atomic bool closing;       /* no new requests */
     _Atomic bool aborted;       /* nobody waits for handlers that still run */
     _Atomic uint32_t aborting;  /* shards that have still to do it */
+    bool bubbled;               /* made in a bubble, in whose hands it is */
+    _Atomic bool streamed;      /* there ever was a stream */
     py_lock lock;               /* guards: */
-    py_waitq waiters;           /* in wait_closed() and listen() */
+    py_waitq waiters;           /* in wait_closed(), listen() and admit() */
+    http_link streams;          /* connections over streams, */
+    uint32_t nstreams[HTTP_NSTATES];        /* and how many are in each state */
 };
 
 /* Put c at the end of the list of `state`, with that state's time-out. */
@@ -336,11 +350,15 @@ void http_conn_abort(http_conn *c);
 static inline bool
 http_server_is_parents(const http_server *s)
 {
-    return s->forks != core->forks && RT_LOAD(s->mp) != NULL;
+    return s->forks != core->forks && (RT_LOAD(s->mp) != NULL || RT_LOAD(s->streamed));
 }
-/* The shard of mp, made at need, by the listeners' M; NULL: out of memory. */
+/* The shard of mp, made at need; NULL: out of memory. */
 http_shard *http_shard_get(http_server *s, py_m *mp);
 void http_shard_free(http_shard *sh);
+/* The one for a new connection, by the listeners' M. */
+http_shard *http_shard_choose(http_server *s);
+/* A stream on the shard begins or ends (n is 1 or -1); by its M. */
+void http_shard_count(http_shard *sh, int n);
 /* Give c to a shard and count it, by the listeners' M. */
 void http_shard_place(http_conn *c);
 /* Discard what waits to be taken.  By the listeners' M. */
@@ -357,6 +375,9 @@ void http_shard_recall(rt_timer *t);
 
 /* One connection less, of which there are `left` now.  Any thread. */
 void http_server_closed_one(http_server *s, uint32_t left);
+/* Wait until there may be one connection more, and count it.  1; 0: the server is closing;
+   -1 with an exception set. */
+int http_server_admit(http_server *s);
 
 /* ---- I/O.  Called with c->lock held, which is let go of while they park; they may
    raise. ---- */
@@ -406,6 +427,16 @@ http_body_left(const http_conn *c)
 #define HTTP_REQUEST_OVER \
     "the handler of this request has returned: its connection is gone"
 
+/* Of a stream: send as http_send() does.  0 or an error, an HTTP_STREAM_RAISED or -errno:
+   EPIPE it broke, ECANCELED the handler must go, ETIMEDOUT. */
+#define HTTP_STREAM_RAISED (-100000)
+int http_stream_send(http_conn *c, const char *extra, size_t nextra);
+/* Read up to n bytes of the body into dst, or some into c->in where dst is NULL.  > 0, 0: the
+   stream has ended, or an error. */
+Py_ssize_t http_stream_recv(http_conn *c, char *dst, Py_ssize_t n);
+/* Who reads or writes shall fail: c->leaving is set. */
+void http_stream_expel(http_conn *c);
+
 /* ---- the same without the lock ---- */
 
 /* Read 1 to n bytes of the body of r into dst.  0 at its end, -1 with an exception
@@ -420,6 +451,32 @@ int http_body_discard(http_conn *c);
 /* recv() into the free part of c->in, without parking: > 0 bytes, 0 EOF, -EAGAIN
    or another -errno. */
 Py_ssize_t http_fill(http_conn *c, uint32_t want);
+/* Put n bytes at the end of c->in.  0 or -ENOMEM. */
+int http_input_add(http_conn *c, const char *data, uint32_t n);
+/* Set up c->req if there is a whole head in c->in.  False: it was refused; of a stream the
+   response is in c->out, or c->broken is set. */
+bool http_conn_parse(http_conn *c);
+/* Run the handler of c->req and those of requests pipelined behind it, and send the
+   responses.  0, -1: the connection is broken, HTTP_FORKED: leave it alone.  *fatal: an
+   exception (owned) that is not the handlers' own affair. */
+#define HTTP_FORKED (-2)
+int http_conn_serve(http_conn *c, Goroutine *gp, PyObject **fatal);
+
+/* ---- streams ---- */
+
+/* Close those that are silent, or all (abort).  Any thread; runs Python. */
+void http_streams_close(http_server *s, bool abort);
+/* The next request of a stream begins: what one handler has left in its context is not for
+   the next. */
+void http_stream_context(http_stream *st);
+/* Of a stream's Requests; borrowed. */
+PyObject *http_stream_remote_addr(const http_conn *c);
+PyObject *http_stream_tls(const http_conn *c);
+/* Start a goroutine that calls args[0] with the others, on mp; NULL: as go() does, in the
+   caller's bubble.  -1 with an exception set. */
+int http_spawn(py_m *mp, PyObject *args);
+PyObject *http_server_admit_stream(http_server *s, PyObject *io);
+PyObject *http_server_parse_request(http_server *s, PyObject *args);
 
 /* ---- requests and responses ---- */
 
@@ -581,6 +638,7 @@ int http_writer_init(PyObject *module);
 int http_server_init(PyObject *module);
 int http_hijack_init(PyObject *module);
 int http_context_init(PyObject *module);
+int http_stream_init(PyObject *module);
 
 /* The object in a slot that is filled once, on first use (borrowed), or NULL. */
 static inline PyObject *

@@ -23,7 +23,7 @@
 
 #define MAX_DRAIN (256 * 1024)          /* bytes of an unread body */
 #define MAX_LINGER (1024 * 1024)        /* bytes discarded before giving up */
-#define FORKED (-2)                     /* this is a child the handler has forked, which
+#define FORKED HTTP_FORKED              /* this is a child the handler has forked, which
                                            must leave the connection alone */
 #define MAX_PIPELINED 32                /* requests served before others get a turn */
 #define FLUSH_AT (64 * 1024)            /* bytes of joined responses */
@@ -83,7 +83,8 @@ conn_gone(http_conn *c)
 void
 http_conn_discard(http_conn *c)
 {
-    close(c->pd.fd);
+    if (c->stream == NULL)
+        close(c->pd.fd);
     conn_gone(c);
 }
 
@@ -99,6 +100,10 @@ http_conn_open(http_conn *c)
 void
 http_conn_destroy(http_conn *c)
 {
+    if (RT_UNLIKELY(c->stream != NULL)) {
+        c->broken = true;       /* its goroutine does it */
+        return;
+    }
     if (RT_UNLIKELY(c->hijacked)) {
         http_hijack_end(c);
         return;
@@ -179,6 +184,8 @@ refuse(http_conn *c, int status, const char *why)
     c->close_after = true;
     c->body_done = false;       /* whatever follows is not read as a request */
     if (http_simple_response(c, status, why) == 0) {
+        if (c->stream != NULL)
+            return;             /* its goroutine sends it */
         /* A peer that does not even read this much gets no more of our time. */
         ssize_t n = send(c->pd.fd, c->out.data, c->out.len, MSG_NOSIGNAL);
         if (n == (ssize_t)c->out.len) {
@@ -306,6 +313,10 @@ run_gated(http_conn *c, Goroutine *gp, PyObject **fatal)
 static inline void
 fresh_context(http_conn *c)
 {
+    if (RT_UNLIKELY(c->stream != NULL)) {
+        http_stream_context(c->stream);
+        return;
+    }
     PyThreadState *ts = c->shard->mp->tstate;
     if (RT_UNLIKELY(ts->context != NULL))
         Py_XDECREF(py_swap_context(ts, NULL));
@@ -324,18 +335,14 @@ send_rest(http_conn *c)
         PyErr_Clear();
 }
 
-/* The goroutine of a connection: handlers of the request in c->req and of those
-   pipelined behind it. */
-static PyObject *
-conn_main(Goroutine *gp)
+int
+http_conn_serve(http_conn *c, Goroutine *gp, PyObject **fatal)
 {
-    http_conn *c = gp->call.c.arg;
-    PyObject *fatal = NULL;
     for (int n = 1;; n++) {
-        int err = RT_LIKELY(c->server->gate.limit == 0) ? run_request(c, &fatal)
-                                                        : run_gated(c, gp, &fatal);
+        int err = RT_LIKELY(c->server->gate.limit == 0) ? run_request(c, fatal)
+                                                        : run_gated(c, gp, fatal);
         if (RT_UNLIKELY(err == FORKED))
-            return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+            return FORKED;
         http_shard *sh = c->shard;
         RT_COUNT(sh->requests, 1);
         RT_COUNT(sh->mp->http.requests, 1);
@@ -346,7 +353,7 @@ conn_main(Goroutine *gp)
             py_release(&c->lock);
         }
         if (err < 0)
-            goto broken;
+            return -1;
         bool done = c->body_done;
         if (RT_UNLIKELY(!done)) {
             c->drain_left = MAX_DRAIN;
@@ -370,12 +377,23 @@ conn_main(Goroutine *gp)
         py_acquire(&c->lock);
         err = http_send(c, NULL, 0);
         py_release(&c->lock);
-        if (err < 0) {
+        if (err < 0)
             PyErr_Clear();
-            goto broken;
-        }
-        break;
+        return err;
     }
+}
+
+/* The goroutine of a connection, from a complete head until the poller has it again. */
+static PyObject *
+conn_main(Goroutine *gp)
+{
+    http_conn *c = gp->call.c.arg;
+    PyObject *fatal = NULL;
+    int err = http_conn_serve(c, gp, &fatal);
+    if (RT_UNLIKELY(err == FORKED))
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    if (RT_UNLIKELY(err < 0))
+        goto broken;
     /* Back to the poller. */
     c->in_seen = 0;
     if (RT_UNLIKELY(c->close_after)) {
@@ -503,6 +521,12 @@ parse_input(http_conn *c)
         return false;
     }
     return true;
+}
+
+bool
+http_conn_parse(http_conn *c)
+{
+    return parse_input(c);
 }
 
 /* There is no memory for a goroutine: the connection is closed. */

@@ -202,6 +202,8 @@ http_expel(http_conn *c, Goroutine *gp)
 {
     int err = c->sending ? -1 : 0;
     c->leaving = c->close_after = true;
+    if (RT_UNLIKELY(c->stream != NULL))
+        http_stream_expel(c);
     while (c->reading || c->sending) {
         py_waitq woken = {0};
         py_waitq_claim_all(&c->readers, RT_WAKE_READY, &woken);
@@ -219,6 +221,21 @@ http_expel(http_conn *c, Goroutine *gp)
     return err;
 }
 
+/* http_stream_send() or http_stream_recv() has returned err.  -1 with an exception set. */
+static RT_COLD int
+stream_failed(http_conn *c, Py_ssize_t err, const char *what)
+{
+    if (err == HTTP_STREAM_RAISED)
+        return -1;
+    if (err != -ETIMEDOUT) {
+        c->peer_closed = c->peer_closed || err == -EPIPE;
+        return raise_gone(c);
+    }
+    c->io_failed = true;
+    py_raise_timeout(what);
+    return -1;
+}
+
 /* ---- sending ---- */
 
 int
@@ -234,6 +251,15 @@ http_send(http_conn *c, const char *extra, size_t nextra)
         c->io_failed = true;
         py_raise_timeout("sending a response");
         goto fail;
+    }
+    if (RT_UNLIKELY(c->stream != NULL)) {
+        int err = http_stream_send(c, extra, nextra);
+        if (err < 0) {
+            stream_failed(c, err, "sending a response");
+            goto fail;
+        }
+        http_out_release(out);
+        return 0;
     }
     for (;;) {
         size_t nout = out->len - out->sent;
@@ -321,6 +347,17 @@ make_room(http_conn *c, uint32_t want)
     return 0;
 }
 
+int
+http_input_add(http_conn *c, const char *data, uint32_t n)
+{
+    int err = make_room(c, n);
+    if (err == 0) {
+        memcpy(c->in->data + c->in_len, data, n);
+        c->in_len += n;
+    }
+    return err;
+}
+
 Py_ssize_t
 http_fill(http_conn *c, uint32_t want)
 {
@@ -375,10 +412,25 @@ enum {
     TOO_LARGE = -3
 };
 
+/* For http_stream_recv(). */
+static Py_ssize_t
+recv_stream(http_conn *c, char *dst, Py_ssize_t n)
+{
+    Py_ssize_t got = http_stream_recv(c, dst, n);
+    if (got > 0)
+        return got;
+    c->close_after = true;
+    if (got == 0)
+        return body_broken(c, "the client closed the connection in the middle of the body");
+    return stream_failed(c, got, "reading the request body");
+}
+
 /* Wait until the socket may have more, then recv.  As http_fill(), but parks. */
 static Py_ssize_t
 fill_parking(http_conn *c)
 {
+    if (RT_UNLIKELY(c->stream != NULL))
+        return recv_stream(c, NULL, 0);
     for (;;) {
         if (!c->readable
             && wait_edge(c, true, c->server->read_timeout, "reading the request body") < 0) {
@@ -441,6 +493,8 @@ take_chunked(http_conn *c, char *dst, Py_ssize_t n)
 static Py_ssize_t
 recv_sized(http_conn *c, char *dst, Py_ssize_t n)
 {
+    if (RT_UNLIKELY(c->stream != NULL))
+        return recv_stream(c, dst, n);
     for (;;) {
         if (!c->readable
             && wait_edge(c, true, c->server->read_timeout, "reading the request body") < 0) {

@@ -292,6 +292,8 @@ static PyObject *
 addr_str(const http_conn *c)
 {
     char ip[INET6_ADDRSTRLEN];
+    if (c->stream != NULL)
+        return Py_NewRef(http_stream_remote_addr(c));
     if (c->peer.family != AF_INET && c->peer.family != AF_INET6)
         return PyUnicode_FromString("@");       /* as Go for unix sockets */
     if (inet_ntop(c->peer.family, c->peer.ip, ip, sizeof(ip)) == NULL)
@@ -308,6 +310,12 @@ get_remote_addr(http_request *r, void *Py_UNUSED(closure))
 {
     PyObject *addr = http_lazy(&r->remote_addr);
     return addr ? Py_NewRef(addr) : keep(r, &r->remote_addr, addr_str(r->conn));
+}
+
+static PyObject *
+get_tls(http_request *r, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(r->conn->stream ? http_stream_tls(r->conn) : Py_None);
 }
 
 /* Of the attributes that can be set again: the object there (a new reference), or NULL. */
@@ -685,6 +693,7 @@ static PyGetSetDef getset[] = {
     RO(proto, "\"HTTP/1.1\" or \"HTTP/1.0\"."),
     RO(content_length, "Length of the body in bytes; -1 if not known before (chunked)."),
     RO(remote_addr, "The client's \"ip:port\"."),
+    RO(tls, "What TLS has agreed upon, a net.tls.ConnectionState; None without TLS."),
     RO(body, "The body, to be read while the handler runs."),
     {"trailers", (getter)http_request_trailers, NULL,
      "The fields after a chunked body, once it was read to its end; empty before, and without\n"

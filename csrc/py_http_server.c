@@ -10,6 +10,7 @@
  * more; both sides are sequentially consistent, so one of the two sees the other.
  */
 #include "py_http.h"
+#include "py_bubble.h"
 #include "py_netfd.h"
 #include "py_wait.h"
 
@@ -200,9 +201,10 @@ void
 http_server_closed_one(http_server *s, uint32_t left)
 {
     if (RT_UNLIKELY(atomic_load(&s->full)) && atomic_exchange(&s->full, false)) {
+        wake_waiters(s);        /* some may be in admit() */
         if (py_tls_m == home(s))
             accept_again(s);
-        else if (ask(s, home(s), accept_again_main, s) < 0) {
+        else if (home(s) != NULL && ask(s, home(s), accept_again_main, s) < 0) {
             PyErr_Clear();
             atomic_store(&s->full, true);       /* the next that ends tries again */
         }
@@ -267,6 +269,9 @@ server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     s->body_timeout = INT64_MAX;
     s->recall.fire = http_shard_recall;
     s->give_up.fire = give_up_fired;
+    s->streams.next = s->streams.prev = &s->streams;
+    s->bubbled = py_bubble_current() != NULL;
+    s->forks = core->forks;
     if (body == Py_None)
         s->max_body = INT64_MAX;
     else if (body != NULL) {
@@ -328,6 +333,13 @@ all_closed(http_server *s)
     return atomic_load(&s->nconns) == 0 && atomic_load(&s->nlisteners) == 0;
 }
 
+/* Only the bubble of a server that was made in one can end a wait for it. */
+static inline int
+wait_reason(const http_server *s)
+{
+    return s->bubbled ? PY_WAIT_GROUP : PY_WAIT_IO;
+}
+
 /* Wait until *done, or until everything is closed where done is NULL; under s->lock, of
    which it lets go to park.  RT_WAKE_*. */
 static uint32_t
@@ -342,11 +354,40 @@ wait_locked(http_server *s, Goroutine *gp, const bool *done, int64_t deadline)
         if (!over)
             py_waitq_push(&s->waiters, &gp->seat->waiter);
         py_release(&s->lock);
-        why = py_park(gp, PY_WAIT_IO, deadline);
+        why = py_park(gp, wait_reason(s), deadline);
         py_acquire(&s->lock);
         py_waitq_remove(&gp->seat->waiter);
     }
     return why;
+}
+
+int
+http_server_admit(http_server *s)
+{
+    Goroutine *gp = py_current("HTTPServer.admit()");
+    uint32_t why = gp ? RT_WAKE_READY : RT_WAKE_INTERRUPT;
+    int result = -1;
+    py_acquire(&s->lock);
+    while (why == RT_WAKE_READY && result < 0) {
+        rt_g_arm(&gp->g);
+        bool closing = RT_LOAD(s->closing), wait = !closing && at_limit(s);
+        if (!wait && py_disarm(gp)) {
+            result = !closing;
+            break;
+        }
+        if (wait)
+            py_waitq_push(&s->waiters, &gp->seat->waiter);
+        py_release(&s->lock);
+        why = py_park(gp, wait_reason(s), RT_FOREVER);
+        py_acquire(&s->lock);
+        py_waitq_remove(&gp->seat->waiter);
+    }
+    if (result > 0) {
+        http_count(&s->nconns, 1);
+        RT_COUNT(s->accepted, 1);
+    }
+    py_release(&s->lock);
+    return result;
 }
 
 /* ---- listening ---- */
@@ -433,22 +474,55 @@ listen_elsewhere(http_server *s, int fd)
     return err;
 }
 
+/* Choose the listeners' M.  -1 with an exception set. */
+static int
+attach(http_server *s, bool *plain)
+{
+    py_m *mp = py_this_m(), *none = NULL;
+    *plain = mp == NULL;
+    if (*plain && (mp = py_spare()) == NULL)
+        return -1;
+    if (!atomic_compare_exchange_strong(&s->mp, &none, mp) && none != mp) {
+        PyErr_SetString(PyExc_RuntimeError, "the server runs on another thread already");
+        return -1;
+    }
+    if (mp->p.id == RT_SPARE_P)
+        s->leave_main = true;
+    return 0;
+}
+
+static PyObject *
+server_attach(http_server *s, PyObject *Py_UNUSED(ignored))
+{
+    bool plain;
+    if (s->bubbled)
+        Py_RETURN_NONE;
+    if (RT_LOAD(s->mp) == NULL)
+        s->forks = core->forks;
+    if (attach(s, &plain) < 0)
+        return NULL;
+    if (http_shard_get(s, home(s)) == NULL)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+server_spawn(http_server *s, PyObject *args)
+{
+    if (http_spawn(home(s), args) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 server_listen(http_server *s, PyObject *arg)
 {
     long fd = PyLong_AsLong(arg);
     if (fd == -1 && PyErr_Occurred())
         return NULL;
-    py_m *mp = py_this_m(), *none = NULL;
-    bool plain = mp == NULL;
-    if (plain && (mp = py_spare()) == NULL)
+    bool plain;
+    if (attach(s, &plain) < 0)
         return NULL;
-    if (!atomic_compare_exchange_strong(&s->mp, &none, mp) && none != mp) {
-        PyErr_SetString(PyExc_RuntimeError, "the server runs on another thread already");
-        return NULL;
-    }
-    if (mp->p.id == RT_SPARE_P)
-        s->leave_main = true;
     int err = plain ? listen_elsewhere(s, (int)fd) : open_listener(s, (int)fd);
     if (err == 0)
         Py_RETURN_NONE;
@@ -581,7 +655,9 @@ close_from_here(http_server *s, bool abort)
 static PyObject *
 server_begin_shutdown(http_server *s, PyObject *Py_UNUSED(ignored))
 {
-    if (close_from_here(s, false) < 0)
+    int r = close_from_here(s, false);
+    http_streams_close(s, false);
+    if (r < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -589,7 +665,9 @@ server_begin_shutdown(http_server *s, PyObject *Py_UNUSED(ignored))
 static PyObject *
 server_abort(http_server *s, PyObject *Py_UNUSED(ignored))
 {
-    if (close_from_here(s, true) < 0)
+    int r = close_from_here(s, true);
+    http_streams_close(s, true);
+    if (r < 0)
         return NULL;
     return PyBool_FromLong(RT_LOAD(s->aborted));
 }
@@ -598,7 +676,7 @@ static PyObject *
 server_wait_closed(http_server *s, PyObject *timeout)
 {
     int64_t deadline;
-    if (py_io_deadline(timeout, &deadline) < 0)
+    if ((s->bubbled ? py_deadline : py_io_deadline)(timeout, &deadline) < 0)
         return NULL;
     Goroutine *gp = py_current("HTTPServer.wait_closed()");
     if (gp == NULL)
@@ -633,6 +711,10 @@ server_stats(http_server *s, PyObject *Py_UNUSED(ignored))
             count[state] += RT_LOAD(sh->list[state].len);
         requests += RT_LOAD(sh->requests);
     }
+    py_acquire(&s->lock);
+    for (int state = 0; state < HTTP_NSTATES; state++)
+        count[state] += s->nstreams[state];
+    py_release(&s->lock);
     return Py_BuildValue("{sI sI sI sI sI sI sK sK}", "connections", RT_LOAD(s->nconns), "reading",
                          count[HTTP_HEAD], "idle", count[HTTP_IDLE], "active",
                          count[HTTP_ACTIVE], "closing", count[HTTP_DRAIN] + count[HTTP_LINGER],
@@ -661,6 +743,19 @@ static PyMethodDef methods[] = {
     {"set_contexts", (PyCFunction)server_set_contexts, METH_O,
      "set_contexts($self, contexts, /)\n--\n\n"
      "What contexts of requests are made of, before it serves."},
+    {"attach", (PyCFunction)server_attach, METH_NOARGS,
+     "attach($self, /)\n--\n\n"
+     "Let the server belong to the calling thread, as listen() does; to nothing in a bubble."},
+    {"spawn", (PyCFunction)server_spawn, METH_VARARGS,
+     "spawn($self, fn, /, *args)\n--\n\n"
+     "Start a goroutine where the server belongs to."},
+    {"admit", (PyCFunction)http_server_admit_stream, METH_O,
+     "admit($self, conn, /)\n--\n\n"
+     "Wait until there is room for one more connection and make it of a stream object.\n\n"
+     "None: the server is closing."},
+    {"parse_request", (PyCFunction)http_server_parse_request, METH_VARARGS,
+     "parse_request($self, data, remote_addr, tls, /)\n--\n\n"
+     "The Request that these bytes, head and body, are.  Raises ValueError."},
     {"stats", (PyCFunction)server_stats, METH_NOARGS,
      "stats($self, /)\n--\n\nConnections by state, and totals, as a dict."},
     {0},
@@ -708,10 +803,9 @@ http_server_init(PyObject *module)
 int
 py_http_init_types(PyObject *module)
 {
-    if (http_context_init(module) < 0 || http_headers_init(module) < 0 || http_request_init(module) < 0
-        || http_writer_init(module) < 0)
-        return -1;
-    if (http_hijack_init(module) < 0)
+    if (http_context_init(module) < 0 || http_headers_init(module) < 0
+        || http_request_init(module) < 0 || http_writer_init(module) < 0
+        || http_hijack_init(module) < 0 || http_stream_init(module) < 0)
         return -1;
     return http_server_init(module);
 }

@@ -103,7 +103,13 @@ http_shard_remove(http_conn *c)
 {
     http_shard *sh = c->shard;
     unlink_conn(sh, c);
-    RT_COUNT(sh->nopen, -1);
+    http_shard_count(sh, -1);
+}
+
+void
+http_shard_count(http_shard *sh, int n)
+{
+    RT_COUNT(sh->nopen, n);
     if (RT_LOAD(sh->nopen) == 0)
         rt_timers_stop(&sh->mp->p.timers, &sh->sweep);
 }
@@ -131,9 +137,13 @@ http_shard_get(http_server *s, py_m *mp)
     sh->last = &sh->first;
     for (int state = 0; state < HTTP_NSTATES; state++)
         sh->list[state].ring.next = sh->list[state].ring.prev = &sh->list[state].ring;
-    /* Others only look at its counters. */
-    atomic_store_explicit(slot, sh, memory_order_release);
-    return sh;
+    /* Others only look at its counters.  The listeners' M and a stream on mp may come here
+       at the same time. */
+    http_shard *none = NULL;
+    if (atomic_compare_exchange_strong(slot, &none, sh))
+        return sh;
+    http_shard_free(sh);
+    return none;
 }
 
 void
@@ -238,6 +248,12 @@ choose(http_server *s)
     if (RT_LIKELY(nprocs == 1) && (mp->is_main || s->leave_main))
         return own;
     return choose_slow(s, own, nprocs);
+}
+
+http_shard *
+http_shard_choose(http_server *s)
+{
+    return choose(s);
 }
 
 /* ---- handing over ---- */

@@ -22,11 +22,21 @@ from runtime._http.context import Base, Contexts
 from runtime._http.mux import ServeMux
 from runtime._net.bufio import Reader
 from runtime._net.conn import conn_type
+from runtime._http.streams import Certificates, Listener, Streams, TLSSource
+from runtime._net.activation import listener_from_fd
 
 if TYPE_CHECKING:
     from runtime._core import Request
 
-__all__ = ["Server", "default_mux", "handle", "handle_func", "listen_and_serve", "serve"]
+__all__ = [
+    "Server",
+    "default_mux",
+    "handle",
+    "handle_func",
+    "listen_and_serve",
+    "listen_and_serve_tls",
+    "serve",
+]
 
 Handler = Callable[[Any, Any], Any]
 
@@ -125,6 +135,12 @@ class Server:
     body_timeout         for a whole request body, from the end of its head
     waiting_timeout      for a request to wait until fewer than max_requests run
     shutdown_timeout     for requests in flight after SIGINT or SIGTERM
+    handshake_timeout    for a TLS handshake
+
+    tls makes it an HTTPS server: the paths of a certificate and its key in PEM, an
+    ssl.SSLContext (for client certificates, several names and so on; its ALPN protocols are set
+    to http/1.1), or a function that returns one, called for each handshake.  A handler finds in
+    r.tls what was agreed upon.  At most max_handshakes are made at a time; others wait.
 
         server = Server(handler, addr=":8080")
         server.serve()          # until shutdown(), close(), SIGINT or SIGTERM
@@ -161,6 +177,9 @@ class Server:
         max_waiting: int | None = 1024,
         waiting_timeout: float | None = 10.0,
         max_requests_per_connection: int | None = None,
+        tls: TLSSource | None = None,
+        handshake_timeout: float | None = 10.0,
+        max_handshakes: int = 1024,
     ) -> None:
         if handler is None:
             handler = default_mux
@@ -190,6 +209,10 @@ class Server:
         )
         self._contexts = Contexts(base_context)
         self._core.set_contexts(self._contexts)
+        certificates = None if tls is None else Certificates(tls)
+        self._streams = Streams(
+            self._core, self._stop, certificates, handshake_timeout, max_handshakes
+        )
         self._wanted = addr
         self._shutdown_timeout = shutdown_timeout
         self._backlog = backlog
@@ -218,8 +241,14 @@ class Server:
             self._addr = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._socket = sock
 
-    def serve(self) -> None:
+    def serve(self, *listeners: Listener) -> None:
         """Serve until the server is shut down or closed.
+
+        Without listeners it serves its address.  A listener is one of runtime.net's, or any
+        object with accept() and close() whose connections have read(n), write(data), close(),
+        set_read_deadline(seconds) and set_write_deadline(seconds) as those of runtime.net have.
+        They are closed when the server is.  What accept() raises ends serve(), but for errors
+        of one connection or for want of resources: then it tries again after a while.
 
         In the main goroutine SIGINT and SIGTERM shut it down: requests in flight are
         finished, then serve() returns.  A second signal closes it at once.  Handlers
@@ -231,13 +260,14 @@ class Server:
             raise RuntimeError("the server was closed: make a new one")
         if self._socket is not None and self._socket.fileno() < 0:
             raise RuntimeError("the server is being served already")
-        self.listen()
         self._contexts.begin()
-        assert self._socket is not None
-        self._core.listen(self._socket.fileno())
-        self._socket.detach()
         try:
+            for listener in listeners:
+                self._streams.add(listener)
+            if not listeners:
+                self._serve_own()
             with self._signals():
+                self._streams.join()
                 self._core.wait_closed(None)
         except BaseException:
             # As Go does: whatever ends serve(), nothing is accepted any more.
@@ -245,6 +275,27 @@ class Server:
             self._core.begin_shutdown()
             raise
         self._contexts.end(_CLOSED)
+
+    def _serve_own(self) -> None:
+        self.listen()
+        assert self._socket is not None
+        if self._streams.certificates is not None:
+            self._streams.add(listener_from_fd(self._socket.detach()))
+            return
+        self._core.listen(self._socket.fileno())
+        self._socket.detach()
+
+    def set_tls(self, tls: TLSSource) -> None:
+        """Use another certificate, from the next handshake on.
+
+            server.set_tls(("cert.pem", "key.pem"))     # the files have been renewed
+
+        Connections that there are keep theirs.  Raises what the constructor raises, and then
+        all stays as it was.
+        """
+        if self._streams.certificates is None:
+            raise RuntimeError("the server was made without tls")
+        self._streams.certificates.set(tls)
 
     def shutdown(self, timeout: float | None = None) -> bool:
         """Stop accepting, finish requests in flight, close idle connections.
@@ -284,6 +335,7 @@ class Server:
 
     def _stop(self) -> None:
         self._stopped = True
+        self._streams.close()
         if self._socket is not None:
             # Bound but not yet served; once detached this closes nothing.
             self._socket.close()
@@ -359,6 +411,22 @@ def listen_and_serve(addr: str = ":8080", handler: Handler | None = None, **opti
     except OSError as exc:
         raise SystemExit(f"gosched: {exc.strerror or exc}") from None
     server.serve()
+
+
+def listen_and_serve_tls(
+    addr: str,
+    cert: str | os.PathLike[str],
+    key: str | os.PathLike[str],
+    handler: Handler | None = None,
+    **options: Any,
+) -> None:
+    """As listen_and_serve(), with HTTPS: cert and key are the paths of PEM files.
+
+        listen_and_serve_tls(":8443", "cert.pem", "key.pem", handler)
+
+    Go: http.ListenAndServeTLS.
+    """
+    listen_and_serve(addr, handler, tls=(cert, key), **options)
 
 
 def serve(handler: Handler | None = None, addr: str = ":8080", **options: Any) -> None:

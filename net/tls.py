@@ -58,6 +58,7 @@ ContextSource = ssl.SSLContext | Callable[[], ssl.SSLContext]
 _PIECE = 65536  # bytes read from the connection at a time
 _SLICE = 65536  # bytes encrypted before they are sent
 _MUCH = 4 * _SLICE  # bytes to be sent; more than writers leave there
+_ASKED = "_gosched_server_name"  # an attribute of SSLObjects
 _GOODBYE = 5.0  # seconds that close() tries to say so; Go's
 
 
@@ -86,6 +87,8 @@ class ConnectionState:
     """An earlier session was taken up again."""
     peer_certificate: bytes | None
     """The peer's certificate, DER; None: it has shown none."""
+    server_name: str | None = None
+    """The name of the server that the client has asked for (SNI)."""
 
 
 class SessionCache:
@@ -234,6 +237,7 @@ class TLSConn(Stream):
                 self._ssl.selected_alpn_protocol(),
                 bool(self._ssl.session_reused),
                 self._ssl.getpeercert(binary_form=True),
+                self._ssl.server_hostname or getattr(self._ssl, _ASKED, None),
             )
 
     @property
@@ -359,12 +363,12 @@ class TLSConn(Stream):
     def set_read_deadline(self, seconds: float | None, /) -> None:
         """As set_deadline(), for reads only."""
         self._read_deadline = self._point(seconds)
-        self._set_deadlines()
+        self._set_deadlines(write=False)
 
     def set_write_deadline(self, seconds: float | None, /) -> None:
         """As set_deadline(), for writes only."""
         self._write_deadline = self._point(seconds)
-        self._set_deadlines()
+        self._set_deadlines(read=False)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open" if self._ready else "before its handshake"
@@ -416,14 +420,16 @@ class TLSConn(Stream):
     def _point(self, seconds: float | None) -> float | None:
         return None if seconds is None else self._clock() + seconds
 
-    def _set_deadlines(self) -> None:
+    def _set_deadlines(self, read: bool = True, write: bool = True) -> None:
+        # Only what is asked for: another goroutine may be changing the other one.
         limit, now = self._handshake_deadline, self._clock()
-        for point, apply in (
-            (self._read_deadline, self._conn.set_read_deadline),
-            (self._write_deadline, self._conn.set_write_deadline),
+        for wanted, point, apply in (
+            (read, self._read_deadline, self._conn.set_read_deadline),
+            (write, self._write_deadline, self._conn.set_write_deadline),
         ):
-            points = [p for p in (point, limit) if p is not None]
-            apply(max(0.0, min(points) - now) if points else None)
+            if wanted:
+                points = [p for p in (point, limit) if p is not None]
+                apply(max(0.0, min(points) - now) if points else None)
 
     # --- between OpenSSL and the connection ---------------------------------------------------
 
@@ -639,10 +645,28 @@ def server(
 
     def begin() -> _Begun:
         now = context if isinstance(context, ssl.SSLContext) else context()
+        _note_server_names(now)
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         return now.wrap_bio(incoming, outgoing, server_side=True), incoming, outgoing
 
     return TLSConn(conn, begin, handshake_timeout)
+
+
+def _note_server_names(context: ssl.SSLContext) -> None:
+    """Have the context note of each connection which name the client has asked for."""
+    callback = context.sni_callback
+    if type(callback) is not _ServerNames:
+        context.sni_callback = _ServerNames(callback)
+
+
+class _ServerNames:
+    def __init__(self, then: Callable[[Any, Any, Any], int | None] | None) -> None:
+        self.then = then
+
+    def __call__(self, ssl_object: Any, name: str | None, context: ssl.SSLContext) -> int | None:
+        if name is not None:
+            setattr(ssl_object, _ASKED, name)
+        return None if self.then is None else self.then(ssl_object, name, context)
 
 
 def _check_context(context: object) -> None:

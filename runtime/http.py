@@ -17,6 +17,7 @@ from runtime._http.server import (
     handle,
     handle_func,
     listen_and_serve,
+    listen_and_serve_tls,
     serve,
 )
 from runtime._http.timeout import HandlerTimeoutError, timeout_handler
@@ -43,6 +44,7 @@ __all__ = [
     "handle",
     "handle_func",
     "listen_and_serve",
+    "listen_and_serve_tls",
     "serve",
     "timeout_handler",
 ]

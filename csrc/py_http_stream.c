@@ -1,0 +1,893 @@
+/* py_http_stream.c - connections whose bytes go through a Python stream object.
+ *
+ * A TLS connection, an end of a pipe, one that carries the PROXY protocol, the program's own:
+ * whatever has read(n), write(data), close(), set_read_deadline(seconds) and
+ * set_write_deadline(seconds) as runtime.net's connections have.  Nothing tells when such a
+ * stream has bytes, so a goroutine belongs to it from accept to close, as in Go: it reads the
+ * heads, runs the handlers, and sends, by the code that serves sockets.  What differs is how
+ * bytes come and go, and that time-outs are deadlines of the stream.
+ *
+ *     conn = server.admit(stream)          counts it; waits at max_connections
+ *     conn.spawn(fn, ...)                  starts its goroutine, on the P a socket would get
+ *     conn.serve(remote_addr, tls)         in that goroutine, until it is closed
+ *     conn.abandon()                       instead of that
+ *
+ * Such a connection is in no list of its shard, which only lends it scratch space and counters;
+ * c->readable is always false, so that the code that must not park finds nothing to read.
+ *
+ * The stream is read by read(n), not into our memory: a stream that kept the buffer could
+ * write there later.  What is sent is copied into bytes objects of at most PIECE, each with
+ * write_timeout, so a peer must take so much in that time.
+ *
+ * Ending.  Closing a stream may wait (TLS says goodbye), so the server leaves it to the
+ * connection's goroutine where it can: a silent one, about which nobody need be told, is marked
+ * `doomed` and woken by a deadline that has passed.  The order of steps makes that safe: its
+ * goroutine sets its deadline, then looks at the mark, then reads; the server marks, then sets
+ * the deadline.  The same holds for `leaving` and `aborted`.
+ */
+#include "py_http.h"
+#include "py_wait.h"
+
+#include <errno.h>
+
+#define READ_SIZE 16384                 /* bytes; a TLS record's */
+#define PIECE 65536                     /* bytes written at a time */
+#define MAX_LINGER (1024 * 1024)        /* bytes discarded before giving up */
+
+struct http_stream {
+    PyObject *io;               /* owned: the stream object; NULL once it is over */
+    PyObject *context;          /* owned: what handlers' contexts are copies of, or NULL */
+    PyObject *remote_addr;      /* owned str, or NULL before it is served */
+    PyObject *tls;              /* owned, or NULL */
+    PyObject *server;           /* owned: of a Request without a connection, or NULL */
+    http_conn *next_doomed, *next_aborted;  /* see http_streams_close() */
+    bool read_limited, write_limited;       /* a deadline is set */
+    /* Guarded by the server's lock: */
+    bool quiet;                 /* nothing of a request has come */
+    bool doomed;                /* it was quiet when the server began to close */
+    bool aborted;
+};
+
+static struct {                 /* interned str, for good */
+    PyObject *read, *write, *close, *close_write, *set_read_deadline, *set_write_deadline;
+} names;
+
+/* What Python has of a connection until it is over. */
+typedef struct {
+    PyObject_HEAD
+    _Atomic(http_conn *) conn;  /* owned reference, or NULL */
+} StreamConn;
+
+/* ---- the stream object ---- */
+
+void
+http_stream_free(http_stream *st)
+{
+    Py_XDECREF(st->io);
+    Py_XDECREF(st->context);
+    Py_XDECREF(st->remote_addr);
+    Py_XDECREF(st->tls);
+    Py_XDECREF(st->server);
+    PyMem_Free(st);
+}
+
+PyObject *
+http_stream_remote_addr(const http_conn *c)
+{
+    return c->stream->remote_addr;
+}
+
+PyObject *
+http_stream_tls(const http_conn *c)
+{
+    return c->stream->tls;
+}
+
+/* Call a method without a result.  -1 with an exception set. */
+static int
+call(PyObject *io, PyObject *name, PyObject *arg)
+{
+    PyObject *r = arg ? PyObject_CallMethodOneArg(io, name, arg)
+                      : PyObject_CallMethodNoArgs(io, name);
+    Py_XDECREF(r);
+    return r ? 0 : -1;
+}
+
+/* Let its reads, or writes, fail from now + ns on.  -1 with an exception set. */
+static int
+limit(http_stream *st, bool read, int64_t ns)
+{
+    bool *limited = read ? &st->read_limited : &st->write_limited;
+    if (ns == INT64_MAX && !*limited)
+        return 0;
+    PyObject *seconds = ns == INT64_MAX ? Py_NewRef(Py_None) : PyFloat_FromDouble((double)ns / 1e9);
+    if (seconds == NULL)
+        return -1;
+    int r = call(st->io, read ? names.set_read_deadline : names.set_write_deadline, seconds);
+    Py_DECREF(seconds);
+    *limited = ns != INT64_MAX;
+    return r;
+}
+
+/* The exception set, as an error: EPIPE and ETIMEDOUT clear it. */
+static int
+error_of_exception(void)
+{
+    int err = PyErr_ExceptionMatches(PyExc_TimeoutError) ? -ETIMEDOUT
+              : PyErr_ExceptionMatches(PyExc_OSError) || PyErr_ExceptionMatches(PyExc_EOFError)
+                  ? -EPIPE
+                  : HTTP_STREAM_RAISED;
+    if (err != HTTP_STREAM_RAISED)
+        PyErr_Clear();
+    return err;
+}
+
+/* Up to n bytes (a bytes object, empty at the end), or NULL with an exception set. */
+static PyObject *
+read_bytes(http_stream *st, Py_ssize_t n)
+{
+    PyObject *size = PyLong_FromSsize_t(n);
+    PyObject *data = size ? PyObject_CallMethodOneArg(st->io, names.read, size) : NULL;
+    Py_XDECREF(size);
+    if (data == NULL || RT_LIKELY(PyBytes_Check(data) && PyBytes_GET_SIZE(data) <= n))
+        return data;
+    if (PyBytes_Check(data))
+        PyErr_Format(PyExc_ValueError, "read(%zd) of a stream returned %zd bytes", n,
+                     PyBytes_GET_SIZE(data));
+    else
+        PyErr_Format(PyExc_TypeError, "read() of a stream must return bytes, not %.200s",
+                     Py_TYPE(data)->tp_name);
+    Py_DECREF(data);
+    return NULL;
+}
+
+/* Write all of data (stolen).  -1 with an exception set. */
+static int
+write_bytes(http_stream *st, PyObject *data)
+{
+    for (;;) {
+        PyObject *written = PyObject_CallMethodOneArg(st->io, names.write, data);
+        Py_ssize_t n = PyBytes_GET_SIZE(data), took = n;
+        if (written != NULL && PyLong_Check(written))
+            took = PyLong_AsSsize_t(written);
+        Py_XDECREF(written);
+        if (written != NULL && took >= 0 && took < n && !PyErr_Occurred()) {
+            Py_SETREF(data, PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + took, n - took));
+            if (data != NULL)
+                continue;
+        }
+        Py_XDECREF(data);
+        return PyErr_Occurred() ? -1 : 0;
+    }
+}
+
+/* ---- bodies and responses, by whoever has them; the connection's lock is held ---- */
+
+/* Begin or end to be in I/O; `busy` is c->reading or c->sending. */
+static void
+leave_io(http_conn *c, bool *busy)
+{
+    *busy = false;
+    if (RT_UNLIKELY(c->leaving))        /* its goroutine waits for that */
+        py_waitq_wake_all(&c->readers, RT_WAKE_READY);
+}
+
+/* Without the lock.  Must this I/O not begin? */
+static bool
+must_go(http_conn *c)
+{
+    py_acquire(&c->lock);
+    bool go = c->aborted || c->leaving;
+    py_release(&c->lock);
+    return go;
+}
+
+/* Without the lock. */
+static Py_ssize_t
+recv_unlocked(http_conn *c, char *dst, Py_ssize_t n)
+{
+    http_stream *st = c->stream;
+    if (limit(st, true, c->server->read_timeout) < 0)
+        return error_of_exception();
+    if (must_go(c))
+        return -ECANCELED;
+    PyObject *data = read_bytes(st, n);
+    if (data == NULL)
+        return error_of_exception();
+    Py_ssize_t got = PyBytes_GET_SIZE(data);
+    if (dst != NULL)
+        memcpy(dst, PyBytes_AS_STRING(data), (size_t)got);
+    else if (got > 0 && http_input_add(c, PyBytes_AS_STRING(data), (uint32_t)got) < 0) {
+        PyErr_NoMemory();
+        got = HTTP_STREAM_RAISED;
+    }
+    Py_DECREF(data);
+    return got;
+}
+
+Py_ssize_t
+http_stream_recv(http_conn *c, char *dst, Py_ssize_t n)
+{
+    if (c->aborted || c->leaving || c->stream->io == NULL)
+        return -ECANCELED;
+    if (c->reading) {
+        PyErr_SetString(PyExc_RuntimeError, "two goroutines read the body of a request at the "
+                        "same time");
+        return HTTP_STREAM_RAISED;
+    }
+    c->reading = true;
+    py_release(&c->lock);
+    Py_ssize_t got = recv_unlocked(c, dst, dst != NULL && n < PIECE ? n
+                                           : dst != NULL            ? PIECE
+                                                                    : READ_SIZE);
+    py_acquire(&c->lock);
+    leave_io(c, &c->reading);
+    if (got != HTTP_STREAM_RAISED && (c->aborted || c->leaving))
+        return -ECANCELED;
+    return got;
+}
+
+/* Without the lock; data is stolen. */
+static int
+send_unlocked(http_conn *c, PyObject *data)
+{
+    http_stream *st = c->stream;
+    if (limit(st, false, c->server->write_timeout) < 0) {
+        Py_DECREF(data);
+        return error_of_exception();
+    }
+    if (must_go(c)) {
+        Py_DECREF(data);
+        return -ECANCELED;
+    }
+    return write_bytes(st, data) < 0 ? error_of_exception() : 0;
+}
+
+int
+http_stream_send(http_conn *c, const char *extra, size_t nextra)
+{
+    http_out *out = &c->out;
+    size_t done = 0;
+    int err = 0;
+    if (out->len - out->sent + nextra == 0)
+        return 0;
+    if (c->sending) {
+        PyErr_SetString(PyExc_RuntimeError, "sending a response: another goroutine does so at the "
+                        "same time");
+        return HTTP_STREAM_RAISED;
+    }
+    c->sending = true;
+    while (err == 0) {
+        size_t nout = out->len - out->sent, n = nout + (nextra - done);
+        if (n == 0)
+            break;
+        if (c->aborted || c->leaving || c->stream->io == NULL) {
+            err = -ECANCELED;
+            break;
+        }
+        if (n > PIECE)
+            n = PIECE;
+        PyObject *data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)n);
+        if (data == NULL) {
+            err = HTTP_STREAM_RAISED;
+            break;
+        }
+        size_t from_out = n < nout ? n : nout;
+        if (from_out != 0)
+            memcpy(PyBytes_AS_STRING(data), out->data + out->sent, from_out);
+        if (n != from_out)
+            memcpy(PyBytes_AS_STRING(data) + from_out, extra + done, n - from_out);
+        out->sent += (uint32_t)from_out;
+        done += n - from_out;
+        py_release(&c->lock);
+        err = send_unlocked(c, data);
+        py_acquire(&c->lock);
+        if (err != 0 && err != HTTP_STREAM_RAISED && (c->aborted || c->leaving))
+            err = -ECANCELED;
+    }
+    leave_io(c, &c->sending);
+    return err;
+}
+
+/* ---- the server's side ---- */
+
+/* Whatever is wrong with it is not the caller's affair. */
+static void
+call_quietly(PyObject *io, PyObject *name, PyObject *arg)
+{
+    if (call(io, name, arg) < 0)
+        PyErr_Clear();
+}
+
+/* Wake who reads, or writes. */
+static void
+end_wait(PyObject *io, bool read)
+{
+    PyObject *now = PyFloat_FromDouble(0.0);
+    if (now == NULL || call(io, read ? names.set_read_deadline : names.set_write_deadline, now) < 0) {
+        PyErr_Clear();
+        call_quietly(io, names.close, NULL);
+    }
+    Py_XDECREF(now);
+}
+
+void
+http_stream_expel(http_conn *c)
+{
+    bool reading = c->reading, sending = c->sending;
+    PyObject *io = c->stream->io;       /* the caller's connection: it stays */
+    py_release(&c->lock);
+    PyObject *exc = py_take_exception();
+    if (reading)
+        end_wait(io, true);
+    if (sending)
+        end_wait(io, false);
+    if (exc != NULL)
+        py_raise(exc);
+    py_acquire(&c->lock);
+}
+
+/* Close it in a goroutine of its own. */
+static void
+close_elsewhere(PyObject *io)
+{
+    PyObject *close = PyObject_GetAttr(io, names.close);
+    PyObject *gp = close ? py_go(names.close, &close, 1, NULL) : NULL;
+    if (gp == NULL) {
+        PyErr_Clear();
+        call_quietly(io, names.close, NULL);
+    }
+    Py_XDECREF(gp);
+    Py_XDECREF(close);
+}
+
+void
+http_streams_close(http_server *s, bool abort)
+{
+    if (!RT_LOAD(s->streamed) || http_server_is_parents(s))
+        return;
+    PyObject *exc = py_take_exception();
+    http_conn *first = NULL, **last = &first;
+    py_acquire(&s->lock);
+    for (http_link *link = s->streams.next; link != &s->streams; link = link->next) {
+        http_conn *c = RT_CONTAINER_OF(link, http_conn, link);
+        http_stream *st = c->stream;
+        if (abort ? st->aborted : st->doomed || !st->quiet)
+            continue;
+        st->doomed = true;
+        st->aborted = abort;
+        http_count(&c->refs, 1);
+        *last = c;
+        last = abort ? &st->next_aborted : &st->next_doomed;
+    }
+    *last = NULL;
+    py_release(&s->lock);
+    for (http_conn *c = first, *next; c != NULL; c = next) {
+        next = abort ? c->stream->next_aborted : c->stream->next_doomed;
+        if (abort) {
+            py_acquire(&c->lock);
+            c->aborted = true;
+            py_release(&c->lock);
+        }
+        py_acquire(&s->lock);
+        PyObject *io = Py_XNewRef(c->stream->io);
+        py_release(&s->lock);
+        if (io != NULL && abort)
+            close_elsewhere(io);
+        else if (io != NULL)
+            end_wait(io, true);
+        Py_XDECREF(io);
+        http_conn_unref(c);
+    }
+    if (exc != NULL)
+        py_raise(exc);
+}
+
+/* ---- a connection's life ---- */
+
+void
+http_stream_context(http_stream *st)
+{
+    PyObject *context = st->context ? PyContext_Copy(st->context) : NULL;
+    if (context == NULL)
+        PyErr_Clear();
+    if (context != NULL || st->context == NULL)
+        Py_XDECREF(py_swap_context(py_tls_m->tstate, context));
+}
+
+static void
+set_state(http_conn *c, int state)
+{
+    http_server *s = c->server;
+    py_acquire(&s->lock);
+    s->nstreams[c->state]--;
+    s->nstreams[state]++;
+    c->state = (uint8_t)state;
+    py_release(&s->lock);
+}
+
+/* Nothing of a request has come.  False: the server is closing. */
+static bool
+begin_quiet(http_conn *c)
+{
+    http_server *s = c->server;
+    py_acquire(&s->lock);
+    bool go_on = !RT_LOAD(s->closing) && !c->stream->doomed;
+    c->stream->quiet = go_on;
+    py_release(&s->lock);
+    return go_on;
+}
+
+/* Something has come, or the wait is over.  False: the server has closed it meanwhile. */
+static bool
+end_quiet(http_conn *c)
+{
+    http_server *s = c->server;
+    py_acquire(&s->lock);
+    bool go_on = !c->stream->doomed;
+    c->stream->quiet = false;
+    py_release(&s->lock);
+    return go_on;
+}
+
+/* Read more of a head.  > 0, 0: the end, or an error. */
+static Py_ssize_t
+read_more(http_conn *c)
+{
+    PyObject *data = read_bytes(c->stream, READ_SIZE);
+    if (data == NULL)
+        return error_of_exception();
+    Py_ssize_t n = PyBytes_GET_SIZE(data);
+    if (n > 0 && http_input_add(c, PyBytes_AS_STRING(data), (uint32_t)n) < 0)
+        n = -ENOMEM;
+    Py_DECREF(data);
+    return n;
+}
+
+enum {
+    OVER,                       /* an exception may be set */
+    REFUSED,                    /* the response is in c->out */
+    REQUEST                     /* in c->req */
+};
+
+/* Wait for a whole head.  `fresh`: the first one of the connection. */
+static int
+next_head(http_conn *c, bool fresh)
+{
+    const int64_t *timeouts = c->server->timeouts;
+    http_stream *st = c->stream;
+    bool begun = fresh, timed = false;  /* the time for a head runs; the deadline is set */
+    for (;;) {
+        uint32_t avail = c->in_len - c->in_pos;
+        if (avail > c->in_seen) {
+            if (!http_conn_parse(c))
+                return c->broken ? OVER : REFUSED;
+            if (c->req != NULL)
+                return REQUEST;
+            if (!begun)
+                timed = false;
+            begun = true;
+        }
+        if (avail == 0 && c->in != NULL) {
+            http_block_unref(c->in);
+            c->in = NULL;
+            c->in_pos = c->in_len = c->in_seen = 0;
+        }
+        int state = begun ? HTTP_HEAD : HTTP_IDLE;
+        if (c->state != state)
+            set_state(c, state);
+        if (!timed && limit(st, true, timeouts[state]) < 0) {
+            error_of_exception();
+            return OVER;
+        }
+        timed = true;
+        if (avail == 0 && !begin_quiet(c))
+            return OVER;
+        Py_ssize_t n = must_go(c) ? -ECANCELED : read_more(c);
+        if (avail == 0 && !end_quiet(c))
+            return OVER;
+        if (n == -ETIMEDOUT && avail != 0) {
+            c->close_after = true;
+            c->body_done = false;
+            return http_simple_response(c, 408, "the request head did not arrive in time") < 0
+                       ? OVER : REFUSED;
+        }
+        if (n <= 0)
+            return OVER;
+    }
+}
+
+/* Discard what the handler has left of the body.  False: that was too much, or not all. */
+static bool
+drain(http_conn *c)
+{
+    set_state(c, HTTP_DRAIN);
+    if (limit(c->stream, true, c->server->timeouts[HTTP_DRAIN]) < 0) {
+        error_of_exception();
+        return false;
+    }
+    for (;;) {
+        int d = http_body_discard(c);
+        if (d != 0)
+            return d > 0;
+        if (must_go(c) || read_more(c) <= 0)
+            return false;
+    }
+}
+
+/* Our last response is sent, and the peer may still be sending: closing now could destroy the
+   response on its way (RFC 9112 section 9.6). */
+static void
+linger(http_conn *c)
+{
+    http_stream *st = c->stream;
+    set_state(c, HTTP_LINGER);
+    if (call(st->io, names.close_write, NULL) < 0
+        || limit(st, true, c->server->timeouts[HTTP_LINGER]) < 0) {
+        if (PyErr_ExceptionMatches(PyExc_Exception))
+            PyErr_Clear();      /* it cannot */
+        return;
+    }
+    for (Py_ssize_t left = MAX_LINGER, n; left > 0 && !must_go(c); left -= n) {
+        c->in_pos = c->in_len = 0;
+        if ((n = read_more(c)) <= 0)
+            return;
+    }
+}
+
+/* Send what is in c->out, the last response.  False: it is broken. */
+static bool
+send_last(http_conn *c)
+{
+    py_acquire(&c->lock);
+    int err = http_send(c, NULL, 0);
+    py_release(&c->lock);
+    if (err < 0 && PyErr_ExceptionMatches(PyExc_Exception))
+        PyErr_Clear();
+    return err == 0;
+}
+
+/* Serve until the end.  HTTP_FORKED, or 0, perhaps with an exception set. */
+static int
+serve(http_conn *c, Goroutine *gp, PyObject **fatal)
+{
+    for (bool fresh = true;; fresh = false) {
+        int found = next_head(c, fresh);
+        if (found == OVER)
+            return 0;
+        if (found == REQUEST) {
+            set_state(c, HTTP_ACTIVE);
+            int err = http_conn_serve(c, gp, fatal);
+            c->in_seen = 0;
+            if (err == HTTP_FORKED)
+                return err;
+            if (err < 0 || *fatal != NULL)
+                return 0;
+        }
+        else if (!send_last(c))
+            return 0;
+        bool silent = c->in_pos == c->in_len && c->body_done;
+        if (c->close_after) {
+            if (!silent)
+                linger(c);
+            return 0;
+        }
+        if (!c->body_done && !drain(c)) {
+            if (!PyErr_Occurred())
+                linger(c);
+            return 0;
+        }
+        if (c->in_pos != c->in_len && py_yield(gp) < 0)  /* a pipelining client */
+            return 0;
+        http_stream_context(c->stream);
+    }
+}
+
+/* Take it off the server and let go of everything; its stream is closed, or nobody's. */
+static void
+discard(http_conn *c)
+{
+    http_server *s = c->server;
+    http_stream *st = c->stream;
+    py_acquire(&s->lock);
+    c->link.prev->next = c->link.next;
+    c->link.next->prev = c->link.prev;
+    s->nstreams[c->state]--;
+    PyObject *io = st->io;
+    st->io = NULL;
+    py_release(&s->lock);
+    http_block_unref(c->in);
+    c->in = NULL;
+    http_out_release(&c->out);
+    PyObject *exc = py_take_exception();
+    Py_CLEAR(st->context);
+    Py_DECREF(io);
+    http_conn_discard(c);
+    if (exc != NULL)
+        py_raise(exc);
+}
+
+/* Close the stream, whatever exception is set. */
+static void
+close_stream(http_conn *c)
+{
+    PyObject *exc = py_take_exception();
+    if (call(c->stream->io, names.close, NULL) < 0
+        && (exc != NULL || PyErr_ExceptionMatches(PyExc_Exception)))
+        PyErr_Clear();
+    discard(c);
+    if (exc != NULL)
+        py_raise(exc);
+}
+
+/* ---- goroutines ---- */
+
+/* arg: a tuple (owned) of a callable and its arguments. */
+static PyObject *
+spawned_main(Goroutine *gp)
+{
+    PyObject *args = gp->call.c.arg;
+    PyObject *rest = PyTuple_GetSlice(args, 1, PyTuple_GET_SIZE(args));
+    PyObject *fn = Py_NewRef(PyTuple_GET_ITEM(args, 0));
+    Py_DECREF(args);
+    PyObject *result = rest ? PyObject_Call(fn, rest, NULL) : NULL;
+    Py_DECREF(fn);
+    Py_XDECREF(rest);
+    return result;
+}
+
+static void
+spawned_cancel(Goroutine *gp)
+{
+    Py_DECREF((PyObject *)gp->call.c.arg);
+}
+
+int
+http_spawn(py_m *mp, PyObject *args)
+{
+    if (PyTuple_GET_SIZE(args) == 0) {
+        PyErr_SetString(PyExc_TypeError, "spawn() needs a callable");
+        return -1;
+    }
+    if (mp == NULL) {
+        PyObject **items = &PyTuple_GET_ITEM(args, 0);
+        PyObject *gp = py_go(NULL, items, (size_t)PyTuple_GET_SIZE(args), NULL);
+        Py_XDECREF(gp);
+        return gp ? 0 : -1;
+    }
+    if (py_g_spawn_c(mp, spawned_main, spawned_cancel, Py_NewRef(args)) == 0)
+        return 0;
+    Py_DECREF(args);
+    return -1;
+}
+
+/* ---- what Python sees ---- */
+
+PyObject *
+http_server_admit_stream(http_server *s, PyObject *io)
+{
+    if (http_server_is_parents(s)) {
+        PyErr_SetString(PyExc_RuntimeError, "the server is that of the parent process");
+        return NULL;
+    }
+    int room = http_server_admit(s);
+    if (room <= 0)
+        return room < 0 ? NULL : Py_NewRef(Py_None);
+    http_conn *c = http_conn_new(s, -1, &(struct sockaddr){.sa_family = AF_UNSPEC});
+    http_stream *st = c ? PyMem_Calloc(1, sizeof(*st)) : NULL;
+    StreamConn *self = st ? PyObject_New(StreamConn, core->stream_type) : NULL;
+    if (self == NULL) {
+        if (c != NULL) {
+            c->stream = st;
+            http_conn_discard(c);
+        }
+        else
+            http_server_closed_one(s, http_count(&s->nconns, -1));
+        return PyErr_NoMemory();
+    }
+    st->io = Py_NewRef(io);
+    st->quiet = true;
+    c->stream = st;
+    self->conn = c;
+    c->writable = false;
+    py_acquire(&s->lock);
+    if (!RT_LOAD(s->streamed)) {
+        s->forks = core->forks;
+        RT_STORE(s->streamed, true);
+    }
+    st->doomed = RT_LOAD(s->closing);
+    c->link.prev = s->streams.prev;
+    c->link.next = &s->streams;
+    c->link.prev->next = s->streams.prev = &c->link;
+    s->nstreams[HTTP_HEAD]++;
+    py_release(&s->lock);
+    py_m *mp = py_tls_m;
+    if (mp != NULL)
+        RT_COUNT(mp->http.accepted, 1);
+    return (PyObject *)self;
+}
+
+/* The connection, which is now the caller's to end; NULL with an exception set. */
+static http_conn *
+take(StreamConn *self)
+{
+    http_conn *c = atomic_exchange(&self->conn, NULL);
+    if (c == NULL)
+        PyErr_SetString(PyExc_RuntimeError, "the connection is being served, or over");
+    return c;
+}
+
+static PyObject *
+stream_serve(StreamConn *self, PyObject *args)
+{
+    PyObject *addr, *tls, *fatal = NULL;
+    if (!PyArg_ParseTuple(args, "UO:serve", &addr, &tls))
+        return NULL;
+    Goroutine *gp = py_current("HTTPStream.serve()");
+    py_m *mp = py_this_m();
+    if (gp == NULL)
+        return NULL;
+    if (mp == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "HTTPStream.serve() must be called by a goroutine");
+        return NULL;
+    }
+    http_conn *c = take(self);
+    if (c == NULL)
+        return NULL;
+    http_stream *st = c->stream;
+    st->remote_addr = Py_NewRef(addr);
+    st->tls = Py_NewRef(tls);
+    PyThreadState *ts = mp->tstate;
+    st->context = Py_XNewRef(ts->context);
+    c->shard = http_shard_get(c->server, mp);
+    if (c->shard == NULL)
+        PyErr_NoMemory();
+    else {
+        http_shard_count(c->shard, 1);
+        http_stream_context(st);
+        if (serve(c, gp, &fatal) == HTTP_FORKED)
+            return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+        http_shard_count(c->shard, -1);
+    }
+    if (fatal != NULL) {
+        PyErr_Clear();
+        py_raise(fatal);
+    }
+    close_stream(c);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+}
+
+/* On the shard that a socket would be given to. */
+static PyObject *
+stream_spawn(StreamConn *self, PyObject *args)
+{
+    http_conn *c = self->conn;
+    if (c == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the connection is being served, or over");
+        return NULL;
+    }
+    http_server *s = c->server;
+    if (http_spawn(RT_LOAD(s->mp) ? http_shard_choose(s)->mp : NULL, args) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+stream_abandon(StreamConn *self, PyObject *Py_UNUSED(ignored))
+{
+    http_conn *c = take(self);
+    if (c == NULL)
+        return NULL;
+    close_stream(c);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+}
+
+static void
+stream_dealloc(StreamConn *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    http_conn *c = self->conn;
+    if (c != NULL)
+        discard(c);             /* its goroutine never ran */
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+PyObject *
+http_server_parse_request(http_server *s, PyObject *args)
+{
+    PyObject *data, *addr, *tls;
+    if (!PyArg_ParseTuple(args, "SUO:parse_request", &data, &addr, &tls))
+        return NULL;
+    const char *text = PyBytes_AS_STRING(data);
+    Py_ssize_t len = PyBytes_GET_SIZE(data);
+    if (len > 1 << 30) {
+        PyErr_SetString(PyExc_ValueError, "the request is larger than a GiB");
+        return NULL;
+    }
+    rt_http1_field *fields = PyMem_New(rt_http1_field, s->limits.max_fields);
+    http_conn *c = PyMem_Calloc(1, sizeof(*c));
+    http_stream *st = PyMem_Calloc(1, sizeof(*st));
+    http_block *b = http_block_new((uint32_t)len);
+    http_request *r = NULL;
+    if (fields == NULL || c == NULL || st == NULL || b == NULL) {
+        PyErr_NoMemory();
+        goto out;
+    }
+    memcpy(b->data, text, (size_t)len);
+    rt_http1_req head = {.fields = fields};
+    int n = rt_http1_parse_head(b->data, (uint32_t)len, 0, &s->limits, &head);
+    if (n <= 0) {
+        PyErr_Format(PyExc_ValueError, "no HTTP request: %s",
+                     n < 0 ? head.error : "its head does not end");
+        goto out;
+    }
+    /* It belongs to the Request: nobody serves it, and c->req is no reference. */
+    c->refs = 1;
+    c->server = s;
+    c->stream = st;
+    st->server = Py_NewRef((PyObject *)s);
+    st->remote_addr = Py_NewRef(addr);
+    st->tls = Py_NewRef(tls);
+    c->in = b;
+    c->in_len = (uint32_t)len;
+    r = http_request_new(c, &head);
+    if (r != NULL) {
+        c->req = r;
+        c->in_pos = (uint32_t)n;
+        c->chunked = head.chunked;
+        c->body_done = !head.chunked && head.content_length <= 0;
+        c->body_left = head.chunked ? s->max_body : head.content_length;
+        if (head.chunked)
+            rt_http1_chunked_init(&c->decoder);
+        r->tracked = true;      /* its Body refers to it */
+        PyObject_GC_Track(r);
+    }
+    st = NULL;
+    http_conn_unref(c);
+    c = NULL;
+
+out:
+    PyMem_Free(fields);
+    PyMem_Free(st);
+    PyMem_Free(c);
+    http_block_unref(b);        /* the Request has its own reference */
+    return (PyObject *)r;
+}
+
+static PyMethodDef methods[] = {
+    {"serve", (PyCFunction)stream_serve, METH_VARARGS,
+     "serve($self, remote_addr, tls, /)\n--\n\n"
+     "Serve the connection in the calling goroutine, until it is closed."},
+    {"spawn", (PyCFunction)stream_spawn, METH_VARARGS,
+     "spawn($self, fn, /, *args)\n--\n\n"
+     "Start a goroutine where the connection should be served; by that of HTTPServer.spawn()."},
+    {"abandon", (PyCFunction)stream_abandon, METH_NOARGS,
+     "abandon($self, /)\n--\n\nClose it instead of serving it."},
+    {0},
+};
+static PyType_Slot slots[] = {
+    {Py_tp_dealloc, stream_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_doc, "A connection of an HTTPServer over a stream object, until it is over."},
+    {0, NULL},
+};
+static PyType_Spec spec = {
+    "runtime._core.HTTPStream", sizeof(StreamConn), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE, slots};
+
+int
+http_stream_init(PyObject *module)
+{
+    const struct {
+        PyObject **name;
+        const char *text;
+    } all[] = {{&names.read, "read"}, {&names.write, "write"}, {&names.close, "close"},
+               {&names.close_write, "close_write"},
+               {&names.set_read_deadline, "set_read_deadline"},
+               {&names.set_write_deadline, "set_write_deadline"}};
+    for (size_t i = 0; i < RT_ARRAY_LEN(all); i++)
+        if ((*all[i].name = PyUnicode_InternFromString(all[i].text)) == NULL)
+            return -1;
+    return py_add_type(module, &spec, &core->stream_type, true);
+}

@@ -1,0 +1,531 @@
+"""Testing handlers: calling them directly, and a server and a client without sockets.
+
+A Request is a real one, parsed by the server's own code. The client is the standard library's
+http.client, over a connection in memory.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json as _json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from runtime import _core
+from runtime._core import Chan, ChanClosed, ClosedError, Headers, Request, go
+from runtime._http import values
+from runtime._http.errors import HTTPError
+from runtime._http.server import Handler
+from runtime._http.server import Server as HTTPServer
+from runtime._net import tls as _tls
+from runtime._net.addr import Addr, UnixAddr
+from runtime._net.pipe import PipeConn, pipe
+from runtime._net.stream import Accepting
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
+
+__all__ = ["Client", "Listener", "Response", "ResponseRecorder", "Server", "new_request", "record"]
+
+HeaderFields = Mapping[str, Any] | Iterable[tuple[str, Any]]
+
+REMOTE_ADDR = "192.0.2.1:1234"
+"""What r.remote_addr is unless told otherwise: an address for documentation (RFC 5737)."""
+
+_HOST = "example.com"
+
+
+# --- calling handlers directly --------------------------------------------------------------------
+
+
+@cache
+def _parser() -> _core.HTTPServer:
+    return _core.HTTPServer(
+        print, max_header_bytes=1 << 24, max_headers=4096, max_target_bytes=1 << 20,
+        max_body_bytes=None,
+    )  # fmt: skip
+
+
+def new_request(
+    method: str,
+    target: str,
+    body: str | bytes | Iterable[bytes] | None = None,
+    headers: HeaderFields | None = None,
+    *,
+    json: Any = None,
+    remote_addr: str = REMOTE_ADDR,
+    tls: _tls.ConnectionState | None = None,
+) -> Request:
+    """A request as a server would give it to a handler.
+
+        r = httptest.new_request("POST", "/items?n=1", b"...", {"X-Token": "t"})
+
+    target is a path with or without a query, or a URL, whose host becomes the Host and whose
+    scheme, if it is https, gives r.tls a value.  body is str (as UTF-8), bytes, or an iterable of
+    bytes, which are sent in chunks, so that the length is not known before.  json is encoded and
+    sent as application/json.
+
+    Raises ValueError if that is no valid request.  Go: httptest.NewRequest.
+    """
+    if any(ch <= " " or ch == "\x7f" for ch in method + target):
+        raise ValueError(f"{method!r} {target!r}: no space and no control characters, please")
+    fields = Headers()
+    for name, value in _pairs(headers):
+        fields.add(name, value)
+    host = _HOST
+    if "://" in target:
+        url = urlsplit(target)
+        host = url.netloc.rpartition("@")[2]
+        if url.scheme == "https" and tls is None:
+            tls = _tls.ConnectionState(
+                "TLSv1.3", "TLS_AES_128_GCM_SHA256", None, False, None, url.hostname
+            )
+    if "Host" not in fields:
+        fields.set("Host", host)
+    data = _framed(fields, body, json)
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+    return _parser().parse_request(head + data, remote_addr, tls)
+
+
+def _pairs(headers: HeaderFields | None) -> Iterable[tuple[str, Any]]:
+    return headers.items() if isinstance(headers, Mapping) else headers or ()
+
+
+def _framed(fields: Headers, body: str | bytes | Iterable[bytes] | None, json: Any) -> bytes:
+    if json is not None:
+        if body is not None:
+            raise TypeError("either body or json")
+        body = values.dump_json(json)
+        if "Content-Type" not in fields:
+            fields.set("Content-Type", "application/json")
+    if body is None:
+        return b""
+    if isinstance(body, str):
+        body = body.encode()
+    if isinstance(body, bytes | bytearray | memoryview):
+        if "Content-Length" not in fields and "Transfer-Encoding" not in fields:
+            fields.set("Content-Length", len(body))
+        return bytes(body)
+    fields.set("Transfer-Encoding", "chunked")
+    chunks = [b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in map(bytes, body) if chunk]
+    return b"".join(chunks) + b"0\r\n\r\n"
+
+
+class ResponseRecorder:
+    """A ResponseWriter that keeps the response.
+
+        w = httptest.ResponseRecorder()
+        handler(w, httptest.new_request("GET", "/"))
+        assert w.status == 200 and w.body == b"Hello"
+
+    For handlers that return their response, or raise HTTPError, see `record`.
+
+    Go: httptest.ResponseRecorder.
+    """
+
+    def __init__(self) -> None:
+        self.headers = Headers()
+        """The header fields; after the first flush, changes do not show in response()."""
+        self.flushed = False
+        """Whether flush() was called."""
+        self._sent: Headers | None = None  # as they were at the first flush
+        self._status = 0
+        self._type: str | None = None
+        self._body = bytearray()
+
+    @property
+    def status(self) -> int:
+        """The status: what was chosen, 200 once anything was written, 0 before."""
+        return self._status
+
+    @property
+    def body(self) -> bytes:
+        """The body so far."""
+        return bytes(self._body)
+
+    @property
+    def text(self) -> str:
+        """The body as UTF-8."""
+        return self._body.decode()
+
+    def json(self) -> Any:
+        """The body, decoded as JSON."""
+        return _json.loads(self._body)
+
+    def write(self, data: str | bytes, /) -> None:
+        """As ResponseWriter.write()."""
+        if isinstance(data, str):
+            kind, data = "text/plain; charset=utf-8", data.encode()
+        else:
+            kind, data = "application/octet-stream", bytes(memoryview(data))
+        self._status = self._status or 200
+        self._type = self._type or kind
+        self._body += data
+
+    def write_header(self, status: int, /) -> None:
+        """As ResponseWriter.write_header()."""
+        if not 200 <= status <= 999:
+            raise ValueError(f"write_header({status}): a final status is 200 to 999")
+        if self._status:
+            raise RuntimeError(
+                f"write_header({status}): the response has begun already, "
+                f"with status {self._status}"
+            )
+        self._status = status
+
+    def flush(self) -> None:
+        """As ResponseWriter.flush()."""
+        self._status = self._status or 200
+        self.flushed = True
+        if self._sent is None:
+            self._sent = _copy(self.headers)
+
+    def response(self) -> Response:
+        """What a client would get.  Go: ResponseRecorder.Result."""
+        status = self._status or 200
+        headers = _copy(self.headers if self._sent is None else self._sent)
+        if self._type is not None and "Content-Type" not in headers and status not in (204, 304):
+            headers.set("Content-Type", self._type)
+        return Response(status, http.client.responses.get(status, ""), headers, self.body)
+
+    def _take(self, value: object) -> None:
+        """Use what a handler has returned."""
+        if value is None:
+            return
+        if self._body or (self._status and isinstance(value, int)):
+            raise TypeError(
+                "a handler must either write or return the response; "
+                f"this one wrote and returned a {type(value).__name__}"
+            )
+        if isinstance(value, str | bytes):
+            self.write(value)
+        elif isinstance(value, dict | list):
+            self._type = "application/json"
+            self.write(values.dump_json(value))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            if not 200 <= value <= 599:
+                raise ValueError(f"a handler returned {value}, which is no status code")
+            self._status = int(value)
+            if value >= 400 and (reason := http.client.responses.get(value)):
+                self.write(reason + "\n")
+        else:
+            raise TypeError(
+                f"a handler returned a {type(value).__name__}; it may return None, str, bytes, "
+                "dict, list or a status code"
+            )
+
+
+def _copy(headers: Headers) -> Headers:
+    copy = Headers()
+    for name, value in headers.items():
+        copy.add(name, value)
+    return copy
+
+
+def record(handler: Handler, request: Request) -> ResponseRecorder:
+    """Call a handler and return its response, whether it was written, returned or an HTTPError.
+
+        w = httptest.record(mux, httptest.new_request("GET", "/users/7"))
+        assert (w.status, w.json()) == (200, {"id": 7})
+
+    Other exceptions, for which a server answers 500, come out.
+    """
+    w = ResponseRecorder()
+    try:
+        value = getattr(handler, "serve_http", handler)(w, request)
+    except HTTPError as e:
+        if w.flushed:
+            raise
+        w = ResponseRecorder()
+        value = e.status
+    w._take(value)
+    return w
+
+
+# --- a server in memory ---------------------------------------------------------------------------
+
+
+class Listener(Accepting[PipeConn]):
+    """A listener in memory, for Server.serve(): dial() connects to it."""
+
+    def __init__(self) -> None:
+        self._waiting: Chan[PipeConn] = Chan()
+
+    @property
+    def addr(self) -> Addr:
+        """An address without a name."""
+        return UnixAddr("")
+
+    def accept(self) -> PipeConn:
+        """Wait for the next connection.  Raises ClosedError when the listener is closed."""
+        try:
+            return self._waiting.recv()
+        except ChanClosed:
+            raise ClosedError("accept: use of closed network connection") from None
+
+    def dial(self) -> PipeConn:
+        """Connect.  Raises ConnectionRefusedError when the listener is closed."""
+        ours, theirs = pipe()
+        try:
+            self._waiting.send(theirs)
+        except ChanClosed:
+            raise ConnectionRefusedError("dial: the listener is closed") from None
+        return ours
+
+    def close(self) -> None:
+        """Stop listening.  Twice is harmless."""
+        try:
+            self._waiting.close()
+        except ChanClosed:
+            pass
+
+
+class Server:
+    """An HTTP server in memory, that serves until the with statement ends.
+
+        with httptest.Server(handler) as server:
+            assert server.client().get("/").body == b"Hello"
+
+    options are those of http.Server.  There are no sockets and no ports.  In a bubble of
+    runtime.testing its time-outs are on the clock of the bubble: idle_timeout takes no time.
+
+    Go: httptest.Server.
+    """
+
+    def __init__(self, handler: Handler | None = None, **options: Any) -> None:
+        self.server = HTTPServer(handler, **options)
+        """The http.Server."""
+        self.listener = Listener()
+        self._serving = go.named("httptest.Server")(self.server.serve, self.listener)
+
+    def dial(self) -> PipeConn:
+        """A connection to the server, for what a client would not do."""
+        return self.listener.dial()
+
+    def client(
+        self, context: ssl.SSLContext | None = None, server_hostname: str = _HOST
+    ) -> Client:
+        """A client of the server; with a context it speaks TLS.  Go: Server.Client."""
+        if context is None:
+            return Client(self.dial)
+        return Client(
+            lambda: _tls.client(self.dial(), context, server_hostname=server_hostname)
+        )
+
+    def transport(self) -> httpx.BaseTransport:
+        """For httpx.Client(transport=...), if httpx is installed."""
+        return _transport(self.client())
+
+    def close(self) -> None:
+        """Close everything at once, and wait until serve() has returned.  Go: Server.Close."""
+        self.server.close()
+        self._serving.join()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+# --- a client -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a client got."""
+
+    status: int
+    reason: str
+    headers: Headers
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as UTF-8."""
+        return self.body.decode()
+
+    def json(self) -> Any:
+        """The body, decoded as JSON."""
+        return _json.loads(self.body)
+
+
+class _Socket:
+    """What http.client needs of a socket.
+
+    A connection in memory has no buffer, and a server may answer before it has read all: so
+    somebody else writes while the answer is read.
+    """
+
+    def __init__(self, conn: Any) -> None:
+        self._conn = conn
+        self._queue: Chan[bytes] = Chan(1 << 16)
+        go.named("httptest.Client")(self._write)
+
+    def _write(self) -> None:
+        try:
+            for data in self._queue:
+                self._conn.write(data)
+        except (OSError, EOFError):  # reading tells
+            pass
+
+    def sendall(self, data: bytes) -> None:
+        try:
+            self._queue.send(bytes(data))
+        except ChanClosed:
+            raise BrokenPipeError("the connection is closed") from None
+
+    def makefile(self, mode: str) -> Any:
+        return self._conn.makefile(mode)
+
+    def close(self) -> None:
+        try:
+            self._queue.close()
+        except ChanClosed:
+            return
+        self._conn.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, conn: Any) -> None:
+        super().__init__(_HOST)
+        self._conn = conn
+        self.sock = _Socket(conn)
+        self.fresh = True
+
+    def connect(self) -> None:
+        raise ConnectionError("the connection is over")
+
+
+class Client:
+    """A client that keeps its connections; it follows no redirects and keeps no cookies.
+
+        client = server.client()
+        r = client.post("/items", json={"name": "x"}, timeout=5)
+        assert r.status == 201
+
+    It is for tests: responses are read as a whole.  Several goroutines may use it.
+    """
+
+    def __init__(self, dial: Callable[[], Any]) -> None:
+        self._dial = dial
+        self._idle: list[_Connection] = []
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        body: str | bytes | Iterable[bytes] | None = None,
+        headers: HeaderFields | None = None,
+        *,
+        json: Any = None,
+        timeout: float | None = None,
+    ) -> Response:
+        """Send a request and return the response.  The arguments are those of `new_request`.
+
+        Raises TimeoutError after timeout seconds, what connecting raises, and
+        http.client.HTTPException where the answer is no HTTP.
+        """
+        fields = Headers()
+        for name, value in _pairs(headers):
+            fields.add(name, value)
+        data = _framed(fields, body, json)
+        if "Host" not in fields:
+            fields.set("Host", _HOST)
+        if body is None and json is None and method in ("POST", "PUT", "PATCH"):
+            fields.set("Content-Length", 0)
+        while True:
+            try:
+                conn = self._idle.pop()
+            except IndexError:
+                conn = _Connection(self._dial())
+            try:
+                return self._exchange(conn, method, target, fields, data, timeout)
+            except (http.client.RemoteDisconnected, ConnectionError):
+                # The server may have closed one that was idle: another one, then.
+                if conn.fresh:
+                    raise
+
+    def _exchange(
+        self,
+        conn: _Connection,
+        method: str,
+        target: str,
+        fields: Headers,
+        data: bytes,
+        timeout: float | None,
+    ) -> Response:
+        keep = False
+        try:
+            conn._conn.set_deadline(timeout)
+            conn.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            for name, value in fields.items():
+                conn.putheader(name, value)
+            conn.endheaders(data or None)
+            with conn.getresponse() as got:
+                body = got.read()
+                keep = not got.will_close and conn.sock is not None
+            headers = Headers()
+            for name, value in got.getheaders():
+                headers.add(name, value)
+            return Response(got.status, got.reason, headers, body)
+        finally:
+            if keep:
+                conn.fresh = False
+                self._idle.append(conn)
+            else:
+                conn.close()
+
+    def get(self, target: str, **options: Any) -> Response:
+        """request("GET", ...)"""
+        return self.request("GET", target, **options)
+
+    def head(self, target: str, **options: Any) -> Response:
+        """request("HEAD", ...)"""
+        return self.request("HEAD", target, **options)
+
+    def post(self, target: str, body: Any = None, **options: Any) -> Response:
+        """request("POST", ...)"""
+        return self.request("POST", target, body, **options)
+
+    def put(self, target: str, body: Any = None, **options: Any) -> Response:
+        """request("PUT", ...)"""
+        return self.request("PUT", target, body, **options)
+
+    def delete(self, target: str, **options: Any) -> Response:
+        """request("DELETE", ...)"""
+        return self.request("DELETE", target, **options)
+
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _transport(client: Client) -> httpx.BaseTransport:
+    import httpx  # noqa: PLC0415
+
+    class Transport(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            fields = [(name, value) for name, value in request.headers.items()]
+            got = client.request(
+                request.method, request.url.raw_path.decode("ascii"), request.read(), fields
+            )
+            return httpx.Response(got.status, headers=got.headers.items(), content=got.body)
+
+        def close(self) -> None:
+            client.close()
+
+    return Transport()

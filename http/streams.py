@@ -1,0 +1,251 @@
+"""Serving listeners whose connections are stream objects: TLS, the PROXY protocol, one's own.
+
+Sockets of a plain listener are accepted and served in C (csrc/py_http_server.c). For any other
+listener a goroutine accepts, and each connection has a goroutine of its own, which first makes the
+TLS handshake and finds out who the client is, then serves it (csrc/py_http_stream.c).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, Union
+
+
+from runtime._core import Chan, ChanClosed, ClosedError, Semaphore
+from runtime._net import tls
+from runtime._net.listener import Listener as NetListener
+from runtime._net.proxyproto import ProxyError
+
+if TYPE_CHECKING:
+    from runtime._core import HTTPServer, HTTPStream
+
+logger = logging.getLogger("runtime.http")
+
+_FIRST_PAUSE = 0.005  # seconds; doubled up to _LONGEST_PAUSE
+_LONGEST_PAUSE = 1.0
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EPROTO, errno.EINTR)
+
+_NOT_TLS = (
+    b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\n"
+    b"Client sent an HTTP request to an HTTPS server.\n"
+)
+
+
+class Listener(Protocol):
+    """What Server.serve() takes: net.Listener, and whatever can do the same."""
+
+    def accept(self) -> Any: ...
+    def close(self) -> None: ...
+
+
+CertAndKey = tuple[Union[str, "os.PathLike[str]"], Union[str, "os.PathLike[str]"]]
+TLSSource = ssl.SSLContext | CertAndKey | Callable[[], ssl.SSLContext]
+
+
+class Certificates:
+    """Where a server's TLS contexts come from."""
+
+    def __init__(self, source: TLSSource) -> None:
+        self._ready: ssl.SSLContext | None = None  # the one that was prepared last
+        self.set(source)
+
+    def set(self, source: TLSSource) -> None:
+        if isinstance(source, tuple) and len(source) == 2:
+            source = _load(*source)
+        if isinstance(source, ssl.SSLContext):
+            self._prepare(source)
+        elif not callable(source):
+            raise TypeError(
+                "tls must be an ssl.SSLContext, a function that returns one, or the paths of a "
+                f"certificate and its key, not {type(source).__name__}"
+            )
+        self._source: ssl.SSLContext | Callable[[], ssl.SSLContext] = source
+
+    def __call__(self) -> ssl.SSLContext:
+        """The context for the next handshake."""
+        source = self._source
+        if isinstance(source, ssl.SSLContext):
+            return source
+        context = source()
+        if context is not self._ready:
+            self._prepare(context)
+        return context
+
+    def _prepare(self, context: ssl.SSLContext) -> None:
+        context.set_alpn_protocols(["http/1.1"])
+        self._ready = context
+
+
+def _load(cert: str | os.PathLike[str], key: str | os.PathLike[str]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    for what, path in (("certificate", cert), ("key", key)):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as e:
+            raise OSError(e.errno, f"cannot read the {what}: {e.strerror}", str(path)) from None
+    try:
+        context.load_cert_chain(cert, key)
+    except ssl.SSLError as e:
+        raise ValueError(
+            f"{cert} and {key} are no certificate and its key, in PEM: {e.reason or e}"
+        ) from None
+    return context
+
+
+class Streams:
+    """The listeners of a server, and how those are served that C does not serve by itself."""
+
+    def __init__(
+        self,
+        core: HTTPServer,
+        stop: Callable[[], None],
+        certificates: Certificates | None,
+        handshake_timeout: float | None,
+        max_handshakes: int,
+    ) -> None:
+        self._core = core
+        self._stop = stop
+        self.certificates = certificates
+        self._handshake_timeout = handshake_timeout
+        self._handshakes = Semaphore(max_handshakes)
+        self._listeners: list[Listener] = []
+        self._stopping: Chan[None] = Chan()
+        self._ended: Chan[BaseException | None] = Chan(64)
+        self._accepting = 0
+
+    def add(self, listener: Listener) -> None:
+        """Accept and serve its connections, from now on."""
+        self._listeners.append(listener)
+        if self.certificates is not None and not isinstance(listener, tls.TLSListener):
+            # Without a time of its own: see _serve().
+            listener = tls.TLSListener(listener, self.certificates, handshake_timeout=None)  # type: ignore[arg-type]
+        if type(listener) is NetListener and listener.addr.network != "unixpacket":
+            fd = listener.file().detach()
+            try:
+                self._core.listen(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+            return
+        if self._accepting == 64:
+            raise ValueError("a server has at most 64 listeners of streams")
+        self._core.attach()
+        self._core.spawn(self._accept, listener)
+        self._accepting += 1
+
+    def join(self) -> None:
+        """Wait until all listeners are closed.  Raises what accept() of one of them raised."""
+        failure = None
+        while self._accepting:
+            failure = self._ended.recv() or failure
+            self._accepting -= 1
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Close all listeners; any thread."""
+        try:
+            self._stopping.close()
+        except ChanClosed:
+            pass
+        for listener in self._listeners:
+            try:
+                listener.close()
+            except OSError:
+                logger.exception("closing a listener failed")
+
+    def _accept(self, listener: Listener) -> None:
+        failure: BaseException | None = None
+        try:
+            self._accept_all(listener)
+        except BaseException as e:
+            failure = e
+            # As Go does: whatever ends the server's loop, nothing is accepted any more.
+            self._stop()
+            self._core.begin_shutdown()
+        finally:
+            self._ended.send(failure)
+
+    def _accept_all(self, listener: Listener) -> None:
+        pause = 0.0
+        while not self._stopping.closed:
+            try:
+                conn = listener.accept()
+            except ClosedError:
+                return
+            except (OSError, EOFError) as e:
+                if self._stopping.closed:
+                    return
+                if not _passes(e):
+                    raise
+                pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+                logger.warning("accept() failed: %s; again in %.0f ms", e, pause * 1000)
+                try:
+                    self._stopping.recv(timeout=pause)
+                except (TimeoutError, ChanClosed):
+                    pass
+                continue
+            pause = 0.0
+            try:
+                stream = self._core.admit(conn)
+                if stream is None:
+                    conn.close()
+                    return
+                stream.spawn(self._serve, stream, conn)
+            except MemoryError:
+                conn.close()
+                logger.error("a connection was closed: there is no memory for it")
+
+    def _serve(self, stream: HTTPStream, conn: Any) -> None:
+        """The goroutine of a connection."""
+        state: tls.ConnectionState | None = None
+        try:
+            if hasattr(conn, "handshake"):
+                with self._handshakes:
+                    conn.handshake(self._handshake_timeout)
+                state = conn.connection_state()
+            remote_addr = str(getattr(conn, "remote_addr", None) or "") or "@"
+        except (OSError, EOFError) as e:
+            if isinstance(e, ssl.SSLError) and e.reason in ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST"):
+                _tell_no_tls(conn)
+            logger.debug("a connection ended before its first request: %s", e)
+            stream.abandon()
+            return
+        except BaseException:
+            stream.abandon()
+            raise
+        # "h2" would branch off here.
+        if state is not None and state.negotiated_protocol not in (None, "http/1.1", "http/1.0"):
+            logger.debug("no one speaks %s here", state.negotiated_protocol)
+            stream.abandon()
+            return
+        try:
+            stream.serve(remote_addr, state)
+        except Exception:
+            logger.exception("a connection failed")
+
+
+def _passes(e: OSError | EOFError) -> bool:
+    """Is it the affair of one connection, or of a moment?"""
+    kinds = (ConnectionError, TimeoutError, ssl.SSLError, ProxyError, EOFError)
+    return isinstance(e, kinds) or (isinstance(e, OSError) and e.errno in _PASSING)
+
+
+def _tell_no_tls(conn: Any) -> None:
+    """As Go does.  The handshake has sent nothing yet."""
+    raw = getattr(conn, "conn", None)
+    if raw is not None:
+        try:
+            raw.set_write_deadline(1.0)
+            raw.write(_NOT_TLS)
+        except (OSError, EOFError):
+            pass
+
+
+__all__ = ["CertAndKey", "Certificates", "Listener", "Streams", "TLSSource"]
+
