@@ -7,6 +7,9 @@
  *   py_http_writer.c   ResponseWriter and the response's framing
  *   py_http_request.c  Request and Body
  *   py_http_headers.c  Headers
+ *   py_http_cookies.c  a request's cookies and basic_auth()
+ *   py_http_mux.c      ServeMux: from a request to its handler, with py_http_mux_table.c
+ *                      and py_http_route.c
  *
  * A connection is a C struct in the poller.  While it is idle, or a head is still
  * incomplete, that is all there is: no goroutine, no greenlet, no buffer.  Once a
@@ -40,6 +43,7 @@ typedef struct http_shard http_shard;
 typedef struct http_conn http_conn;
 typedef struct http_request http_request;
 typedef struct http_writer http_writer;
+typedef struct http_route http_route;
 
 /* Add n to a count that several Ms change; returns what it is then.  Sequentially
    consistent where there is no GIL. */
@@ -351,6 +355,9 @@ Py_ssize_t http_fill(http_conn *c, uint32_t want);
 
 /* ---- requests and responses ---- */
 
+/* Wildcards of a pattern, at most. */
+#define HTTP_MAX_WILD 16
+
 struct http_request {
     PyObject_HEAD
     http_conn *conn;            /* owned reference to its memory; the handler runs while
@@ -363,9 +370,13 @@ struct http_request {
     _Atomic bool made;          /* any of the following was ever set */
     rt_http1_field inline_fields[16];
     /* Owned, made when asked for, and then there until the end: */
-    PyObject *method, *path, *raw_path, *raw_query, *query, *host, *headers, *remote_addr,
-        *form;
-    PyObject *body, *path_values, *pattern;     /* the same, but guarded by conn->lock */
+    PyObject *method, *raw_query, *query, *host, *headers, *remote_addr, *form, *cookies;
+    /* The same, but guarded by conn->lock, as head.path and what follows is: */
+    PyObject *body, *path, *raw_path, *path_values, *pattern;
+    uint32_t stripped;          /* bytes in front of head.path that were part of it */
+    http_route *route;          /* owned: what a mux has matched, or NULL.  Its pattern and
+                                   values are the request's unless those are set. */
+    rt_slice wild[HTTP_MAX_WILD];           /* of base: what its wildcards stand for */
     http_request *next_free;
 };
 
@@ -394,6 +405,11 @@ http_request *http_request_new(http_conn *c, const rt_http1_req *head);
 /* The handler is done: take c->req off the connection and drop the reference.  True if
    others are parked in c's I/O: http_expel() must follow. */
 bool http_request_end(http_conn *c);
+/* r.cookies; those of that name, or with `first` the first or None; r.basic_auth().  New
+   references, or NULL with an exception set. */
+PyObject *http_request_cookies(http_request *r);
+PyObject *http_request_cookies_named(http_request *r, PyObject *name, bool first);
+PyObject *http_request_basic_auth(http_request *r);
 http_writer *http_writer_new(http_conn *c);
 /* Use what the handler returned (borrowed).  -1 with an exception set. */
 int http_writer_returned(http_writer *w, PyObject *value);
@@ -428,6 +444,8 @@ typedef struct {
     PyObject *log_error;        /* (message, exception or None) */
     PyObject *http_error;       /* exception type with a status */
     PyObject *body_too_large;   /* its subtype, 413 */
+    PyObject *parse_cookies;    /* (list of str) -> tuple of Cookie */
+    PyObject *parse_basic;      /* (str) -> (user, password) or None */
 } http_hooks_t;
 extern http_hooks_t http_hooks;
 
@@ -436,6 +454,7 @@ void http_log_error(http_conn *c, const char *message, PyObject *exc);
 int http_headers_init(PyObject *module);
 int http_request_init(PyObject *module);
 int http_writer_init(PyObject *module);
+int http_mux_init(PyObject *module);
 int http_server_init(PyObject *module);
 
 /* The object in a slot that is filled once, on first use (borrowed), or NULL. */

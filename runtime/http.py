@@ -6,10 +6,15 @@
     http.listen_and_serve(":8080")
 """
 
+from http import HTTPStatus
+
 from runtime._core import Body, Headers, Request, ResponseWriter
+from runtime._http.cookies import Cookie, set_cookie
 from runtime._http.errors import BadRequestError, BodyTooLargeError, HTTPError
-from runtime._http.mux import ServeMux
+from runtime._http.mux import RouteInfo, ServeMux
 from runtime._http.pattern import PatternConflictError, PatternError
+from runtime._http.prefix import strip_prefix
+from runtime._http.replies import error, not_found, not_found_handler, redirect, redirect_handler
 from runtime._http.server import (
     Server,
     default_mux,
@@ -24,18 +29,28 @@ __all__ = [
     "BadRequestError",
     "Body",
     "BodyTooLargeError",
+    "Cookie",
     "HTTPError",
+    "HTTPStatus",
     "Headers",
     "PatternConflictError",
     "PatternError",
     "Request",
     "ResponseWriter",
+    "RouteInfo",
     "ServeMux",
     "Server",
     "Values",
     "default_mux",
+    "error",
     "handle",
     "handle_func",
     "listen_and_serve",
+    "not_found",
+    "not_found_handler",
+    "redirect",
+    "redirect_handler",
     "serve",
+    "set_cookie",
+    "strip_prefix",
 ]
