@@ -61,7 +61,7 @@ class Cookie:
     quoted: bool = False
 
     def check(self) -> None:
-        """Raise ValueError, with the reason, if clients would not keep it. Go's ``Cookie.Valid``."""
+        """Raise ValueError, with the reason, if clients would refuse it. Go's ``Cookie.Valid``."""
         name = self.name.lower()
         if not _TOKEN.fullmatch(self.name):
             raise ValueError(f"cookie name {self.name!r} is not a token")
