@@ -14,6 +14,9 @@
  *   py_http_context.c  the contexts of requests
  *   py_http_pace.c     how long reading and sending may take: deadlines, data rates
  *   py_http_gate.c     how many requests run at once, and who waits
+ *   py_http_cookies.c  a request's cookies and basic_auth()
+ *   py_http_mux.c      ServeMux: from a request to its handler, with py_http_mux_table.c
+ *                      and py_http_route.c
  *
  * A connection is a C struct in the poller.  While it is idle, or a head is still
  * incomplete, that is all there is: no goroutine, no greenlet, no buffer.  Once a
@@ -48,6 +51,7 @@ typedef struct http_conn http_conn;
 typedef struct http_request http_request;
 typedef struct http_writer http_writer;
 typedef struct http_stream http_stream;
+typedef struct http_route http_route;
 
 /* Add n to a count that several Ms change; returns what it is then.  Sequentially
    consistent where there is no GIL. */
@@ -480,6 +484,9 @@ PyObject *http_server_parse_request(http_server *s, PyObject *args);
 
 /* ---- requests and responses ---- */
 
+/* Wildcards of a pattern, at most. */
+#define HTTP_MAX_WILD 16
+
 struct http_request {
     PyObject_HEAD
     http_conn *conn;            /* owned reference to its memory; the handler runs while
@@ -496,10 +503,15 @@ struct http_request {
     http_block *trailer;        /* owned: the trailer section, as far as it has come, or NULL;
                                    this and the two before are guarded by conn->lock */
     /* Owned, made when asked for, and then there until the end: */
-    PyObject *method, *path, *raw_path, *raw_query, *query, *host, *headers, *remote_addr,
-        *form, *trailers;
-    PyObject *body, *path_values, *pattern;     /* the same, but guarded by conn->lock */
-    PyObject *context;          /* the same, see py_http_context.c */
+    PyObject *method, *raw_query, *query, *host, *headers, *remote_addr, *form, *trailers,
+        *cookies;
+    /* The same, but guarded by conn->lock, as head.path and what follows is: */
+    PyObject *body, *path, *raw_path, *path_values, *pattern;
+    PyObject *context;          /* see py_http_context.c */
+    uint32_t stripped;          /* bytes in front of head.path that were part of it */
+    http_route *route;          /* owned: what a mux has matched, or NULL.  Its pattern and
+                                   values are the request's unless those are set. */
+    rt_slice wild[HTTP_MAX_WILD];           /* of base: what its wildcards stand for */
     http_request *origin;       /* owned, of a copy with another context: the connection's own,
                                    which is never a copy */
     http_request *next_free;
@@ -538,6 +550,11 @@ http_request_root(http_request *r)
 /* The handler is done: take c->req off the connection and drop the reference.  True if
    others are parked in c's I/O: http_expel() must follow. */
 bool http_request_end(http_conn *c);
+/* r.cookies; those of that name, or with `first` the first or None; r.basic_auth().  New
+   references, or NULL with an exception set. */
+PyObject *http_request_cookies(http_request *r);
+PyObject *http_request_cookies_named(http_request *r, PyObject *name, bool first);
+PyObject *http_request_basic_auth(http_request *r);
 http_writer *http_writer_new(http_conn *c);
 /* Begin an operation of a handler: take the connection's lock and return it.  NULL with an
    exception set where the response takes no more. */
@@ -627,6 +644,8 @@ typedef struct {
     PyObject *log_error;        /* (message, exception or None) */
     PyObject *http_error;       /* exception type with a status */
     PyObject *body_too_large;   /* its subtype, 413 */
+    PyObject *parse_cookies;    /* (list of str) -> tuple of Cookie */
+    PyObject *parse_basic;      /* (str) -> (user, password) or None */
 } http_hooks_t;
 extern http_hooks_t http_hooks;
 
@@ -635,6 +654,7 @@ void http_log_error(http_conn *c, const char *message, PyObject *exc);
 int http_headers_init(PyObject *module);
 int http_request_init(PyObject *module);
 int http_writer_init(PyObject *module);
+int http_mux_init(PyObject *module);
 int http_server_init(PyObject *module);
 int http_hijack_init(PyObject *module);
 int http_context_init(PyObject *module);

@@ -4,7 +4,7 @@
  * Python object on first use and is kept.  Head and slices stay valid as long as
  * the Request lives, also after the handler has returned; the body does not.
  */
-#include "py_http.h"
+#include "py_http_mux.h"
 
 #include <arpa/inet.h>
 #include <net/if.h>
@@ -49,6 +49,7 @@ http_request_new(http_conn *c, const rt_http1_req *head)
             return NULL;
     }
     r->head = *head;
+    r->stripped = 0;
     r->fields = r->inline_fields;
     r->conn = c;
     http_count(&c->refs, 1);
@@ -115,6 +116,8 @@ request_clear(http_request *r)
     r->trailer_whole = false;
     Py_CLEAR(r->context);
     Py_CLEAR(r->origin);
+    Py_CLEAR(r->cookies);
+    Py_CLEAR(r->route);
     return 0;
 }
 
@@ -130,6 +133,8 @@ request_traverse(http_request *r, visitproc visit, void *arg)
     Py_VISIT(r->trailers);
     Py_VISIT(r->context);
     Py_VISIT(r->origin);
+    Py_VISIT(r->cookies);
+    Py_VISIT((PyObject *)r->route);
     return 0;
 }
 
@@ -177,61 +182,6 @@ get_method(http_request *r, void *Py_UNUSED(closure))
     if (method != NULL)
         PyUnicode_InternInPlace(&method);
     return keep(r, &r->method, method);
-}
-
-static PyObject *
-get_raw_path(http_request *r, void *Py_UNUSED(closure))
-{
-    PyObject *path = http_lazy(&r->raw_path);
-    if (path != NULL)
-        return Py_NewRef(path);
-    bool root = r->head.path.len == 0 && r->head.method_id != RT_HM_CONNECT;
-    return keep(r, &r->raw_path,
-                         root ? PyUnicode_FromString("/") : slice_str(r, r->head.path));
-}
-
-static int
-hex_digit(char ch)
-{
-    return ch >= '0' && ch <= '9'   ? ch - '0'
-           : ch >= 'a' && ch <= 'f' ? ch - 'a' + 10
-           : ch >= 'A' && ch <= 'F' ? ch - 'A' + 10
-                                    : -1;
-}
-
-/* Percent-decode; what is no valid escape stays, what is no UTF-8 becomes U+FFFD. */
-static PyObject *
-unescape(const char *s, uint32_t n)
-{
-    char *buf = PyMem_Malloc(n);
-    if (buf == NULL)
-        return PyErr_NoMemory();
-    uint32_t len = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        int hi, lo;
-        if (s[i] == '%' && i + 2 < n && (hi = hex_digit(s[i + 1])) >= 0
-            && (lo = hex_digit(s[i + 2])) >= 0) {
-            buf[len++] = (char)(hi << 4 | lo);
-            i += 2;
-        }
-        else
-            buf[len++] = s[i];
-    }
-    PyObject *text = PyUnicode_DecodeUTF8(buf, len, "replace");
-    PyMem_Free(buf);
-    return text;
-}
-
-static PyObject *
-get_path(http_request *r, void *closure)
-{
-    PyObject *path = http_lazy(&r->path);
-    if (path != NULL)
-        return Py_NewRef(path);
-    const char *s = r->base + r->head.path.off;
-    bool plain = memchr(s, '%', r->head.path.len) == NULL;
-    return keep(r, &r->path, plain ? get_raw_path(r, closure)
-                                         : unescape(s, r->head.path.len));
 }
 
 static PyObject *
@@ -358,24 +308,143 @@ fill_locked(http_request *r, PyObject **slot, PyObject *value)
 }
 
 static PyObject *
+get_stripped(http_request *r, void *Py_UNUSED(closure))
+{
+    py_acquire(&r->conn->lock);
+    rt_slice s = {r->head.path.off - r->stripped, r->stripped};
+    py_release(&r->conn->lock);
+    return slice_str(r, s);
+}
+
+rt_slice
+http_request_path(http_request *r)
+{
+    py_acquire(&r->conn->lock);
+    rt_slice path = r->head.path;
+    py_release(&r->conn->lock);
+    return path;
+}
+
+static PyObject *
+get_raw_path(http_request *r, void *Py_UNUSED(closure))
+{
+    PyObject *path = load_locked(r, &r->raw_path);
+    if (path != NULL)
+        return path;
+    rt_slice s = http_request_path(r);
+    bool root = s.len == 0 && r->head.method_id != RT_HM_CONNECT;
+    path = root ? PyUnicode_FromString("/") : slice_str(r, s);
+    return path ? fill_locked(r, &r->raw_path, path) : NULL;
+}
+
+/* Percent-decode; what is no valid escape stays, what is no UTF-8 becomes U+FFFD. */
+static PyObject *
+unescape(const char *s, uint32_t n)
+{
+    char *buf = PyMem_Malloc(n);
+    if (buf == NULL)
+        return PyErr_NoMemory();
+    size_t len = http_unescape(buf, s, n, true);
+    PyObject *text = PyUnicode_DecodeUTF8(buf, (Py_ssize_t)len, "replace");
+    PyMem_Free(buf);
+    return text;
+}
+
+static PyObject *
+get_path(http_request *r, void *closure)
+{
+    PyObject *path = load_locked(r, &r->path);
+    if (path != NULL)
+        return path;
+    rt_slice s = http_request_path(r);
+    bool plain = memchr(r->base + s.off, '%', s.len) == NULL;
+    path = plain ? get_raw_path(r, closure) : unescape(r->base + s.off, s.len);
+    return path ? fill_locked(r, &r->path, path) : NULL;
+}
+
+void
+http_request_strip(http_request *r, int32_t n)
+{
+    py_acquire(&r->conn->lock);
+    r->head.path.off += (uint32_t)n;
+    r->head.path.len -= (uint32_t)n;
+    r->stripped += (uint32_t)n;
+    PyObject *path = r->path, *raw_path = r->raw_path;
+    r->path = r->raw_path = NULL;
+    py_release(&r->conn->lock);
+    Py_XDECREF(path);
+    Py_XDECREF(raw_path);
+}
+
+void
+http_request_matched(http_request *r, http_route *route, uint32_t path, const rt_slice *wild)
+{
+    Py_INCREF((PyObject *)route);
+    py_acquire(&r->conn->lock);
+    http_route *old = r->route;
+    PyObject *pattern = r->pattern, *values = r->path_values;
+    r->route = route;
+    r->pattern = r->path_values = NULL;
+    for (int i = 0; i < route->nwild; i++)
+        r->wild[i] = (rt_slice){path + wild[i].off, wild[i].len};
+    RT_STORE(r->made, true);
+    py_release(&r->conn->lock);
+    if (RT_UNLIKELY(old != NULL || pattern != NULL || values != NULL)) {
+        Py_XDECREF((PyObject *)old);
+        Py_XDECREF(pattern);
+        Py_XDECREF(values);
+    }
+}
+
+/* The matched route (a new reference) and where its wildcards are, or NULL. */
+static http_route *
+load_route(http_request *r, rt_slice *wild)
+{
+    py_acquire(&r->conn->lock);
+    http_route *route = (http_route *)Py_XNewRef((PyObject *)r->route);
+    if (route != NULL)
+        memcpy(wild, r->wild, route->nwild * sizeof(*wild));
+    py_release(&r->conn->lock);
+    return route;
+}
+
+static PyObject *
 get_pattern(http_request *r, void *Py_UNUSED(closure))
 {
-    PyObject *pattern = load_locked(r, &r->pattern);
+    py_acquire(&r->conn->lock);
+    PyObject *pattern = Py_XNewRef(r->pattern ? r->pattern : r->route ? r->route->pattern : NULL);
+    py_release(&r->conn->lock);
     return pattern ? pattern : PyUnicode_FromString("");
 }
 
 static int
 set_pattern(http_request *r, PyObject *value, void *Py_UNUSED(closure))
 {
-    store_locked(r, &r->pattern, Py_XNewRef(value));
+    if (value == NULL || !PyUnicode_Check(value)) {
+        PyErr_SetString(PyExc_TypeError, "pattern must be a str");
+        return -1;
+    }
+    store_locked(r, &r->pattern, Py_NewRef(value));
     return 0;
+}
+
+PyObject *
+http_request_path_values(http_request *r)
+{
+    PyObject *values = load_locked(r, &r->path_values);
+    if (values != NULL)
+        return values;
+    rt_slice wild[HTTP_MAX_WILD];
+    http_route *route = load_route(r, wild);
+    values = route ? http_wild_values(route, wild, r->base) : PyDict_New();
+    Py_XDECREF((PyObject *)route);
+    return values ? fill_locked(r, &r->path_values, values) : NULL;
 }
 
 static PyObject *
 get_path_values(http_request *r, void *Py_UNUSED(closure))
 {
-    PyObject *values = load_locked(r, &r->path_values);
-    return values ? values : fill_locked(r, &r->path_values, PyDict_New());
+    return http_request_path_values(r);
 }
 
 static int
@@ -392,13 +461,82 @@ set_path_values(http_request *r, PyObject *value, void *Py_UNUSED(closure))
 static PyObject *
 request_path_value(http_request *r, PyObject *name)
 {
-    PyObject *values = load_locked(r, &r->path_values), *value = NULL;
-    if (values != NULL && py_dict_get(values, name, &value) < 0) {
-        Py_DECREF(values);
+    if (!PyUnicode_Check(name)) {
+        PyErr_Format(PyExc_TypeError, "the name of a path value must be str, not %.200s",
+                     Py_TYPE(name)->tp_name);
         return NULL;
     }
+    PyObject *values = load_locked(r, &r->path_values), *value = NULL;
+    if (values != NULL)
+        (void)py_dict_get(values, name, &value);
+    else {
+        rt_slice wild[HTTP_MAX_WILD];
+        http_route *route = load_route(r, wild);
+        if (route != NULL)
+            value = http_wild_value(route, wild, r->base, name);
+        Py_XDECREF((PyObject *)route);
+    }
     Py_XDECREF(values);
-    return value ? value : PyUnicode_FromString("");
+    if (value == NULL && !PyErr_Occurred())
+        value = PyUnicode_FromString("");
+    return value;
+}
+
+static PyObject *
+request_set_path_value(http_request *r, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2 || !PyUnicode_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "wrong arguments: set_path_value(name, value)");
+        return NULL;
+    }
+    PyObject *values = http_request_path_values(r);
+    int err = values ? PyDict_SetItem(values, args[0], args[1]) : -1;
+    Py_XDECREF(values);
+    if (err < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* _strip(n): see http_request_strip(). */
+static PyObject *
+request_strip(http_request *r, PyObject *arg)
+{
+    long n = PyLong_AsLong(arg);
+    if (n == -1 && PyErr_Occurred())
+        return NULL;
+    py_acquire(&r->conn->lock);
+    bool ok = n >= 0 ? n <= (long)r->head.path.len : -n <= (long)r->stripped;
+    py_release(&r->conn->lock);
+    if (!ok) {
+        PyErr_SetString(PyExc_ValueError, "_strip(): there is no such prefix");
+        return NULL;
+    }
+    http_request_strip(r, (int32_t)n);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+get_cookies(http_request *r, void *Py_UNUSED(closure))
+{
+    return http_request_cookies(r);
+}
+
+static PyObject *
+request_cookie(http_request *r, PyObject *name)
+{
+    return http_request_cookies_named(r, name, true);
+}
+
+static PyObject *
+request_cookies_named(http_request *r, PyObject *name)
+{
+    return http_request_cookies_named(r, name, false);
+}
+
+static PyObject *
+request_basic_auth(http_request *r, PyObject *Py_UNUSED(ignored))
+{
+    return http_request_basic_auth(r);
 }
 
 static PyObject *
@@ -654,6 +792,12 @@ request_with_context(http_request *r, PyObject *context)
     copy->head.fields = copy->fields;
     copy->path_values = load_locked(r, &r->path_values);
     copy->pattern = load_locked(r, &r->pattern);
+    py_acquire(&r->conn->lock);
+    copy->stripped = r->stripped;
+    copy->head.path = r->head.path;
+    copy->route = (http_route *)Py_XNewRef((PyObject *)r->route);
+    memcpy(copy->wild, r->wild, sizeof(copy->wild));
+    py_release(&r->conn->lock);
     return (PyObject *)copy;
 }
 
@@ -661,7 +805,22 @@ static PyMethodDef methods[] = {
     {"path_value", (PyCFunction)request_path_value, METH_O,
      "path_value($self, name, /)\n--\n\n"
      "What the wildcard {name} of the matched pattern stood for; \"\" if there is none.\n\n"
+     "A str, percent-decoded, or what the wildcard's converter made of it.\n"
      "Go: Request.PathValue."},
+    {"set_path_value", (PyCFunction)(void (*)(void))request_set_path_value, METH_FASTCALL,
+     "set_path_value($self, name, value, /)\n--\n\n"
+     "Have path_value(name) return value from now on.  Go: Request.SetPathValue."},
+    {"_strip", (PyCFunction)request_strip, METH_O, NULL},
+    {"cookie", (PyCFunction)request_cookie, METH_O,
+     "cookie($self, name, /)\n--\n\n"
+     "The first cookie of that name, or None.  Go: Request.Cookie."},
+    {"cookies_named", (PyCFunction)request_cookies_named, METH_O,
+     "cookies_named($self, name, /)\n--\n\n"
+     "All cookies of that name, in the order they were sent.  Go: Request.CookiesNamed."},
+    {"basic_auth", (PyCFunction)request_basic_auth, METH_NOARGS,
+     "basic_auth($self, /)\n--\n\n"
+     "(user, password) of an Authorization field with the scheme Basic (RFC 7617), else None.\n\n"
+     "Compare with hmac.compare_digest().  Go: Request.BasicAuth."},
     {"json", (PyCFunction)request_json, METH_NOARGS,
      "json($self, /)\n--\n\n"
      "Read the body and decode it as JSON.\n\n"
@@ -685,11 +844,13 @@ static PyGetSetDef getset[] = {
     RO(method, "The method, such as \"GET\"."),
     RO(path, "The path, percent-decoded."),
     RO(raw_path, "The path as it was sent."),
+    RO(stripped, "What strip_prefix() or ServeMux.mount() has taken off the front of raw_path."),
     RO(query, "The query as Values: a mapping of names to lists, with get() for the first."),
     RO(raw_query, "The query as it was sent, without \"?\"."),
     RO(target, "The whole request target as it was sent."),
     RO(host, "The host asked for, with the port if one was given."),
     RO(headers, "The header fields."),
+    RO(cookies, "The cookies that were sent, a tuple of Cookie.  Go: Request.Cookies."),
     RO(proto, "\"HTTP/1.1\" or \"HTTP/1.0\"."),
     RO(content_length, "Length of the body in bytes; -1 if not known before (chunked)."),
     RO(remote_addr, "The client's \"ip:port\"."),

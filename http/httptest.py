@@ -515,7 +515,7 @@ class Client:
 
 
 def _transport(client: Client) -> httpx.BaseTransport:
-    import httpx  # noqa: PLC0415
+    import httpx
 
     class Transport(httpx.BaseTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:

@@ -1,170 +1,92 @@
 """ServeMux: chooses the handler of a request by method, host and path, with the rules of Go 1.22.
 
-What a pattern is and why the most specific one is always unique: pattern.py. How it is found by
-path: tree.py.
+What a pattern is and why the most specific one is always unique: pattern.py. Which may be
+registered together: tree.py. Requests that simply match are served in C, without coming here:
+csrc/py_http_mux.c. This file holds registration, and the full rules for all other requests.
 
 Invariants
 ----------
-- ``_routes`` only grows, under ``_lock``. A table is current when it was built from as many routes
-  as there are.
-- A published ``_Table``, its trees and its dictionaries are never changed again: readers need no
-  lock.
-- ``_exact`` holds only paths for which the tree would give the same answer. An empty one is always
-  correct, which is how a registration makes every later lookup see it: the lookup misses, finds no
-  table and builds one.
+- Registration, of all muxes, happens under one lock: what is registered with a mounted mux is
+  registered with those it is mounted in, too, or with none of them.
+- ``_routes`` and ``_trees`` only grow. A published table is current: what adds a route
+  withdraws the tables of all muxes that get it, and the next request builds a new one.
 - Nothing that a client sends is ever stored, so no client can make the mux grow.
-
-Rejected: a cache of recent paths (an attacker would choose its keys).
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, overload
+from types import FrameType
+from typing import Any, NamedTuple, Protocol, TypeVar, overload
 from urllib.parse import quote
 
+from runtime import _core
+from runtime._http import replies
+from runtime._http.converters import BUILT_IN, Converter
 from runtime._http.pattern import (
     PATH_SAFE,
     Handler,
+    PatternError,
     Route,
     check_conflict,
     clean_path,
+    mounted,
     parse_pattern,
     split_path,
     strip_port,
 )
-from runtime._http.tree import (
-    Exact,
-    Node,
-    collect_exact,
-    collect_methods,
-    insert,
-    meeting,
-    seal,
-    search,
-)
+from runtime._http.tree import Node, insert, meeting
 
-__all__ = ["ServeMux"]
+__all__ = ["RouteInfo", "ServeMux"]
 
 _H = TypeVar("_H", bound=Handler)
 
 
-class _Headers(Protocol):
-    def set(self, name: str, value: str, /) -> object: ...
-
-
-class _ResponseWriter(Protocol):
-    @property
-    def headers(self) -> _Headers: ...
-    def write_header(self, status: int, /) -> object: ...
-    def write(self, data: Any, /) -> object: ...
-
-
-class _Request(Protocol):
-    @property
-    def method(self) -> str: ...
+class _Request(replies.Request, Protocol):
     @property
     def host(self) -> str: ...
-    @property
-    def raw_path(self) -> str: ...
     @property
     def raw_query(self) -> str: ...
 
     pattern: str
-    path_values: dict[str, str]
-
-
-# --- tables ---------------------------------------------------------------------------------------
-
-
-class _Table:
-    """Everything a lookup needs, built from the first ``size`` routes and never changed."""
-
-    __slots__ = ("exact", "hosts", "root", "size", "start", "starts")
-
-    def __init__(self, routes: tuple[Route, ...]) -> None:
-        self.size = len(routes)
-        self.root = Node()  # patterns for every host
-        self.hosts: dict[str, Node] = {}  # patterns for one
-        for route in routes:
-            insert(self.hosts.setdefault(route.host, Node()) if route.host else self.root, route)
-        for node in (self.root, *self.hosts.values()):
-            seal(node, None, False)
-        # These consume the empty text before the first slash.
-        self.start = self._before(self.root)
-        self.starts = {host: self._before(node) for host, node in self.hosts.items()}
-        self.exact: dict[str, Exact] = {}
-        collect_exact(self.root, "", self.exact)
-
-    @staticmethod
-    def _before(node: Node) -> Node:
-        start = Node()
-        start.literals[""] = node
-        return start
-
-    def trees(self, host: str, connect: bool) -> tuple[Node, ...]:
-        """The trees to search for a request's host, in order."""
-        if self.hosts:
-            host = host.lower()
-            own = self.hosts.get(host if connect else strip_port(host))
-            if own is not None:
-                return own, self.root
-        return (self.root,)
+    path_values: dict[str, Any]
 
 
 # --- replies of the mux's own ---------------------------------------------------------------------
 
 
-def _error(w: _ResponseWriter, status: int, text: str) -> None:
-    # Go's http.Error.
-    w.headers.set("Content-Type", "text/plain; charset=utf-8")
-    w.headers.set("X-Content-Type-Options", "nosniff")
-    w.write_header(status)
-    w.write(text + "\n")
-
-
-def _not_found(w: _ResponseWriter, r: _Request) -> None:
-    _error(w, 404, "404 page not found")
-
-
-def _bad_request(w: _ResponseWriter, r: _Request) -> None:
+def _bad_request(w: replies.ResponseWriter, r: object) -> None:
     # "*" is for the server as a whole (RFC 9112 section 3.2.4), never for a handler.
     w.headers.set("Connection", "close")
-    _error(w, 400, "Bad Request")
+    replies.error(w, "Bad Request", 400)
 
 
 def _method_not_allowed(allow: str) -> Handler:
-    def method_not_allowed(w: _ResponseWriter, r: _Request) -> None:
+    def method_not_allowed(w: replies.ResponseWriter, r: object) -> None:
         w.headers.set("Allow", allow)
-        _error(w, 405, "Method Not Allowed")
+        replies.error(w, "Method Not Allowed", 405)
 
     return method_not_allowed
 
 
 def _redirect(path: str, query: str) -> Handler:
     """A handler that redirects to ``path``, which must be clean, and ``query``; both escaped."""
-    # Whatever could end the header, or make a browser see another host ("/\host"), is
+    # Whatever could end the header, or make a browser see another host ("/\\host"), is
     # percent-encoded.
     location = quote(path, safe=PATH_SAFE + "%[]", errors="replace")
     if query:
         location += "?" + quote(query, safe=PATH_SAFE + "%[]?^`{|}", errors="replace")
 
-    def redirect(w: _ResponseWriter, r: _Request) -> None:
-        # Go's http.Redirect.
-        w.headers.set("Location", location)
-        if r.method in ("GET", "HEAD"):
-            w.headers.set("Content-Type", "text/html; charset=utf-8")
-        w.write_header(301)
-        if r.method == "GET":
-            href = location.replace("&", "&amp;").replace("'", "&#39;")
-            w.write(f'<a href="{href}">Moved Permanently</a>.\n\n')
+    def redirect(w: replies.ResponseWriter, r: replies.Request) -> None:
+        replies.send_redirect(w, r, location, 307)
 
     return redirect
 
 
-# --- the mux --------------------------------------------------------------------------------------
+# --- registration ---------------------------------------------------------------------------------
 
 
 class _Lock:
@@ -178,6 +100,9 @@ class _Lock:
     __slots__ = ("_lock",)
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
@@ -188,6 +113,39 @@ class _Lock:
         self._lock.release()
 
 
+# Guards registration with all muxes, and the building of tables.
+_lock = _Lock()
+os.register_at_fork(after_in_child=_lock.reset)  # its holder may not be there
+
+
+def _caller() -> str:
+    """Where the program has called us: "file:line"."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("runtime._http."):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "?"
+
+
+class RouteInfo(NamedTuple):
+    """One registered route, as ``ServeMux.routes()`` lists it."""
+
+    pattern: str
+    """The pattern; of a mounted mux's route, with the prefix."""
+    handler: Handler
+    name: str
+    """The name for ``url()``; "" for none."""
+    where: str
+    """Where it was registered: "file:line"."""
+
+
+class _Mount(NamedTuple):
+    """A mux is mounted in another."""
+
+    outer: ServeMux
+    prefix: Route
+    name: str
+
+
 class _Missing:
     """The type of the default of ``handler``, so that None is seen as the mistake that it is."""
 
@@ -195,7 +153,7 @@ class _Missing:
 _MISSING = _Missing()
 
 
-class ServeMux:
+class ServeMux(_core.Mux):
     """A request multiplexer: calls the handler whose pattern matches best. Go's ``http.ServeMux``.
 
     A mux is itself a handler, so it can be served, wrapped, or registered in another mux::
@@ -218,6 +176,10 @@ class ServeMux:
     - ``/static/`` ends in a slash and matches the whole subtree; ``/`` matches every path.
     - ``/items/{id}`` matches one segment, which is not empty; ``r.path_value("id")`` returns it.
     - ``/files/{path...}`` matches all that is left of the path, also nothing; it must come last.
+    - ``/items/{id:int}`` has a converter: ``r.path_value("id")`` is an ``int``. There are ``str``,
+      ``int``, ``float``, ``uuid``, ``filename`` (safe as a file's name) and those added with
+      ``converter``. Converters have no part in matching: what the text of a wildcard is decides
+      nothing but whether the request is answered with 404.
     - ``/{$}`` matches only the path ``/``; ``{$}`` must come last.
 
     Segments are split at the slashes of the path as it was sent and percent-decoded afterwards:
@@ -229,36 +191,37 @@ class ServeMux:
     patterns match some request in common and neither is more specific, the second is refused. A
     pattern with a host wins over any without.
 
-    **Redirects** (status 301, query kept): paths with ``//``, ``.`` or ``..`` to their clean form,
-    except for CONNECT; and ``/static`` to ``/static/`` if only the latter is registered.
+    **Redirects** (status 307, as Go does from 1.26 on; the query is kept): paths with ``//``, ``.``
+    or ``..`` to their clean form, except for CONNECT; and ``/static`` to ``/static/`` if only the
+    latter is registered.
 
     **Otherwise** the reply is 405 with ``Allow`` if the path matches with another method, else 404.
 
     Patterns can be registered at any time, by any thread. The request gets ``r.pattern``, the
-    pattern that matched ("" if none did), and, if that has wildcards, ``r.path_values``.
+    pattern that matched ("" if none did), and ``r.path_values``.
     """
 
-    __slots__ = ("__weakref__", "_exact", "_lock", "_registered", "_routes", "_table")
+    __slots__ = ("__weakref__", "_converters", "_mounts", "_names", "_routes", "_trees")
 
     def __init__(self) -> None:
-        self._lock = _Lock()  # guards all writes to the fields below
-        self._routes: list[Route] = []  # in order of registration; only appended to
-        # Trees by host, to find conflicts; read and written under _lock.
-        self._registered: dict[str, Node] = {}
-        self._table: _Table | None = None  # None: a route was added since it was built
-        self._exact: dict[str, Exact] = {}  # _table.exact, or empty if there are hosts or no table
+        # All are written under _lock.
+        self._routes: list[Route] = []  # in order of registration
+        self._trees: dict[str, Node] = {"": Node()}  # by host
+        self._names: dict[str, Route] = {}
+        self._converters = BUILT_IN
+        self._mounts: list[_Mount] = []  # where this one is mounted
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} with {len(self._routes)} routes>"
 
     @overload
-    def handle(self, pattern: str) -> Callable[[_H], _H]: ...
+    def handle(self, pattern: str, *, name: str = "") -> Callable[[_H], _H]: ...
 
     @overload
-    def handle(self, pattern: str, handler: Handler) -> None: ...
+    def handle(self, pattern: str, handler: Handler, *, name: str = "") -> None: ...
 
     def handle(
-        self, pattern: str, handler: Handler | _Missing = _MISSING
+        self, pattern: str, handler: Handler | _Missing = _MISSING, *, name: str = ""
     ) -> Callable[[_H], _H] | None:
         """Register ``handler`` for ``pattern``. Go's ``ServeMux.Handle``.
 
@@ -267,31 +230,18 @@ class ServeMux:
             @mux.handle("POST /items")
             def create(w, r): ...
 
-        A handler is called as ``handler(w, r)``, and what it returns is returned by the mux.
+        A handler is called as ``handler(w, r)``, and what it returns is returned by the mux. With
+        a ``name`` the route can be found by ``url``.
 
         Raises:
             PatternError: the pattern is invalid (a ValueError).
             PatternConflictError: it conflicts with a registered one (a PatternError).
+            ValueError: the name is taken.
             TypeError: the pattern is not a str or the handler is not callable.
         """
-        return self._handle(pattern, handler)
-
-    @overload
-    def handle_func(self, pattern: str) -> Callable[[_H], _H]: ...
-
-    @overload
-    def handle_func(self, pattern: str, fn: Handler) -> None: ...
-
-    def handle_func(
-        self, pattern: str, fn: Handler | _Missing = _MISSING
-    ) -> Callable[[_H], _H] | None:
-        """The same as :meth:`handle`. Go's ``ServeMux.HandleFunc``."""
-        return self._handle(pattern, fn)
-
-    def _handle(self, pattern: str, handler: Handler | _Missing) -> Callable[[_H], _H] | None:
-        route = parse_pattern(pattern)
-        frame = sys._getframe(2)  # the caller of handle or handle_func
-        route.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        route = parse_pattern(pattern, self._converters)
+        route.where = _caller()
+        route.name = name
         if not isinstance(handler, _Missing):
             self._add(route, handler)
             return None
@@ -302,26 +252,114 @@ class ServeMux:
 
         return decorate
 
+    handle_func = handle
+    """The same as ``handle``. Go's ``ServeMux.HandleFunc``."""
+
+    def mount(self, prefix: str, sub: ServeMux, *, name: str = "") -> None:
+        """Put all routes of ``sub``, and those it will get, below ``prefix``, ``[HOST]/path/``.
+
+            api = ServeMux()
+            api.handle("GET /items/{id}", show, name="item")
+            mux.mount("/api/{tenant}/", api, name="api")
+            mux.url("api:item", tenant="acme", id=5)        # /api/acme/items/5
+
+        They become routes of this mux: the most specific pattern wins over all of them,
+        conflicts are refused, ``routes()`` lists them, and they cost what any other route costs.
+        Their handlers see what they see without the mount: ``r.path`` begins after the prefix,
+        which is in ``r.stripped``. ``r.pattern`` is the whole pattern, ``r.path_value`` has the
+        values of both. A ``name`` stands, with a colon, before the names of the routes.
+
+        Raises:
+            PatternError: the prefix is invalid, or has a method, or does not end in a slash.
+            PatternConflictError: a route conflicts with one that is there.
+            ValueError: a name is taken, or a mux would be mounted in itself.
+        """
+        if not isinstance(sub, ServeMux):
+            raise TypeError(f"only a ServeMux can be mounted, not {type(sub).__name__}")
+        root = parse_pattern(prefix, self._converters)
+        root.where = _caller()
+        if root.method or not root.open_ended or root.path[-1] != "/":
+            what = f"invalid prefix {prefix!r}: it must be [HOST]/path/, with a slash at its end"
+            raise PatternError(what, prefix)
+        mount = _Mount(self, root, name)
+        with _lock:
+            if self._is_within(sub):
+                raise ValueError(f"mount({prefix!r}): a mux cannot be mounted in itself")
+            added: list[tuple[ServeMux, Route]] = []
+            for route in sub._routes:
+                self._spread(mounted(root, name, route), added)
+            _register(added)
+            sub._mounts.append(mount)
+
+    def _is_within(self, mux: ServeMux) -> bool:
+        return self is mux or any(m.outer._is_within(mux) for m in self._mounts)
+
+    def _spread(self, route: Route, added: list[tuple[ServeMux, Route]]) -> None:
+        """Collect what must be registered, here and where this mux is mounted."""
+        added.append((self, route))
+        for mount in self._mounts:
+            mount.outer._spread(mounted(mount.prefix, mount.name, route), added)
+
     def _add(self, route: Route, handler: Handler) -> None:
         if not callable(handler):
             raise TypeError(
                 f"handler of {route.pattern!r} must be callable, not {type(handler).__name__}"
             )
         route.handler = handler
-        with self._lock:
-            tree = self._registered.get(route.host)
-            if tree is None:
-                tree = self._registered[route.host] = Node()
-            for other in meeting(tree, route.segments, 0):
-                check_conflict(route, other)
-            insert(tree, route)
-            self._routes.append(route)
-            self._table = None
-            self._exact = {}
+        route.target = getattr(handler, "serve_http", handler)
+        with _lock:
+            added: list[tuple[ServeMux, Route]] = []
+            self._spread(route, added)
+            _register(added)
 
-    def routes(self) -> list[tuple[str, Handler]]:
-        """All registered ``(pattern, handler)``, in order of registration."""
-        return [(route.pattern, route.handler) for route in tuple(self._routes)]
+    def converter(
+        self, name: str, parse: Callable[[str], Any], format: Callable[[Any], str] = str
+    ) -> None:
+        """Add a converter, to be used as ``{wildcard:name}`` in patterns registered from now on.
+
+            mux.converter("hex", lambda text: int(text, 16), hex)
+
+        ``parse`` gets the text of the wildcard, percent-decoded, and returns its value. If it
+        raises ValueError the request is answered with 404. ``format`` is its inverse, for ``url``.
+
+        Raises ValueError where there is a converter of that name already.
+        """
+        if not name.isidentifier():
+            raise ValueError(f"bad name of a converter: {name!r} (must be an identifier)")
+        if not callable(parse) or not callable(format):
+            raise TypeError(f"converter {name!r}: parse and format must be callable")
+        with _lock:
+            if name in self._converters:
+                raise ValueError(f"there is a converter {name!r} already")
+            self._converters = {**self._converters, name: Converter(name, parse, format)}
+
+    def routes(self) -> list[RouteInfo]:
+        """All routes, in order of registration, with those of mounted muxes."""
+        return [RouteInfo(r.pattern, r.handler, r.name, r.where) for r in tuple(self._routes)]
+
+    def url(self, name: str, /, **values: Any) -> str:
+        """The URL of the route with that name, with the wildcards replaced by ``values``.
+
+            mux.handle("GET /users/{id:int}/files/{path...}", send, name="file")
+            mux.url("file", id=5, path="a b/c")             # /users/5/files/a%20b/c
+
+        Values are percent-encoded: those of single wildcards with their slashes, and in each
+        segment ".", "..", too. A converter formats its value; without one it is a str or int. The
+        URL of a route with a host begins with ``//host``. For a query add
+        ``"?" + urllib.parse.urlencode(...)``.
+
+        Raises:
+            LookupError: no route has that name.
+            TypeError: a value is missing, or for no wildcard, or of a wrong type.
+            ValueError: a value does not fit: the converter refuses it, or it is empty.
+        """
+        route = self._names.get(name)
+        if route is None:
+            known = ", ".join(sorted(self._names)) or "none has a name"
+            raise LookupError(f"no route is named {name!r} (there are: {known})")
+        return route.url(values)
+
+    # --- lookups ---
 
     def handler(self, r: _Request) -> tuple[Handler, str]:
         """The handler for ``r`` and the pattern it was registered with. Go's ``ServeMux.Handler``.
@@ -333,123 +371,90 @@ class ServeMux:
         handler, pattern, _, _ = self._resolve(r)
         return handler, pattern
 
-    def serve_http(self, w: _ResponseWriter, r: _Request) -> Any:
-        """Call the handler for ``r`` and return what it returns. Go's ``ServeMux.ServeHTTP``.
-
-        The mux itself is callable and does the same; a server that keeps the bound method
-        ``mux.serve_http`` saves the lookup of ``__call__``.
-        """
-        path = r.raw_path
-        hit = self._exact.get(path)
-        if hit is None:
-            return self._serve_tree(w, r, path)
-        methods, handler, pattern = hit
-        if methods is not None:
-            own = methods.get(r.method)
-            if own is not None:
-                handler, pattern = own
-        if handler is None:
-            return self._serve_slow(w, r)
-        r.pattern = pattern
-        return handler(w, r)
-
-    __call__ = serve_http
-
-    def _serve_tree(self, w: _ResponseWriter, r: _Request, path: str) -> Any:
-        """Walk the tree without looking back; whatever needs that is for ``_serve_slow``."""
-        table = self._table or self._compile()
-        if "//" in path or "/." in path:
-            return self._serve_slow(w, r)
-        segs = path.split("/")
-        if "%" in path:
-            segs = split_path(path)
-        node = table.start
-        method = r.method
-        if table.hosts:
-            if method == "CONNECT":
-                return self._serve_slow(w, r)  # its port counts
-            node = table.starts.get(strip_port(r.host.lower()), node)
-        for seg in segs:
-            child = node.literals.get(seg)
-            if child is None:
-                child = node.wild
-                if child is None or not seg:
-                    # Nothing goes on from here. If no wildcard was passed over, the nearest rest
-                    # leaf is the answer; and as no pattern of this tree spells the whole path, none
-                    # can want a slash added to it.
-                    leaf = None if node.forked else node.up
-                    break
-            node = child
-        else:
-            leaf = node.leaf
-        if leaf is None:
-            return self._serve_slow(w, r)
-        route = leaf.methods.get(method) or leaf.any
+    def _serve_slow(self, w: replies.ResponseWriter, r: Any) -> Any:
+        """Serve any request by the full rules; called by ``serve_http``."""
+        handler, r.pattern, route, r.path_values = self._resolve(r)
         if route is None:
-            return self._serve_slow(w, r)
-        r.pattern = route.pattern
-        if route.one:
-            r.path_values = {route.name: segs[route.one]}
-        elif route.wilds or route.rest:
-            r.path_values = route.values(segs)
-        return route.handler(w, r)
+            return handler(w, r)
+        if not route.strip:
+            return route.target(w, r)
+        path = r.raw_path
+        n = 0
+        for _ in range(route.strip):
+            n = path.index("/", n + 1)
+        r._strip(n)
+        try:
+            return route.target(w, r)
+        finally:
+            r._strip(-n)
 
-    def _serve_slow(self, w: _ResponseWriter, r: _Request) -> Any:
-        """Serve any request by the full rules."""
-        handler, r.pattern, route, segs = self._resolve(r)
-        if route is not None and route.has_values:
-            r.path_values = route.values(segs)
-        return handler(w, r)
-
-    def _resolve(self, r: _Request) -> tuple[Handler, str, Route | None, list[str]]:
-        """The handler and pattern; also, unless the reply is our own, route and segments."""
+    def _resolve(self, r: _Request) -> tuple[Handler, str, Route | None, dict[str, Any]]:
+        """The handler and pattern; also, unless the reply is our own, route and path values."""
         table = self._table or self._compile()
         method = r.method
         raw = r.raw_path
         if raw == "*":
-            return _bad_request, "", None, []
+            return _bad_request, "", None, {}
         connect = method == "CONNECT"
         cleaned = clean_path(raw)
         path = raw if connect else cleaned
         if path[:1] != "/":
-            return _not_found, "", None, []  # CONNECT host:port has no path
-        trees = table.trees(r.host, connect)
-        segs = split_path(path)
-        route = _match(trees, segs, method)
+            return replies.not_found, "", None, {}  # CONNECT host:port has no path
+        host = r.host.lower()
+        if not connect:
+            host = strip_port(host)
+        segs = split_path(path)[1:]
+        route = table.find(host, segs, method)
         if segs[-1] and path == cleaned and (route is None or route.open_ended):
             # Not matched exactly. Is "path/", by a pattern that spells all of it?
-            slashed = _match(trees, [*segs, ""], method)
-            if slashed is not None and (
-                not slashed.open_ended or len(slashed.segments) == len(segs)
-            ):
-                return _redirect(cleaned + "/", r.raw_query), slashed.pattern, None, []
+            slashed = table.find(host, [*segs, ""], method)
+            if slashed is not None and (not slashed.open_ended or slashed.depth == len(segs) + 1):
+                location = r.stripped + cleaned + "/"
+                return _redirect(location, r.raw_query), slashed.pattern, None, {}
         if path != raw:
-            return _redirect(path, r.raw_query), "" if route is None else route.pattern, None, []
+            pattern = "" if route is None else route.pattern
+            return _redirect(r.stripped + path, r.raw_query), pattern, None, {}
         if route is not None:
-            return route.handler, route.pattern, route, segs
-        allow: set[str] = set()
-        for tree in trees:
-            collect_methods(tree, segs, 1, allow)
-            if segs[-1]:
-                collect_methods(tree, [*segs, ""], 1, allow)  # another method would be redirected
+            values = route.values(segs)
+            if not route.convert(values):
+                return replies.not_found, "", None, {}
+            return route.handler, route.pattern, route, values
+        allow = table.allowed(host, segs)
+        if segs[-1]:
+            allow |= table.allowed(host, [*segs, ""])  # another method would be redirected
         if allow:
-            return _method_not_allowed(", ".join(sorted(allow))), "", None, []
-        return _not_found, "", None, []
+            return _method_not_allowed(", ".join(sorted(allow))), "", None, {}
+        return replies.not_found, "", None, {}
 
-    def _compile(self) -> _Table:
-        """Build and publish the table."""
-        while True:
-            table = _Table(tuple(self._routes))
-            with self._lock:
-                if table.size == len(self._routes):
-                    self._exact = {} if table.hosts else table.exact
-                    self._table = table
-                    return table
+    def _compile(self) -> _core.MuxTable:
+        """Build and publish the table, unless there is one by now."""
+        with _lock:
+            table = self._table
+            if table is None:
+                hosts = {host: tree for host, tree in self._trees.items() if host}
+                table = _core.MuxTable(self._trees[""], hosts)
+                self._publish(table)
+            return table
 
 
-def _match(trees: tuple[Node, ...], segs: list[str], method: str) -> Route | None:
-    for tree in trees:
-        route = search(tree, segs, 1, method)
-        if route is not None:
-            return route
-    return None
+def _register(added: list[tuple[ServeMux, Route]]) -> None:
+    """Register all of them or, with an exception, none. Under _lock."""
+    for i, (mux, route) in enumerate(added):
+        others = [r for m, r in added[:i] if m is mux]
+        if route.host in mux._trees:
+            for other in meeting(mux._trees[route.host], route.segments, 0):
+                check_conflict(route, other)
+        for other in others:
+            if other.host == route.host:
+                check_conflict(route, other)
+        if route.name and (route.name in mux._names or route.name in (r.name for r in others)):
+            raise ValueError(
+                f"a route is named {route.name!r} already (a mux that is mounted needs a name "
+                "if its routes' names are taken)"
+            )
+    for mux, route in added:
+        insert(mux._trees.setdefault(route.host, Node()), route)
+        mux._routes.append(route)
+        if route.name:
+            mux._names[route.name] = route
+        mux._publish(None)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, unquote
 
+from runtime._http.converters import BUILT_IN, INT, Converter
+
 __all__ = ["PatternConflictError", "PatternError"]
 
 Handler = Callable[[Any, Any], Any]
@@ -117,81 +119,171 @@ WILD = 1  # {name}: one segment that is not empty
 END = 2  # {$}: nothing but the trailing slash
 REST = 3  # {name...}, or a trailing slash (text ""): everything that is left, also nothing
 
+MAX_SEGMENTS = 256  # of a pattern; trees are as deep
+MAX_WILDCARDS = 16  # HTTP_MAX_WILD of csrc/py_http.h
+
+# What the lookup makes of the text of a wildcard: HTTP_WILD_* of csrc/py_http_mux.h.
+_TEXT, _REST, _INT = 0, 1, 2
+
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2, token
 
 
 class Segment:
     """One part of a pattern's path: a kind and its text."""
 
-    __slots__ = ("kind", "text")
+    __slots__ = ("converter", "kind", "text")
 
-    def __init__(self, kind: int, text: str) -> None:
+    def __init__(self, kind: int, text: str, converter: Converter | None = None) -> None:
         self.kind = kind
         self.text = text  # the literal, or the wildcard's name
+        self.converter = converter  # of a wildcard; it has no part in matching
 
 
 class Route:
     """A registered pattern with its handler. Never changed once it is registered."""
 
     __slots__ = (
+        "converters",
+        "converts",
+        "depth",
         "handler",
         "host",
+        "kinds",
         "method",
         "name",
-        "one",
+        "names",
+        "open_ended",
+        "path",
         "pattern",
-        "rest",
         "segments",
+        "strip",
+        "target",
         "where",
-        "wilds",
     )
 
-    handler: Handler
-    pattern: str  # as given
-    method: str  # "" is any
-    host: str  # lower case; "" is any
-    segments: tuple[Segment, ...]
+    handler: Handler  # as given
+    target: Callable[..., Any]  # what is called: the handler, or its serve_http
+    name: str  # for url(), "" has none
     where: str  # "file:line" of the registration
-    # The indices below count in path.split("/"), whose element 0 is the empty text before the first
-    # slash.
-    one: int  # index of the value if there is exactly one wildcard and it is single, else 0
-    name: str  # name of that wildcard
-    wilds: tuple[tuple[str, int], ...]  # every single wildcard
-    rest: tuple[str, int] | None  # the named rest wildcard
+    strip: int  # segments that belong to the prefixes it is mounted under
 
-    def __init__(self, pattern: str, method: str, host: str, segments: tuple[Segment, ...]) -> None:
-        self.pattern = pattern
-        self.method = method
-        self.host = host
+    def __init__(
+        self, pattern: str, method: str, host: str, path: str, segments: tuple[Segment, ...]
+    ) -> None:
+        self.pattern = pattern  # as given
+        self.method = method  # "" is any
+        self.host = host  # lower case; "" is any
+        self.path = path
         self.segments = segments
+        self.depth = len(segments)
+        # Whether it matches a whole subtree.
+        self.open_ended = segments[-1].kind == REST
+        wilds = [(i, s) for i, s in enumerate(segments) if s.kind in (WILD, REST) and s.text]
+        self.names = tuple(s.text for _, s in wilds)
+        # For each name: which segment it is, and what the lookup makes of it.
+        self.kinds = tuple(
+            (i, _REST if s.kind == REST else _INT if s.converter is INT else _TEXT)
+            for i, s in wilds
+        )
+        self.converters = tuple((s.text, s.converter) for _, s in wilds if s.converter is not None)
+        # Whether there are converters that the lookup leaves to convert().
+        self.converts = any(
+            s.converter is not None and kind != _INT
+            for (_, s), (_, kind) in zip(wilds, self.kinds, strict=True)
+        )
+        self.name = ""
         self.where = ""
-        self.wilds = tuple((s.text, i) for i, s in enumerate(segments, 1) if s.kind == WILD)
-        last = segments[-1]
-        self.rest = (last.text, len(segments)) if last.kind == REST and last.text else None
-        single = len(self.wilds) == 1 and self.rest is None
-        self.name, self.one = self.wilds[0] if single else ("", 0)
+        self.strip = 0
 
-    @property
-    def open_ended(self) -> bool:
-        """Whether it matches a whole subtree."""
-        return self.segments[-1].kind == REST
+    def values(self, segs: list[str]) -> dict[str, Any]:
+        """The texts of all wildcards, from the decoded segments of a path that matches."""
+        return {
+            name: "/".join(segs[i:]) if kind == _REST else segs[i]
+            for name, (i, kind) in zip(self.names, self.kinds, strict=True)
+        }
 
-    @property
-    def has_values(self) -> bool:
-        return bool(self.wilds) or self.rest is not None
+    def convert(self, values: dict[str, Any]) -> bool:
+        """Let the converters replace texts by their values. False if one refuses its text."""
+        for name, converter in self.converters:
+            text = values[name]
+            if type(text) is str:  # the lookup converts whole numbers by itself
+                try:
+                    values[name] = converter.parse(text)
+                except ValueError:
+                    return False
+        return True
 
-    def values(self, segs: list[str]) -> dict[str, str]:
-        """The values of all wildcards, from the decoded segments of a path that matches."""
-        out = {}
-        for name, i in self.wilds:
-            out[name] = segs[i]
-        if self.rest is not None:
-            name, i = self.rest
-            out[name] = "/".join(segs[i:])
+    def url(self, values: dict[str, Any]) -> str:
+        """The URL that gives these values; see ServeMux.url()."""
+        if values.keys() != set(self.names):
+            missing = [n for n in self.names if n not in values]
+            extra = sorted(values.keys() - set(self.names))
+            raise TypeError(
+                f"url({self.name!r}): {self.pattern!r} "
+                + "; ".join(
+                    f"{what} {', '.join(names)}"
+                    for what, names in (("needs", missing), ("has no wildcard", extra))
+                    if names
+                )
+            )
+        out = f"//{self.host}" if self.host else ""
+        for segment in self.segments:
+            if segment.kind == LITERAL:
+                out += "/" + _quote_segment(segment.text)
+            elif segment.kind == END or not segment.text:
+                out += "/"
+            else:
+                text = self._format(segment, values[segment.text])
+                parts = text.split("/") if segment.kind == REST else [text]
+                out += "/" + "/".join(map(_quote_segment, parts))
         return out
 
+    def _format(self, segment: Segment, value: Any) -> str:
+        where = f"url({self.name!r}): {segment.text}={value!r}"
+        converter = segment.converter
+        if converter is None:
+            if not isinstance(value, (str, int)):
+                raise TypeError(f"{where}: a wildcard without a converter takes str or int")
+            text = str(value)
+        else:
+            try:
+                text = converter.format(value)
+                converter.parse(text)
+            except ValueError as e:
+                raise ValueError(f"{where} is not for converter {converter.name!r}: {e}") from None
+        if segment.kind == WILD and not text:
+            raise ValueError(f"{where}: a segment cannot be empty")
+        if segment.kind == REST and (text[:1] == "/" or "//" in text):
+            raise ValueError(f"{where}: an empty segment would be cleaned away")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{where} has characters that no URL can carry") from None
+        return text
 
-def _parse_segment(text: str, last: bool) -> Segment:
+
+def mounted(prefix: Route, name: str, route: Route) -> Route:
+    """``route`` as it is below ``prefix``, a pattern that ends in a slash."""
+    if prefix.host and route.host and prefix.host != route.host:
+        what = f"{route.pattern!r} is for another host than {prefix.pattern!r}, where it is mounted"
+        raise PatternError(what, route.pattern)
+    host, path = prefix.host or route.host, prefix.path + route.path[1:]
+    method = f"{route.method} " if route.method else ""
+    segments = prefix.segments[:-1] + route.segments
+    out = Route(f"{method}{host}{path}", route.method, host, path, segments)
+    doubled = [n for n in prefix.names if n in route.names]
+    if doubled:
+        what = f"pattern {out.pattern!r} has the wildcard name {doubled[0]!r} twice"
+        raise PatternError(what, out.pattern)
+    _check_size(out.pattern, out.segments)
+    out.handler, out.target = route.handler, route.target
+    out.name = f"{name}:{route.name}" if name and route.name else route.name
+    out.where = f"{route.where}, mounted at {prefix.where}"
+    out.strip = prefix.depth - 1 + route.strip
+    return out
+
+
+def _parse_segment(text: str, last: bool, converters: dict[str, Converter]) -> Segment:
     """Parse what stands between two slashes. ValueError says what is wrong with it."""
     brace = text.find("{")
     if brace < 0:
@@ -210,11 +302,17 @@ def _parse_segment(text: str, last: bool) -> Segment:
         name, kind = name[:-3], REST
         if not last:
             raise ValueError("a {name...} wildcard must be at the end of the pattern")
+    name, colon, by = name.partition(":")
     if not name:
         raise ValueError("a wildcard needs a name")
     if not name.isidentifier():
         raise ValueError(f"bad wildcard name {name!r} (must be an identifier)")
-    return Segment(kind, name)
+    if not colon:
+        return Segment(kind, name)
+    if by not in converters:
+        known = ", ".join(sorted(converters))
+        raise ValueError(f"unknown converter {by!r} (there are {known})")
+    return Segment(kind, name, converters[by])
 
 
 def _parse_host(host: str, method: str) -> None:
@@ -230,7 +328,17 @@ def _parse_host(host: str, method: str) -> None:
         raise ValueError("an IPv6 address must be in brackets")
 
 
-def parse_pattern(pattern: str) -> Route:
+def _check_size(pattern: str, segments: tuple[Segment, ...]) -> None:
+    wild = sum(s.kind in (WILD, REST) and s.text != "" for s in segments)
+    for what, n, most in (
+        ("segments", len(segments), MAX_SEGMENTS),
+        ("wildcards", wild, MAX_WILDCARDS),
+    ):
+        if n > most:
+            raise PatternError(f"pattern {pattern!r} has {n} {what}, at most {most} fit", pattern)
+
+
+def parse_pattern(pattern: str, converters: dict[str, Converter] = BUILT_IN) -> Route:
     """Parse ``[METHOD ][HOST]/[PATH]``; PatternError says what is wrong and where."""
     if not isinstance(pattern, str):
         raise TypeError(f"pattern must be a str, not {type(pattern).__name__}")
@@ -241,6 +349,10 @@ def parse_pattern(pattern: str) -> Route:
 
     if not pattern:
         raise PatternError("invalid pattern '': it is empty", pattern, 0)
+    try:
+        pattern.encode()
+    except UnicodeEncodeError as e:
+        raise fail(e.start, pattern[e.start : e.end], "half a surrogate pair") from None
     method, start = "", 0
     blank = re.search("[ \t]+", pattern)
     slash = pattern.find("/")
@@ -272,7 +384,7 @@ def parse_pattern(pattern: str) -> Route:
             segments.append(Segment(REST, ""))
             break
         try:
-            segment = _parse_segment(text, last)
+            segment = _parse_segment(text, last, converters)
         except ValueError as e:
             raise fail(offset, text, str(e)) from None
         if segment.kind in (WILD, REST):
@@ -281,7 +393,8 @@ def parse_pattern(pattern: str) -> Route:
             names.add(segment.text)
         segments.append(segment)
         offset += len(text) + 1
-    return Route(pattern, method, host.lower(), tuple(segments))
+    _check_size(pattern, tuple(segments))
+    return Route(pattern, method, host.lower(), path, tuple(segments))
 
 
 # --- precedence and conflicts ---------------------------------------------------------------------
@@ -341,10 +454,11 @@ def _sample(segment: Segment) -> str:
         return ""
     if segment.kind == WILD:
         return quote(segment.text, safe=PATH_SAFE)
-    return _quote_literal(segment.text)
+    return _quote_segment(segment.text)
 
 
-def _quote_literal(text: str) -> str:
+def _quote_segment(text: str) -> str:
+    """Percent-encode one segment, so that neither a slash nor a dot in it means anything."""
     quoted = quote(text, safe=PATH_SAFE[1:])
     return quoted.replace(".", "%2E") if text in (".", "..") else quoted
 
@@ -405,4 +519,6 @@ def check_conflict(new: Route, old: Route) -> None:
             else:
                 only = f"{_example_method(a.method, b.method, True)} {path}"
             lines.append(f"only {a.pattern!r} matches '{only}'")
+    if new.converters or old.converters:
+        lines.append("(converters have no part in matching)")
     raise PatternConflictError("\n".join(lines), new.pattern, old.pattern, path)

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 import runtime
 from runtime import _core
-from runtime._http import errors, values
+from runtime._http import auth, cookies, errors, values
 from runtime._http.context import Base, Contexts
 from runtime._http.mux import ServeMux
-from runtime._net.bufio import Reader
-from runtime._net.conn import conn_type
 from runtime._http.streams import Certificates, Listener, Streams, TLSSource
 from runtime._net.activation import listener_from_fd
+from runtime._net.bufio import Reader
+from runtime._net.conn import conn_type
 
 if TYPE_CHECKING:
     from runtime._core import Request
@@ -61,6 +61,8 @@ _core._set_http_hooks(
     _log_error,
     errors.HTTPError,
     errors.BodyTooLargeError,
+    cookies.parse_cookies,
+    auth.parse_basic,
 )
 _core._set_hijack_hooks(conn_type, Reader)
 
@@ -381,18 +383,18 @@ class Server:
 
 
 @overload
-def handle(pattern: str, handler: Handler) -> Handler: ...
+def handle(pattern: str, handler: Handler, *, name: str = "") -> Handler: ...
 @overload
-def handle(pattern: str) -> Callable[[Handler], Handler]: ...
-def handle(pattern: str, handler: Handler | None = None) -> Any:
+def handle(pattern: str, *, name: str = "") -> Callable[[Handler], Handler]: ...
+def handle(pattern: str, handler: Handler | None = None, *, name: str = "") -> Any:
     """Register a handler with the default mux; without handler, a decorator.
 
     Raises ValueError where the pattern is malformed or conflicts with another.
     Go: http.Handle.
     """
     if handler is None:
-        return default_mux.handle(pattern)
-    return default_mux.handle(pattern, handler)
+        return default_mux.handle(pattern, name=name)
+    return default_mux.handle(pattern, handler, name=name)
 
 
 handle_func = handle

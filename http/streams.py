@@ -14,7 +14,6 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, Union
 
-
 from runtime._core import Chan, ChanClosed, ClosedError, Semaphore
 from runtime._net import tls
 from runtime._net.listener import Listener as NetListener

@@ -64,12 +64,19 @@ def parse_form(request: Request) -> Values:
     return values
 
 
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
 def load_json(data: bytes) -> Any:
-    """Decode a JSON body."""
+    """Decode a JSON body (RFC 8259): UTF-8, without NaN and infinities."""
     try:
-        return json.loads(data)
+        return _decode(str(data, "utf-8"))
     except (ValueError, RecursionError) as exc:
         raise BadRequestError(f"the body is not JSON: {exc}") from None
 
 
-dump_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+dump_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode

@@ -6,11 +6,16 @@
     http.listen_and_serve(":8080")
 """
 
+from http import HTTPStatus
+
 from runtime._core import Body, Headers, HijackedError, Request, ResponseWriter
 from runtime._http.controller import NotSupportedError, ResponseController
+from runtime._http.cookies import Cookie, set_cookie
 from runtime._http.errors import BadRequestError, BodyTooLargeError, HTTPError
-from runtime._http.mux import ServeMux
+from runtime._http.mux import RouteInfo, ServeMux
 from runtime._http.pattern import PatternConflictError, PatternError
+from runtime._http.prefix import strip_prefix
+from runtime._http.replies import error, not_found, not_found_handler, redirect, redirect_handler
 from runtime._http.server import (
     Server,
     default_mux,
@@ -27,7 +32,9 @@ __all__ = [
     "BadRequestError",
     "Body",
     "BodyTooLargeError",
+    "Cookie",
     "HTTPError",
+    "HTTPStatus",
     "HandlerTimeoutError",
     "Headers",
     "HijackedError",
@@ -37,14 +44,22 @@ __all__ = [
     "Request",
     "ResponseController",
     "ResponseWriter",
+    "RouteInfo",
     "ServeMux",
     "Server",
     "Values",
     "default_mux",
+    "error",
     "handle",
     "handle_func",
     "listen_and_serve",
     "listen_and_serve_tls",
+    "not_found",
+    "not_found_handler",
+    "redirect",
+    "redirect_handler",
     "serve",
+    "set_cookie",
+    "strip_prefix",
     "timeout_handler",
 ]

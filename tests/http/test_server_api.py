@@ -1119,7 +1119,7 @@ def test_mux_errors(serve):
     assert (r.status, r["allow"]) == (405, "GET, HEAD, PUT")
     assert server.get("/nothing").status == 404
     r = server.get("/dir")
-    assert (r.status, r["location"]) == (301, "/dir/")
+    assert (r.status, r["location"]) == (307, "/dir/")
     assert server.ask("HEAD /thing HTTP/1.1\r\nHost: t\r\n\r\n", "HEAD").status == 200
 
 

@@ -5,9 +5,9 @@ import socket
 
 import pytest
 from certs import Authority
-from contexts import Context, Ended
 
 import runtime
+from contexts import Context, Ended
 from runtime import net
 from waits import until
 
