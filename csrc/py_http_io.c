@@ -215,6 +215,15 @@ http_expel(http_conn *c, Goroutine *gp)
 /* ---- sending ---- */
 
 int
+http_wait_writable(http_conn *c)
+{
+    while (!c->writable)
+        if (wait_edge(c, false, c->server->write_timeout, "sending a response") < 0)
+            return -1;
+    return 0;
+}
+
+int
 http_send(http_conn *c, const char *extra, size_t nextra)
 {
     http_out *out = &c->out;
@@ -254,9 +263,8 @@ http_send(http_conn *c, const char *extra, size_t nextra)
             goto fail;
         }
         c->writable = false;
-        while (!c->writable)
-            if (wait_edge(c, false, c->server->write_timeout, "sending a response") < 0)
-                goto fail;
+        if (http_wait_writable(c) < 0)
+            goto fail;
     }
     http_out_release(out);
     return 0;

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import runtime
 from runtime import _core
-from runtime._http import errors, values
+from runtime._http import errors, forms, values
 from runtime._http.mux import ServeMux
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _log_error(message: str, request: Request | None, exc: BaseException) -> Non
 
 _core._set_http_hooks(
     values.parse_query,
-    values.parse_form,
+    forms.Forms,
     values.load_json,
     values.dump_json,
     _log_error,

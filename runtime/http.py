@@ -6,8 +6,11 @@
     http.listen_and_serve(":8080")
 """
 
-from runtime._core import Body, Headers, Request, ResponseWriter
-from runtime._http.errors import BadRequestError, BodyTooLargeError, HTTPError
+from runtime._core import Body, Headers, Request, ResponseWriter, detect_content_type
+from runtime._http.errors import BadRequestError, BodyTooLargeError, HTTPError, MaxBytesError
+from runtime._http.files import file_server, serve_content, serve_file
+from runtime._http.maxbytes import MaxBytesReader, max_bytes_handler
+from runtime._http.multipart import FormFile, MultipartForm, MultipartReader, Part
 from runtime._http.mux import ServeMux
 from runtime._http.pattern import PatternConflictError, PatternError
 from runtime._http.server import (
@@ -24,8 +27,14 @@ __all__ = [
     "BadRequestError",
     "Body",
     "BodyTooLargeError",
+    "FormFile",
     "HTTPError",
     "Headers",
+    "MaxBytesError",
+    "MaxBytesReader",
+    "MultipartForm",
+    "MultipartReader",
+    "Part",
     "PatternConflictError",
     "PatternError",
     "Request",
@@ -34,8 +43,13 @@ __all__ = [
     "Server",
     "Values",
     "default_mux",
+    "detect_content_type",
+    "file_server",
     "handle",
     "handle_func",
     "listen_and_serve",
+    "max_bytes_handler",
     "serve",
+    "serve_content",
+    "serve_file",
 ]
