@@ -118,14 +118,14 @@ is_mp4(const char *data, size_t n)
     return false;
 }
 
-/* The first bytes of all signatures, '<' of tags, and 0 of an MP4's length. */
+/* The first bytes of all signatures and of tags, 0 of an MP4's length, and space. */
 static bool
-may_be_signature(unsigned char first)
+may_begin(unsigned char first)
 {
     switch (first) {
     case '<': case '%': case 0xfe: case 0xff: case 0xef: case 0: case 'B': case 'G': case 'R':
     case 0x89: case 'F': case 'I': case 'O': case 'M': case 0x1a: case 't': case 'w': case 0x1f:
-    case 'P':
+    case 'P': case ' ': case '\t': case '\n': case '\f': case '\r':
         return true;
     default:
         return false;
@@ -134,31 +134,38 @@ may_be_signature(unsigned char first)
 
 /* Is there a byte that no text has? */
 static bool
-is_binary(const unsigned char *d, size_t n)
+has_binary(const unsigned char *d, size_t n)
 {
-    size_t i = 0;
-    while (i < n) {
-        if (i + 8 <= n) {       /* eight bytes of 32 and above at once */
-            uint64_t x;
-            memcpy(&x, d + i, 8);
-            if (RT_LIKELY(((x - 0x2020202020202020u) & ~x & 0x8080808080808080u) == 0)) {
-                i += 8;
-                continue;
-            }
-        }
-        size_t end = i + 8 < n ? i + 8 : n;
-        for (; i < end; i++)
-            if (d[i] < 0x20 && !is_space(d[i]) && d[i] != 0x1b)
-                return true;
-    }
+    for (size_t i = 0; i < n; i++)
+        if (d[i] < 0x20 && !is_space(d[i]) && d[i] != 0x1b)
+            return true;
     return false;
 }
 
-const char *
-rt_http1_sniff(const char *data, size_t n)
+static bool
+is_binary(const char *data, size_t n)
 {
-    if (n > RT_HTTP1_SNIFF_LEN)
-        n = RT_HTTP1_SNIFF_LEN;
+    const unsigned char *d = (const unsigned char *)data;
+    if (n < 8)
+        return has_binary(d, n);
+    for (size_t i = 0;; i += 8) {
+        if (i + 8 > n)
+            i = n - 8;          /* the last eight again */
+        uint64_t x;
+        memcpy(&x, d + i, 8);
+        /* Most hold nothing below 32 (the top bit tells, of bytes below 128). */
+        if (RT_UNLIKELY(((x - 0x2020202020202020u) & ~x & 0x8080808080808080u) != 0)
+            && has_binary(d + i, 8))
+            return true;
+        if (i + 8 == n)
+            return false;
+    }
+}
+
+/* What has a signature, or else is text or not. */
+static RT_NOINLINE const char *
+sniff_slow(const char *data, size_t n)
+{
     size_t space = 0;
     while (space < n && is_space((unsigned char)data[space]))
         space++;
@@ -171,19 +178,28 @@ rt_http1_sniff(const char *data, size_t n)
         if (n - space >= 5 && memcmp(data + space, "<?xml", 5) == 0)
             return "text/xml; charset=utf-8";
     }
-    const char *type = NULL;
-    if (may_be_signature((unsigned char)data[0])) {
-        type = match(signatures, RT_ARRAY_LEN(signatures), data, n);
-        if (type == NULL && is_mp4(data, n))
-            type = "video/mp4";
-        if (type != NULL)
-            return type;
-    }
-    if (n >= 36 && data[34] == 'L' && data[35] == 'P')
-        return "application/vnd.ms-fontobject";
-    if (may_be_signature((unsigned char)data[0]))
-        type = match(late_signatures, RT_ARRAY_LEN(late_signatures), data, n);
+    const char *type = match(signatures, RT_ARRAY_LEN(signatures), data, n);
     if (type != NULL)
         return type;
-    return is_binary((const unsigned char *)data + space, n - space) ? octets : rt_http1_text;
+    if (is_mp4(data, n))
+        return "video/mp4";
+    if (n >= 36 && data[34] == 'L' && data[35] == 'P')
+        return "application/vnd.ms-fontobject";
+    type = match(late_signatures, RT_ARRAY_LEN(late_signatures), data, n);
+    if (type != NULL)
+        return type;
+    return is_binary(data, n) ? octets : rt_http1_text;
+}
+
+const char *
+rt_http1_sniff(const char *data, size_t n)
+{
+    if (n > RT_HTTP1_SNIFF_LEN)
+        n = RT_HTTP1_SNIFF_LEN;
+    if (n == 0)
+        return rt_http1_text;
+    if (RT_UNLIKELY(may_begin((unsigned char)data[0])
+                    || (n >= 36 && data[34] == 'L' && data[35] == 'P')))
+        return sniff_slow(data, n);
+    return is_binary(data, n) ? octets : rt_http1_text;
 }

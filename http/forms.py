@@ -40,7 +40,9 @@ class Forms:
             kind = kind.strip().lower()
             if kind == "application/x-www-form-urlencoded":
                 self._post = parse_urlencoded(self._read(MAX_URLENCODED))
-            elif kind == "multipart/form-data" and not self._streamed:
+            elif self._multipart is not None or (
+                kind == "multipart/form-data" and not self._streamed
+            ):
                 self._post = self.multipart_form().values
             else:
                 self._post = Values()
@@ -61,8 +63,10 @@ class Forms:
     def multipart(self, *, max_parts: int = 1000) -> MultipartReader:
         request = self._live()
         if self._streamed:
-            raise RuntimeError("the body is read as multipart already: one of multipart() and "
-                               "multipart_form() can be used, once")
+            raise RuntimeError(
+                "the body is read as multipart already: one of multipart() and multipart_form() "
+                "can be used, once"
+            )
         content_type = request.headers.get("content-type") or ""
         reader = MultipartReader(request.body, content_type, max_parts=max_parts)
         self._streamed = True
@@ -76,9 +80,7 @@ class Forms:
 
     def _live(self) -> Request:
         if self._request is None:
-            raise RuntimeError(
-                "the handler of this request has returned: its connection is gone"
-            )
+            raise RuntimeError("the handler of this request has returned: its connection is gone")
         return self._request
 
     def _read(self, limit: int) -> bytes:

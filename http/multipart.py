@@ -143,6 +143,8 @@ class MultipartReader:
         return self
 
     def __next__(self) -> Part:
+        if self._part is not None:
+            self._part._rest = b""
         while self._part is not None:
             self._more(self._part)
         segment = next(self._events)  # StopIteration: there are no more

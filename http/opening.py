@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import Literal
 
 from runtime import _core
@@ -50,6 +51,8 @@ def walk(root: str, path: str, links: bool) -> int:
     try:
         while names:
             name = names.pop()
+            if name in ("", ".", "..") and not stat.S_ISDIR(os.fstat(parents[-1]).st_mode):
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
             if name in ("", "."):
                 continue
             if name == "..":
