@@ -6,6 +6,7 @@
  *   py_http_io.c       bytes: buffers, reading a body, sending with backpressure
  *   py_http_stream.c   connections over Python stream objects: TLS, pipes, and so on
  *   py_http_writer.c   ResponseWriter and the response's framing
+ *   py_http_file.c     files as bodies of responses
  *   py_http_request.c  Request and Body
  *   py_http_headers.c  Headers
  *   py_http_trailers.c     trailers of requests and responses
@@ -389,6 +390,9 @@ int http_server_admit(http_server *s);
 /* Send all of c->out and then `extra`.  -1 with an exception set: the connection is
    useless. */
 int http_send(http_conn *c, const char *extra, size_t nextra);
+/* Wait until c->writable, which is off after the socket took no more.  -1 with an exception
+   set. */
+int http_wait_writable(http_conn *c);
 /* Let who is parked in c's I/O fail, and wait until they are gone; gp: the connection's
    own goroutine.  -1: the response is not whole. */
 int http_expel(http_conn *c, Goroutine *gp);
@@ -503,8 +507,8 @@ struct http_request {
     http_block *trailer;        /* owned: the trailer section, as far as it has come, or NULL;
                                    this and the two before are guarded by conn->lock */
     /* Owned, made when asked for, and then there until the end: */
-    PyObject *method, *raw_query, *query, *host, *headers, *remote_addr, *form, *trailers,
-        *cookies;
+    PyObject *method, *raw_query, *query, *host, *headers, *remote_addr, *trailers, *cookies;
+    PyObject *form;             /* the same: what decodes forms, and has them */
     /* The same, but guarded by conn->lock, as head.path and what follows is: */
     PyObject *body, *path, *raw_path, *path_values, *pattern;
     PyObject *context;          /* see py_http_context.c */
@@ -561,7 +565,7 @@ http_writer *http_writer_new(http_conn *c);
 http_conn *http_writer_enter(http_writer *w);
 /* With the lock held: write the head and what was held back into c->out (large bodies may be
    sent).  *drop: a reference the caller shall drop after the lock.  -1: exception set. */
-int http_writer_start(http_writer *w, PyObject **drop);
+int http_writer_start(http_writer *w, const char *next, size_t nnext, PyObject **drop);
 /* Use what the handler returned (borrowed).  -1 with an exception set. */
 int http_writer_returned(http_writer *w, PyObject *value);
 /* End the response, completing it in c->out (large bodies may be sent).  -1: exception
@@ -569,6 +573,16 @@ int http_writer_returned(http_writer *w, PyObject *value);
 int http_writer_finish(http_writer *w);
 /* End it as it is.  True if its head has been sent. */
 bool http_writer_cut(http_writer *w);
+/* For what sends a body by other means than write(), with the lock that
+   http_writer_enter() takes; NULL with an exception set: the response takes no more. */
+http_conn *http_writer_enter(http_writer *w);
+/* Put the head, and what was held back, into c->out unless that was done.  next: how what
+   comes then begins; *drop: a reference to drop after the lock. */
+int http_writer_begin(http_writer *w, const char *next, size_t nnext, PyObject **drop);
+/* Count n bytes of body.  -1 with an exception set: more than was declared. */
+int http_writer_count(http_writer *w, int64_t n);
+PyObject *http_writer_write(http_writer *w, PyObject *data);
+PyObject *http_writer_send_file(http_writer *w, PyObject *args, PyObject *kwargs);
 /* A whole response without a handler, appended to c->out; says Connection: close
    where c->close_after is set.  0, or -1 without an exception (no memory). */
 int http_simple_response(http_conn *c, int status, const char *text);
@@ -638,7 +652,7 @@ int http_headers_each(PyObject *headers, http_field_fn fn, void *arg);
 /* Python functions of the package, set once by _set_http_hooks(). */
 typedef struct {
     PyObject *parse_query;      /* (raw_query) -> query */
-    PyObject *parse_form;       /* (request) -> form */
+    PyObject *make_forms;       /* (request) -> forms, the object behind form() and its kin */
     PyObject *load_json;        /* (bytes) -> object */
     PyObject *dump_json;        /* (object) -> str */
     PyObject *log_error;        /* (message, exception or None) */
@@ -655,6 +669,7 @@ int http_headers_init(PyObject *module);
 int http_request_init(PyObject *module);
 int http_writer_init(PyObject *module);
 int http_mux_init(PyObject *module);
+int http_file_init(PyObject *module);
 int http_server_init(PyObject *module);
 int http_hijack_init(PyObject *module);
 int http_context_init(PyObject *module);

@@ -252,8 +252,9 @@ failed_response(http_conn *c, http_writer *w, PyObject **fatal)
     Py_DECREF(exc);
     int err = head_sent || status == 0 ? -1 : 0;
     py_acquire(&c->lock);
-    /* What was begun cannot be taken back: the cut tells the client. */
-    if (err < 0 || *fatal != NULL || c->continue_due)
+    /* What was begun cannot be taken back: the cut tells the client.  After a 413 the rest of
+       the body would only follow. */
+    if (err < 0 || *fatal != NULL || c->continue_due || (status == 413 && !c->body_done))
         c->close_after = true;
     if (err == 0)
         err = http_simple_response(c, status, NULL);

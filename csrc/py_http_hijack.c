@@ -45,7 +45,7 @@ finish_http(http_writer *w, http_conn *c, PyObject **drop)
     w->hijack = HTTP_TAKING;
     int r = 0;
     if (!w->head_sent && (w->status != 0 || w->written != 0))
-        r = http_writer_start(w, drop);
+        r = http_writer_start(w, NULL, 0, drop);
     if (r == 0)
         r = http_send(c, NULL, 0);
     if (r == 0 && (w->ended || c->leaving))

@@ -239,6 +239,15 @@ stream_failed(http_conn *c, Py_ssize_t err, const char *what)
 /* ---- sending ---- */
 
 int
+http_wait_writable(http_conn *c)
+{
+    while (!c->writable)
+        if (wait_edge(c, false, c->server->write_timeout, "sending a response") < 0)
+            return -1;
+    return 0;
+}
+
+int
 http_send(http_conn *c, const char *extra, size_t nextra)
 {
     http_out *out = &c->out;
@@ -294,9 +303,8 @@ http_send(http_conn *c, const char *extra, size_t nextra)
             goto fail;
         }
         c->writable = false;
-        while (!c->writable)
-            if (wait_edge(c, false, c->server->write_timeout, "sending a response") < 0)
-                goto fail;
+        if (http_wait_writable(c) < 0)
+            goto fail;
     }
     http_out_release(out);
     return 0;

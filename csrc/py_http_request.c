@@ -69,6 +69,16 @@ http_request_new(http_conn *c, const rt_http1_req *head)
     return r;
 }
 
+/* Let go of uploads: whoever still refers to the request does not need them. */
+static RT_COLD void
+close_forms(PyObject *forms)
+{
+    PyObject *done = PyObject_CallMethod(forms, "close", NULL);
+    if (done == NULL)
+        PyErr_WriteUnraisable(forms);
+    Py_XDECREF(done);
+}
+
 bool
 http_request_end(http_conn *c)
 {
@@ -80,9 +90,14 @@ http_request_end(http_conn *c)
     r->body = NULL;
     PyObject *context = r->context;
     py_release(&c->lock);
-    Py_XDECREF(body);
     if (RT_UNLIKELY(context != NULL))
         http_context_end(context);
+    if (RT_UNLIKELY(body != NULL)) {
+        PyObject *forms = http_lazy(&r->form);
+        if (forms != NULL)
+            close_forms(forms);
+        Py_DECREF(body);
+    }
     if (RT_UNLIKELY(Py_REFCNT(r) != 1)) {
         r->tracked = true;
         PyObject_GC_Track(r);
@@ -707,6 +722,37 @@ body_next(Body *b)
     return bytes;
 }
 
+static PyObject *
+body_read_into(Body *b, PyObject *buffer)
+{
+    Py_buffer view;
+    int64_t left;
+    if (body_left(b->request, &left) < 0
+        || PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE) < 0)
+        return NULL;
+    Py_ssize_t n = view.len ? http_body_read(b->request, view.buf, view.len, &left) : 0;
+    PyBuffer_Release(&view);
+    return n < 0 ? NULL : PyLong_FromSsize_t(n);
+}
+
+static PyObject *
+body_makefile(PyObject *b, PyObject *args, PyObject *kwargs)
+{
+    PyObject *module = PyImport_ImportModule("runtime._net.files"), *file = NULL;
+    PyObject *make = module ? PyObject_GetAttrString(module, "makefile") : NULL;
+    PyObject *all = make ? PyTuple_New(1 + PyTuple_GET_SIZE(args)) : NULL;
+    if (all != NULL) {
+        PyTuple_SET_ITEM(all, 0, Py_NewRef(b));
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args); i++)
+            PyTuple_SET_ITEM(all, i + 1, Py_NewRef(PyTuple_GET_ITEM(args, i)));
+        file = PyObject_Call(make, all, kwargs);
+    }
+    Py_XDECREF(all);
+    Py_XDECREF(make);
+    Py_XDECREF(module);
+    return file;
+}
+
 static PyMethodDef body_methods[] = {
     {"read", (PyCFunction)(void (*)(void))body_read, METH_FASTCALL,
      "read($self, n=-1, /)\n--\n\n"
@@ -714,6 +760,15 @@ static PyMethodDef body_methods[] = {
      "Raises BodyTooLargeError over the server's max_body_bytes, HTTPError with status\n"
      "400 for malformed chunks, TimeoutError when nothing comes for read_timeout,\n"
      "ConnectionError when the client goes away."},
+    {"read_into", (PyCFunction)body_read_into, METH_O,
+     "read_into($self, buffer, /)\n--\n\n"
+     "Read into a writable buffer, as soon as there is something: how many bytes, 0 at the\n"
+     "end.  Raises what read() does."},
+    {"makefile", (PyCFunction)(void (*)(void))body_makefile, METH_VARARGS | METH_KEYWORDS,
+     "makefile($self, /, *args, **kwargs)\n--\n\n"
+     "A file of Python's io that reads the body, with readline() and iteration by lines; its\n"
+     "arguments are those of net.Conn.makefile().\n\n"
+     "    for row in csv.reader(r.body.makefile(newline=\"\")): ..."},
     {0},
 };
 static PyType_Slot body_slots[] = {
@@ -732,10 +787,28 @@ static PyType_Spec body_spec = {
         | Py_TPFLAGS_IMMUTABLETYPE,
     body_slots};
 
+/* Another reader takes the body's place: one with a limit, or one that decodes. */
+static int
+set_body(http_request *r, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_TypeError, "the body of a request cannot be deleted");
+        return -1;
+    }
+    store_locked(r, &r->body, Py_NewRef(value));
+    return 0;
+}
+
 static PyObject *
 request_json(http_request *r, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *bytes = read_all(http_request_root(r));
+    r = http_request_root(r);
+    PyObject *body = load_locked(r, &r->body), *bytes;
+    if (RT_LIKELY(body == NULL || Py_IS_TYPE(body, core->body_type)))
+        bytes = read_all(r);
+    else
+        bytes = PyObject_CallMethod(body, "read", NULL);
+    Py_XDECREF(body);
     if (bytes == NULL)
         return NULL;
     PyObject *value = PyObject_CallOneArg(http_hooks.load_json, bytes);
@@ -743,14 +816,52 @@ request_json(http_request *r, PyObject *Py_UNUSED(ignored))
     return value;
 }
 
+/* Call a method of the object that decodes forms. */
+static PyObject *
+call_forms(http_request *r, const char *name, PyObject *kwargs)
+{
+    r = http_request_root(r);
+    PyObject *forms = Py_XNewRef(http_lazy(&r->form)), *result = NULL, *method = NULL;
+    if (forms == NULL)
+        forms = keep(r, &r->form, PyObject_CallOneArg(http_hooks.make_forms, (PyObject *)r));
+    if (forms != NULL && (method = PyObject_GetAttrString(forms, name)) != NULL)
+        result = PyObject_VectorcallDict(method, NULL, 0, kwargs);
+    Py_XDECREF(method);
+    Py_XDECREF(forms);
+    return result;
+}
+
+static PyObject *
+no_args(PyObject *args, const char *name)
+{
+    if (PyTuple_GET_SIZE(args) == 0)
+        return args;
+    PyErr_Format(PyExc_TypeError, "%s() takes keyword arguments only", name);
+    return NULL;
+}
+
 static PyObject *
 request_form(http_request *r, PyObject *Py_UNUSED(ignored))
 {
-    r = http_request_root(r);
-    PyObject *form = http_lazy(&r->form);
-    if (form != NULL)
-        return Py_NewRef(form);
-    return keep(r, &r->form, PyObject_CallOneArg(http_hooks.parse_form, (PyObject *)r));
+    return call_forms(r, "form", NULL);
+}
+
+static PyObject *
+request_post_form(http_request *r, PyObject *Py_UNUSED(ignored))
+{
+    return call_forms(r, "post_form", NULL);
+}
+
+static PyObject *
+request_multipart(http_request *r, PyObject *args, PyObject *kwargs)
+{
+    return no_args(args, "multipart") ? call_forms(r, "multipart", kwargs) : NULL;
+}
+
+static PyObject *
+request_multipart_form(http_request *r, PyObject *args, PyObject *kwargs)
+{
+    return no_args(args, "multipart_form") ? call_forms(r, "multipart_form", kwargs) : NULL;
 }
 
 static PyObject *
@@ -827,9 +938,33 @@ static PyMethodDef methods[] = {
      "Raises BadRequestError where it is not JSON; uncaught, that is a 400."},
     {"form", (PyCFunction)request_form, METH_NOARGS,
      "form($self, /)\n--\n\n"
-     "Read the body as a form (application/x-www-form-urlencoded) and return its\n"
-     "values, those of the query after them.\n\n"
-     "Raises BadRequestError; uncaught, that is a 400.  Go: Request.ParseForm."},
+     "Read the body as a form and return its values, those of the query after them.\n\n"
+     "The body may be application/x-www-form-urlencoded, of up to 10 MiB, or\n"
+     "multipart/form-data, whose files are then in multipart_form(); of another type it is\n"
+     "left alone.  Raises BadRequestError and BodyTooLargeError; uncaught, those are a 400 and\n"
+     "a 413.  Go: Request.ParseMultipartForm and Request.Form."},
+    {"post_form", (PyCFunction)request_post_form, METH_NOARGS,
+     "post_form($self, /)\n--\n\n"
+     "As form(), without the values of the query.  Go: Request.PostForm."},
+    {"multipart_form", (PyCFunction)(void (*)(void))request_multipart_form,
+     METH_VARARGS | METH_KEYWORDS,
+     "multipart_form($self, /, *, max_memory=33554432, max_parts=1000,\n"
+     "               max_value_bytes=10485760)\n--\n\n"
+     "Read a multipart/form-data body: a MultipartForm with values and files.\n\n"
+     "Files are kept in memory up to max_memory bytes in all; what goes beyond is on disk, in\n"
+     "temporary files without a name.  All are closed when the handler returns.  Later calls\n"
+     "return the same.  Needs the package multipart, of the extra gosched[multipart].\n\n"
+     "    photo = r.multipart_form().file(\"photo\")\n\n"
+     "Raises BadRequestError (400) for anything malformed, also for another type of body, and\n"
+     "BodyTooLargeError (413) over a limit.  Go: Request.ParseMultipartForm."},
+    {"multipart", (PyCFunction)(void (*)(void))request_multipart,
+     METH_VARARGS | METH_KEYWORDS,
+     "multipart($self, /, *, max_parts=1000)\n--\n\n"
+     "Read a multipart/form-data body as it arrives: an iterator of its Parts.\n\n"
+     "    for part in r.multipart():\n"
+     "        for piece in part: ...\n\n"
+     "Nothing is kept: going on to the next part skips what is left of the last.  Raises as\n"
+     "multipart_form() does.  Go: Request.MultipartReader."},
     {"with_context", (PyCFunction)request_with_context, METH_O,
      "with_context($self, ctx, /)\n--\n\n"
      "A copy of the request whose context is ctx, to be passed on to another handler.\n\n"
@@ -855,7 +990,6 @@ static PyGetSetDef getset[] = {
     RO(content_length, "Length of the body in bytes; -1 if not known before (chunked)."),
     RO(remote_addr, "The client's \"ip:port\"."),
     RO(tls, "What TLS has agreed upon, a net.tls.ConnectionState; None without TLS."),
-    RO(body, "The body, to be read while the handler runs."),
     {"trailers", (getter)http_request_trailers, NULL,
      "The fields after a chunked body, once it was read to its end; empty before, and without\n"
      "any.  Those that must not come after a body (RFC 9110 section 6.5.1) are left out.\n\n"
@@ -865,6 +999,10 @@ static PyGetSetDef getset[] = {
        "handler returns; and when the server is closed.  What the client has sent beyond\n"
        "the request is no matter.\n\n"
        "Go: Request.Context."),
+    {"body", (getter)get_body, (setter)set_body,
+     "The body, to be read while the handler runs.  Another reader can be put in its place,\n"
+     "with the methods read(n=-1) and read_into(buffer): json(), form() and multipart() use it.",
+     NULL},
     {"pattern", (getter)get_pattern, (setter)set_pattern,
      "The pattern that the mux matched; \"\" without one.", NULL},
     {"path_values", (getter)get_path_values, (setter)set_path_values,

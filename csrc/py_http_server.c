@@ -777,7 +777,7 @@ static PyObject *
 m_set_http_hooks(PyObject *Py_UNUSED(module), PyObject *args)
 {
     http_hooks_t h;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOO:_set_http_hooks", &h.parse_query, &h.parse_form,
+    if (!PyArg_ParseTuple(args, "OOOOOOOOO:_set_http_hooks", &h.parse_query, &h.make_forms,
                           &h.load_json, &h.dump_json, &h.log_error, &h.http_error,
                           &h.body_too_large, &h.parse_cookies, &h.parse_basic))
         return NULL;
@@ -806,7 +806,7 @@ py_http_init_types(PyObject *module)
     if (http_context_init(module) < 0 || http_headers_init(module) < 0
         || http_request_init(module) < 0 || http_writer_init(module) < 0
         || http_hijack_init(module) < 0 || http_stream_init(module) < 0
-        || http_mux_init(module) < 0)
+        || http_mux_init(module) < 0 || http_file_init(module) < 0)
         return -1;
     return http_server_init(module);
 }

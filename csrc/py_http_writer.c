@@ -14,6 +14,8 @@
 
 #include <strings.h>
 
+#include "rt_http1_sniff.h"
+
 #define MAX_BUFFER (64 * 1024)          /* bytes of body held back */
 #define COPY_MAX (16 * 1024)            /* larger bodies are sent from where they are */
 /* ---- pieces of a head ---- */
@@ -197,6 +199,7 @@ typedef struct {
     bool type, date, close;
     bool coding;                /* Transfer-Encoding */
     bool bad_coding;            /* one that we do not send */
+    bool encoded;               /* Content-Encoding: the body's bytes tell nothing */
 } head_facts;
 
 static bool
@@ -232,6 +235,8 @@ collect(void *arg, const char *name, Py_ssize_t n, const char *value, Py_ssize_t
     f->bytes += (size_t)(n + nv) + 4;
     if (name_is(name, n, "content-type"))
         f->type = true;
+    else if (name_is(name, n, "content-encoding"))
+        f->encoded = f->encoded || nv != 0;
     else if (name_is(name, n, "date"))
         f->date = true;
     else if (name_is(name, n, "connection")) {
@@ -259,6 +264,9 @@ add_field(void *arg, const char *name, Py_ssize_t n, const char *value, Py_ssize
     if (is_framing(name, n)
         && (!name_is(name, n, "connection") || has_token(value, nv, "close")
             || has_token(value, nv, "keep-alive")))
+        return 0;
+    /* An empty Content-Type is how a handler asks for none. */
+    if (nv == 0 && name_is(name, n, "content-type"))
         return 0;
     http_out_add(out, name, (size_t)n);
     ADD_LITERAL(out, ": ");
@@ -291,8 +299,21 @@ refuse_framing(const head_facts *f)
     return -1;
 }
 
+static void
+add_type(http_out *out, const char *type)
+{
+    if (RT_LIKELY(type == rt_http1_text)) {
+        ADD_LITERAL(out, "Content-Type: text/plain; charset=utf-8\r\n");
+        return;
+    }
+    ADD_LITERAL(out, "Content-Type: ");
+    http_out_add(out, type, strlen(type));
+    ADD_LITERAL(out, "\r\n");
+}
+
 static inline int
-add_head_locked(http_writer *w, PyObject *headers, int64_t length, size_t extra)
+add_head_locked(http_writer *w, PyObject *headers, int64_t length, size_t extra,
+                const char *body, size_t nbody)
 {
     http_conn *c = w->conn;
     const rt_http1_req *req = &c->req->head;
@@ -339,13 +360,11 @@ add_head_locked(http_writer *w, PyObject *headers, int64_t length, size_t extra)
     http_add_status_line(out, w->status);
     if (!f.date)
         add_date(out);
-    if (!f.type && !bodyless && !tunnel && (length != 0 || w->is_text)) {
+    if (!f.type && !f.encoded && !bodyless && !tunnel) {
         if (w->is_json)
             ADD_LITERAL(out, "Content-Type: application/json\r\n");
-        else if (w->is_text)
-            ADD_LITERAL(out, "Content-Type: text/plain; charset=utf-8\r\n");
-        else
-            ADD_LITERAL(out, "Content-Type: application/octet-stream\r\n");
+        else if (nbody != 0 || w->is_text)
+            add_type(out, rt_http1_sniff(body, nbody));
     }
     if (headers != NULL)
         http_headers_each(headers, add_field, out);
@@ -371,23 +390,24 @@ add_head_locked(http_writer *w, PyObject *headers, int64_t length, size_t extra)
 }
 
 /* Write the head into c->out.  length: of the whole body, or -1: it will be
-   streamed.  extra: bytes of body the caller will add. */
-static inline int
-add_own_head(http_writer *w, int64_t length, size_t extra)
+   streamed.  extra: bytes of body the caller will add.  body: how it begins, as far as
+   that is known. */
+static int
+add_own_head(http_writer *w, int64_t length, size_t extra, const char *body, size_t nbody)
 {
     PyObject *headers = http_lazy(&w->headers);
     if (RT_LIKELY(headers == NULL))
-        return add_head_locked(w, NULL, length, extra);
+        return add_head_locked(w, NULL, length, extra, body, nbody);
     http_headers_acquire(headers);
-    int r = add_head_locked(w, headers, length, extra);
+    int r = add_head_locked(w, headers, length, extra, body, nbody);
     http_headers_release(headers);
     return r;
 }
 
 static int
-add_head(http_writer *w, int64_t length, size_t extra)
+add_head(http_writer *w, int64_t length, size_t extra, const char *body, size_t nbody)
 {
-    int r = add_own_head(w, length, extra);
+    int r = add_own_head(w, length, extra, body, nbody);
     if (RT_UNLIKELY(http_lazy(&w->trailers) != NULL) && r == 0 && w->chunked)
         r = http_trailers_announce(w);
     return r;
@@ -453,6 +473,18 @@ make_piece(piece *p, PyObject *data, PyObject **own)
     return -1;
 }
 
+int
+http_writer_count(http_writer *w, int64_t n)
+{
+    w->written += n;
+    if (w->declared < 0 || w->written <= w->declared || w->no_body)
+        return 0;
+    w->conn->close_after = true;
+    PyErr_Format(PyExc_ValueError, "more was written than the declared Content-Length of "
+                 "%lld bytes", (long long)w->declared);
+    return -1;
+}
+
 /* Hand body bytes to the connection, framed.  The head is written already. */
 static int
 stream(http_writer *w, const char *data, size_t n)
@@ -460,12 +492,8 @@ stream(http_writer *w, const char *data, size_t n)
     http_conn *c = w->conn;
     if (n == 0 || w->no_body)
         return 0;
-    if (w->declared >= 0 && w->written > w->declared) {
-        c->close_after = true;
-        PyErr_Format(PyExc_ValueError, "more was written than the declared Content-Length of "
-                     "%lld bytes", (long long)w->declared);
+    if (http_writer_count(w, 0) < 0)
         return -1;
-    }
     if (w->chunked) {
         char size[20];
         int len = snprintf(size, sizeof(size), "%zx\r\n", n);
@@ -488,27 +516,28 @@ stream(http_writer *w, const char *data, size_t n)
     return 0;
 }
 
-/* Begin to stream: the head, then what was held back.  *drop: a reference that the
-   caller shall drop after the lock. */
+/* Begin to stream: the head, then what was held back.  next: the bytes that will follow.
+   *drop: a reference that the caller shall drop after the lock. */
 int
-http_writer_start(http_writer *w, PyObject **drop)
+http_writer_start(http_writer *w, const char *next, size_t nnext, PyObject **drop)
 {
-    if (add_head(w, -1, 0) < 0)
+    Py_ssize_t nheld = w->buf_len;
+    const char *held = w->first ? object_bytes(w->first, &nheld) : w->buf;
+    if (add_head(w, -1, 0, nheld ? held : next, nheld ? (size_t)nheld : nnext) < 0)
         return -1;
-    int r = 0;
-    if (w->first != NULL) {
-        Py_ssize_t n;
-        *drop = w->first;
-        w->first = NULL;
-        const char *data = object_bytes(*drop, &n);
-        r = stream(w, data, (size_t)n);
-    }
-    else if (w->buf_len != 0)
-        r = stream(w, w->buf, w->buf_len);
+    *drop = w->first;
+    w->first = NULL;
+    int r = stream(w, held, (size_t)nheld);
     PyMem_Free(w->buf);
     w->buf = NULL;
     w->buf_len = w->buf_cap = 0;
     return r;
+}
+
+int
+http_writer_begin(http_writer *w, const char *next, size_t nnext, PyObject **drop)
+{
+    return w->head_sent ? 0 : http_writer_start(w, next, nnext, drop);
 }
 
 static int
@@ -544,7 +573,7 @@ write_piece(http_writer *w, const piece *p, PyObject **drop)
         return w->conn->out.len >= MAX_BUFFER ? http_send(w->conn, NULL, 0) : 0;
     }
     if (w->written > MAX_BUFFER) {
-        if (http_writer_start(w, drop) < 0)
+        if (http_writer_start(w, p->bytes, n, drop) < 0)
             return -1;
         return stream(w, p->bytes, n);
     }
@@ -636,7 +665,7 @@ finish_locked(http_writer *w)
     if (RT_UNLIKELY(http_lazy(&w->trailers) != NULL) && !w->head_sent
         && http_trailers_wanted(w)) {
         PyObject *held = NULL;
-        int r = http_writer_start(w, &held);
+        int r = http_writer_start(w, NULL, 0, &held);
         w->first = held;        /* dropped with the writer */
         if (r < 0)
             return -1;
@@ -659,7 +688,7 @@ finish_locked(http_writer *w)
             return -1;
     }
     bool copy = n <= COPY_MAX;
-    if (add_head(w, n, copy ? (size_t)n : 0) < 0)
+    if (add_head(w, n, copy ? (size_t)n : 0, data, (size_t)n) < 0)
         return -1;
     if (n == 0 || w->no_body)
         return 0;
@@ -771,8 +800,8 @@ http_writer_enter(http_writer *w)
     return enter(w);
 }
 
-static PyObject *
-writer_write(http_writer *w, PyObject *data)
+PyObject *
+http_writer_write(http_writer *w, PyObject *data)
 {
     piece p;
     PyObject *own, *drop = NULL;
@@ -826,7 +855,7 @@ writer_flush(http_writer *w, PyObject *Py_UNUSED(ignored))
         return NULL;
     PyObject *drop = NULL;
     w->wrote = true;
-    int r = w->head_sent ? 0 : http_writer_start(w, &drop);
+    int r = http_writer_begin(w, NULL, 0, &drop);
     if (r == 0)
         r = http_send(c, NULL, 0);
     py_release(&c->lock);
@@ -853,7 +882,7 @@ writer_get_status(http_writer *w, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef methods[] = {
-    {"write", (PyCFunction)writer_write, METH_O,
+    {"write", (PyCFunction)http_writer_write, METH_O,
      "write($self, data, /)\n--\n\n"
      "Add str (as UTF-8) or bytes to the body; waits while the client reads slowly.\n\n"
      "Go: ResponseWriter.Write."},
@@ -891,6 +920,15 @@ static PyMethodDef methods[] = {
      "Let sending the response fail with TimeoutError from so many seconds from now on.\n\n"
      "None: never.  In place of the server's write_timeout and min_write_rate, for\n"
      "this request.  By way of http.ResponseController."},
+    {"send_file", (PyCFunction)(void (*)(void))http_writer_send_file,
+     METH_VARARGS | METH_KEYWORDS,
+     "send_file($self, file, offset=0, count=None)\n--\n\n"
+     "Add count bytes of a regular file to the body, from offset; without count all that\n"
+     "follow.  file is a descriptor or has fileno(); its position is neither used nor moved.\n\n"
+     "The system sends them without a copy where it can; the goroutine waits while the client\n"
+     "does not keep up.  Raises ValueError where the file has not that many, and OSError where\n"
+     "it turns out shorter in the middle, which ends the connection.  Go: the ReadFrom() of\n"
+     "ResponseWriter."},
     {0},
 };
 static PyGetSetDef getset[] = {

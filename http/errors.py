@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http as _status
 
-__all__ = ["BadRequestError", "BodyTooLargeError", "HTTPError"]
+__all__ = ["BadRequestError", "BodyTooLargeError", "HTTPError", "MaxBytesError"]
 
 
 _PHRASES = {status.value: status.phrase for status in _status.HTTPStatus}
@@ -35,7 +35,19 @@ class BadRequestError(HTTPError, ValueError):
 
 
 class BodyTooLargeError(HTTPError):
-    """The request body is larger than the server's max_body_bytes: 413."""
+    """The request body is larger than a limit, such as the server's max_body_bytes: 413."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(413, message)
+
+
+class MaxBytesError(BodyTooLargeError):
+    """The request body is larger than a MaxBytesReader lets through.  Go: http.MaxBytesError."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the request body is larger than {limit} bytes")
+        self.limit = limit
+        """The number of bytes it lets through."""
+
+    def __reduce__(self) -> tuple[type[MaxBytesError], tuple[int]]:
+        return MaxBytesError, (self.limit,)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import runtime
 from runtime import _core
-from runtime._http import auth, cookies, errors, values
+from runtime._http import auth, cookies, errors, forms, values
 from runtime._http.context import Base, Contexts
 from runtime._http.mux import ServeMux
 from runtime._http.streams import Certificates, Listener, Streams, TLSSource
@@ -55,7 +55,7 @@ def _log_error(message: str, request: Request | None, exc: BaseException) -> Non
 
 _core._set_http_hooks(
     values.parse_query,
-    values.parse_form,
+    forms.Forms,
     values.load_json,
     values.dump_json,
     _log_error,

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl
 
 from runtime._http.errors import BadRequestError
-
-if TYPE_CHECKING:
-    from runtime._core import Request
 
 __all__ = ["Values"]
 
@@ -50,17 +47,13 @@ def parse_query(text: str) -> Values:
     return values
 
 
-def parse_form(request: Request) -> Values:
-    """Read and decode a form body; the query's values come after those of the body."""
+def parse_urlencoded(data: bytes) -> Values:
+    """Decode a body of the type application/x-www-form-urlencoded."""
     values = Values()
-    content_type = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
-    if content_type == "application/x-www-form-urlencoded":
-        try:
-            _add(values, request.body.read().decode("ascii"))
-        except UnicodeDecodeError:
-            raise BadRequestError("a form body must be ASCII, percent-escaped") from None
-    for name, items in request.query.items():
-        values.setdefault(name, []).extend(items)
+    try:
+        _add(values, data.decode("ascii"))
+    except UnicodeDecodeError:
+        raise BadRequestError("a form body must be ASCII, percent-escaped") from None
     return values
 
 

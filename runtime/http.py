@@ -8,10 +8,20 @@
 
 from http import HTTPStatus
 
-from runtime._core import Body, Headers, HijackedError, Request, ResponseWriter
+from runtime._core import (
+    Body,
+    Headers,
+    HijackedError,
+    Request,
+    ResponseWriter,
+    detect_content_type,
+)
 from runtime._http.controller import NotSupportedError, ResponseController
 from runtime._http.cookies import Cookie, set_cookie
-from runtime._http.errors import BadRequestError, BodyTooLargeError, HTTPError
+from runtime._http.errors import BadRequestError, BodyTooLargeError, HTTPError, MaxBytesError
+from runtime._http.files import file_server, serve_content, serve_file
+from runtime._http.maxbytes import MaxBytesReader, max_bytes_handler
+from runtime._http.multipart import FormFile, MultipartForm, MultipartReader, Part
 from runtime._http.mux import RouteInfo, ServeMux
 from runtime._http.pattern import PatternConflictError, PatternError
 from runtime._http.prefix import strip_prefix
@@ -33,12 +43,18 @@ __all__ = [
     "Body",
     "BodyTooLargeError",
     "Cookie",
+    "FormFile",
     "HTTPError",
     "HTTPStatus",
     "HandlerTimeoutError",
     "Headers",
     "HijackedError",
+    "MaxBytesError",
+    "MaxBytesReader",
+    "MultipartForm",
+    "MultipartReader",
     "NotSupportedError",
+    "Part",
     "PatternConflictError",
     "PatternError",
     "Request",
@@ -49,16 +65,21 @@ __all__ = [
     "Server",
     "Values",
     "default_mux",
+    "detect_content_type",
     "error",
+    "file_server",
     "handle",
     "handle_func",
     "listen_and_serve",
     "listen_and_serve_tls",
+    "max_bytes_handler",
     "not_found",
     "not_found_handler",
     "redirect",
     "redirect_handler",
     "serve",
+    "serve_content",
+    "serve_file",
     "set_cookie",
     "strip_prefix",
     "timeout_handler",

@@ -196,7 +196,7 @@ def test_path_values_without_mux(serve):
 
 def test_attributes_cannot_be_set(serve):
     def handler(w, r):
-        for name in ("method", "path", "headers", "body", "nonsense"):
+        for name in ("method", "path", "headers", "nonsense"):
             with pytest.raises(AttributeError):
                 setattr(r, name, "x")
 
