@@ -13,6 +13,7 @@ from runtime import http
 
 mux = http.ServeMux()
 gates: dict[str, runtime.Chan] = {}
+healthy = False
 
 
 @mux.handle("/hello")
@@ -93,6 +94,18 @@ def interrupt(w, r):
 @mux.handle("/form")
 def form(w, r):
     return r.form()
+
+
+@mux.handle("/health")
+def health(w, r):
+    return 200 if healthy else 503
+
+
+@mux.handle("/healthy/{n}")
+def set_health(w, r):
+    global healthy
+    healthy = r.path_value("n") == "1"
+    return 204
 
 
 @mux.handle("GET /stats")
