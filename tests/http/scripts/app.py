@@ -5,6 +5,8 @@ Prints its address, then serves until it gets a signal.
 
 import gc
 import json
+import os
+import signal
 import sys
 import threading
 
@@ -14,6 +16,8 @@ from runtime import http
 mux = http.ServeMux()
 gates: dict[str, runtime.Chan] = {}
 healthy = False
+free: list[bool] = []
+signal.signal(signal.SIGUSR1, lambda signum, frame: free.append(True))
 
 
 @mux.handle("/hello")
@@ -79,6 +83,28 @@ def stuck(w, r):
 @mux.handle("/fail")
 def fail(w, r):
     raise ZeroDivisionError
+
+
+@mux.handle("/hog/{size}")
+def hog(w, r):
+    """Take all memory in pieces of that size, say so on stdout, and keep it until SIGUSR1."""
+    size, kept = int(r.path_value("size")), []
+    free.clear()
+    try:
+        while True:
+            kept.append(bytes(size))
+    except MemoryError:
+        os.write(1, b"hogged\n")
+        while not free:
+            runtime.sleep(0.01)
+    kept.clear()
+    return "hogged"
+
+
+@mux.handle("/open")
+def open_file(w, r):
+    with open("/dev/null", "rb"):
+        return 204
 
 
 @mux.handle("/exit/{code}")
