@@ -69,6 +69,16 @@ def release(w, r):
     return 204
 
 
+@mux.handle("/spin/{gate}")
+def spin(w, r):
+    """Say so on stdout, and compute until /release."""
+    gate = gates.setdefault(r.path_value("gate"), runtime.Chan())
+    print("spinning", flush=True)
+    while not gate.closed:
+        pass
+    return "spun"
+
+
 @mux.handle("/thread")
 def thread(w, r):
     return str(threading.get_ident())
