@@ -130,7 +130,7 @@ fuzz: ## fuzz the HTTP/1 parser for FUZZ_SECONDS
 		-artifact_prefix=build/fuzz/ build/fuzz/corpus $(wildcard tests/corpus/http1)
 
 soak: $(VENV)/.stamp-test build ## the tests marked soak, for SOAK_SECONDS each
-	GOSCHED_SOAK_SECONDS=$(SOAK_SECONDS) $(PYTEST) -m soak $(ARGS)
+	GOSCHED_SOAK_SECONDS=$(SOAK_SECONDS) $(PYTEST) -o faulthandler_timeout=0 -m soak $(ARGS)
 
 # --- checks, benchmarks, documentation -----------------------------------------------------
 

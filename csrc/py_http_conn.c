@@ -197,9 +197,18 @@ refuse(http_conn *c, int status, const char *why)
     http_conn_destroy(c);
 }
 
+static bool read_head(http_conn *c);
+
 void
 http_conn_expired(http_conn *c)
 {
+    /* What came while this thread was busy, or the process was stopped, came in time. */
+    if (c->state == HTTP_HEAD || c->state == HTTP_IDLE) {
+        bool idle = c->state == HTTP_IDLE;
+        c->readable = true;
+        if (!read_head(c) || (idle && c->state == HTTP_HEAD))
+            return;
+    }
     if (c->state == HTTP_HEAD && c->in != NULL && c->in_len != c->in_pos)
         refuse(c, 408, "the request head did not arrive in time");
     else
@@ -544,15 +553,16 @@ conn_cancel(Goroutine *gp)
     drop_request(gp->call.c.arg);
 }
 
-/* HEAD and IDLE: read, parse, and start a goroutine on a complete head. */
-static void
+/* HEAD and IDLE: read, parse, and start a goroutine on a complete head.  False: it does not
+   wait for a head any more, and may be gone. */
+static bool
 read_head(http_conn *c)
 {
     for (;;) {
         uint32_t avail = c->in_len - c->in_pos;
         if (avail > c->in_seen) {
             if (!parse_input(c))
-                return;
+                return false;
             if (c->req != NULL)
                 break;
             if (c->state == HTTP_IDLE)
@@ -561,12 +571,12 @@ read_head(http_conn *c)
         if (!c->readable) {
             if (avail == 0)
                 drop_input(c);
-            return;
+            return true;
         }
         Py_ssize_t n = http_fill(c, avail > 1024 ? avail : 1024);
         if (n <= 0 && n != -EAGAIN) {
             http_conn_destroy(c);
-            return;
+            return false;
         }
     }
     http_conn_set_state(c, HTTP_ACTIVE);
@@ -574,6 +584,7 @@ read_head(http_conn *c)
         PyErr_Clear();
         drop_request(c);
     }
+    return false;
 }
 
 /* ---- events ---- */

@@ -150,7 +150,8 @@ park_in(http_conn *c, Goroutine *gp, bool read, int64_t deadline)
         uint32_t why = py_park(gp, PY_WAIT_IO, until);
         py_acquire(&c->lock);
         py_waitq_remove(&gp->seat->waiter);
-        if (why == RT_WAKE_TIMEOUT && away && look(c, read))
+        /* At the deadline, too: this thread, or the process, may have been stopped. */
+        if (why == RT_WAKE_TIMEOUT && look(c, read))
             return RT_WAKE_READY;
         if (why != RT_WAKE_TIMEOUT || until == deadline)
             return why;

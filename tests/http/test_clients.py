@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
@@ -10,6 +11,7 @@ import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
+import aiohttp
 import httpx
 import pytest
 import requests
@@ -170,6 +172,89 @@ def test_httpx_from_many_threads(quiet):
     with ThreadPoolExecutor(8) as pool:
         got = [content for part in pool.map(echoed, range(0, 400, 50)) for content in part]
     assert got == [b"%d" % i for i in range(400)]
+
+
+# --- aiohttp --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def aio(quiet):
+    """aio(use, limit): what the coroutine use(session) returns; at most limit connections."""
+
+    def run(use, limit: int = 1):
+        async def within():
+            connector = aiohttp.TCPConnector(limit=limit)
+            timeout = aiohttp.ClientTimeout(total=SAFETY)
+            async with aiohttp.ClientSession(
+                quiet.url, connector=connector, timeout=timeout
+            ) as session:
+                return await use(session)
+
+        return asyncio.run(within())
+
+    return run
+
+
+def test_aiohttp_keeps_its_connection(aio):
+    async def use(session):
+        for i in range(20):
+            async with session.get("/hello") as r:
+                assert (r.status, await r.text(), r.charset) == (200, "Hello, World", "utf-8")
+            async with session.post("/form?z=1", data={"a": f"é{i}"}) as r:
+                assert await r.json() == {"a": [f"é{i}"], "z": ["1"]}
+            async with session.post("/echo", json={"i": i}) as r:
+                assert await r.json(content_type=None) == {"i": i}
+            async with session.head("/hello") as r:
+                assert r.headers["Content-Length"] == "12"
+            async with session.get("/nowhere") as r:
+                assert r.status == 404
+        async with session.get("/stats") as r:
+            return await r.json()
+
+    assert aio(use)["accepted"] == 1
+
+
+def test_aiohttp_streams_both_ways(aio):
+    async def upload():
+        for piece in pieces(LARGE):
+            yield piece
+
+    async def use(session):
+        for expect100 in (False, True):
+            async with session.post("/echo", data=upload(), expect100=expect100) as r:
+                assert await r.read() == LARGE
+        async with session.post("/pipe", data=LARGE[:300_000]) as r:
+            assert b"".join([p async for p in r.content.iter_chunked(1000)]) == LARGE[:300_000]
+        async with session.get("/stream/50") as r:
+            assert sum([len(p) async for p in r.content.iter_any()]) == 50 * 65536
+
+    aio(use)
+
+
+def test_aiohttp_many_at_once_and_some_given_up(aio, quiet):
+    async def use(session):
+        async def echo(i):
+            async with session.post("/echo", data=b"%d" % i) as r:
+                return await r.read()
+
+        async def give_up():
+            async with session.get("/stream/10000") as r:
+                await r.content.readexactly(100_000)
+                r.close()
+
+        async def cancelled():
+            task = asyncio.ensure_future(session.get("/sleep?s=60"))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        got = await asyncio.gather(*(echo(i) for i in range(300)))
+        assert got == [b"%d" % i for i in range(300)]
+        await asyncio.gather(*(give_up() for _ in range(30)), *(cancelled() for _ in range(30)))
+        assert await echo(1) == b"1"
+
+    aio(use, limit=20)
+    quiet.until(connections=1, active=1)
 
 
 # --- curl -----------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ Prints its address, then serves until it gets a signal.
 
 import gc
 import json
+import os
+import signal
 import sys
 import threading
 
@@ -13,6 +15,9 @@ from runtime import http
 
 mux = http.ServeMux()
 gates: dict[str, runtime.Chan] = {}
+healthy = False
+free: list[bool] = []
+signal.signal(signal.SIGUSR1, lambda signum, frame: free.append(True))
 
 
 @mux.handle("/hello")
@@ -64,6 +69,16 @@ def release(w, r):
     return 204
 
 
+@mux.handle("/spin/{gate}")
+def spin(w, r):
+    """Say so on stdout, and compute until /release."""
+    gate = gates.setdefault(r.path_value("gate"), runtime.Chan())
+    print("spinning", flush=True)
+    while not gate.closed:
+        pass
+    return "spun"
+
+
 @mux.handle("/thread")
 def thread(w, r):
     return str(threading.get_ident())
@@ -80,6 +95,28 @@ def fail(w, r):
     raise ZeroDivisionError
 
 
+@mux.handle("/hog/{size}")
+def hog(w, r):
+    """Take all memory in pieces of that size, say so on stdout, and keep it until SIGUSR1."""
+    size, kept = int(r.path_value("size")), []
+    free.clear()
+    try:
+        while True:
+            kept.append(bytes(size))
+    except MemoryError:
+        os.write(1, b"hogged\n")
+        while not free:
+            runtime.sleep(0.01)
+    kept.clear()
+    return "hogged"
+
+
+@mux.handle("/open")
+def open_file(w, r):
+    with open("/dev/null", "rb"):
+        return 204
+
+
 @mux.handle("/exit/{code}")
 def leave(w, r):
     raise SystemExit(int(r.path_value("code")))
@@ -93,6 +130,18 @@ def interrupt(w, r):
 @mux.handle("/form")
 def form(w, r):
     return r.form()
+
+
+@mux.handle("/health")
+def health(w, r):
+    return 200 if healthy else 503
+
+
+@mux.handle("/healthy/{n}")
+def set_health(w, r):
+    global healthy
+    healthy = r.path_value("n") == "1"
+    return 204
 
 
 @mux.handle("GET /stats")
