@@ -74,6 +74,45 @@ py_stats(void)
         accepted - closed, "accepted", accepted, "requests", requests);
 }
 
+/* ---- histograms ---- */
+
+/* Those of all Ps at this offset of rt_p together: (sum, [(low, high, count), ...]), in ns. */
+static PyObject *
+sum_histograms(size_t offset)
+{
+    uint64_t count[RT_HIST_BUCKETS] = {0}, sum = 0;
+    py_m *mp;
+    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
+        const rt_hist *h = (const rt_hist *)((const char *)&mp->p + offset);
+        for (uint32_t k = 0; k < RT_HIST_BUCKETS; k++)
+            count[k] += RT_LOAD(h->count[k]);
+        sum += RT_LOAD(h->sum);
+    }
+    PyObject *buckets = PyList_New(0);
+    for (uint32_t k = 0; buckets != NULL && k < RT_HIST_BUCKETS; k++) {
+        if (count[k] == 0)
+            continue;
+        PyObject *bucket = Py_BuildValue("(LLK)", (long long)rt_hist_low(k),
+                                         (long long)rt_hist_low(k + 1), count[k]);
+        if (bucket == NULL || PyList_Append(buckets, bucket) < 0)
+            Py_CLEAR(buckets);
+        Py_XDECREF(bucket);
+    }
+    return buckets ? Py_BuildValue("(KN)", sum, buckets) : NULL;
+}
+
+static PyObject *
+m_histograms(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    PyObject *latency = sum_histograms(offsetof(rt_p, latency));
+    PyObject *run = latency ? sum_histograms(offsetof(rt_p, run)) : NULL;
+    if (run == NULL) {
+        Py_XDECREF(latency);
+        return NULL;
+    }
+    return Py_BuildValue("(NN)", latency, run);
+}
+
 /* ---- the snapshot ---- */
 
 typedef struct {
@@ -623,6 +662,7 @@ m_signal_is_default(PyObject *Py_UNUSED(module), PyObject *arg)
 }
 
 static PyMethodDef functions[] = {
+    {"_histograms", m_histograms, METH_NOARGS, NULL},
     {"_signal_is_default", m_signal_is_default, METH_O, NULL},
     {"_on_deadlock", m_on_deadlock, METH_O, NULL},
     {"_goroutines", m_goroutines, METH_VARARGS, NULL},

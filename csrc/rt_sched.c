@@ -92,6 +92,7 @@ rt_p_init(rt_p *pp, rt_sched *sched, uint32_t id, bool spinning)
     pp->spinning = spinning;
     pp->seed = id * 2654435761u + 1;
     pp->turn_pinned = true;
+    pp->sample_in = RT_SAMPLE_EVERY;
     rt_timers_init(&pp->timers);
     rt_alarms_init(&pp->alarms, pp);
     pp->now = rt_nanotime();
@@ -216,6 +217,41 @@ take_back(rt_p *pp)
         atomic_fetch_sub(&pp->sched->nlent, 1);
 }
 
+/* ---- samples ---- */
+
+static RT_COLD void
+begin_sample(rt_p *pp, rt_g *gp)
+{
+    pp->sample_in = RT_SAMPLE_EVERY;
+    gp->sampled = 1;
+    gp->since = (uint32_t)(rt_nanotime() / RT_SAMPLE_UNIT);
+}
+
+/* gp becomes runnable, by pp's M. */
+static inline void
+count_runnable(rt_p *pp, rt_g *gp)
+{
+    if (RT_UNLIKELY(--pp->sample_in == 0))
+        begin_sample(pp, gp);
+}
+
+/* A sample is going to run. */
+static RT_COLD void
+run_sample(rt_p *pp, rt_g *gp)
+{
+    gp->sampled = 0;
+    pp->sample_began = rt_nanotime();
+    uint32_t waited = (uint32_t)(pp->sample_began / RT_SAMPLE_UNIT) - gp->since;
+    rt_hist_add(&pp->latency, (int64_t)waited * RT_SAMPLE_UNIT);
+}
+
+static RT_COLD void
+end_sample(rt_p *pp)
+{
+    rt_hist_add(&pp->run, rt_nanotime() - pp->sample_began);
+    pp->sample_began = 0;
+}
+
 /* ---- queues ---- */
 
 /* The ring is full: half of it and gp go to the global queue. */
@@ -261,6 +297,7 @@ rt_p_put_fresh(rt_p *pp, rt_g *gp)
         rt_sched_put(pp->sched, gp);
         return;
     }
+    count_runnable(pp, gp);
     if (RT_UNLIKELY(!rt_runq_put(&pp->fresh, gp)))
         put_fresh_slow(pp, gp);
     if (RT_UNLIKELY(RT_LOAD(pp->sched->nprocs) > 1))
@@ -271,6 +308,7 @@ void
 rt_p_put_yielded(rt_p *pp, rt_g *gp)
 {
     RT_STORE(gp->status, RT_G_RUNNABLE);
+    count_runnable(pp, gp);
     rt_glist_push(&pp->pinned, gp);
     /* All that are queued now go first: those it has just spawned, too. */
     uint32_t fresh = rt_runq_len(&pp->fresh);
@@ -285,6 +323,7 @@ rt_p_put_preempted(rt_p *pp, rt_g *gp)
 {
     RT_STORE(gp->status, RT_G_RUNNABLE);
     RT_COUNT(pp->count.preemptions, 1);
+    count_runnable(pp, gp);
     rt_glist_push(&pp->preempted, gp);
     /* The others of its kind may take as long: let the other kind in between. */
     pp->turn_left = 0;
@@ -315,6 +354,7 @@ rt_ready(rt_p *cur, rt_g *gp, bool next)
 {
     RT_STORE(gp->status, RT_G_RUNNABLE);
     if (RT_LIKELY(gp->pp == cur && !(gp->foreign | gp->held))) {
+        count_runnable(cur, gp);
         if (next) {
             rt_g *old = RT_LOAD(cur->runnext);
             RT_STORE(cur->runnext, gp);
@@ -526,8 +566,10 @@ take_inbox(rt_p *pp)
     for (rt_g *gp; (gp = rt_glist_pop(&in)) != NULL;) {
         if (RT_UNLIKELY(gp->held))
             pp->sched->host.hold(gp, true);
-        else
+        else {
+            count_runnable(pp, gp);
             put_queue(pp, gp);
+        }
     }
     if (RT_UNLIKELY(RT_LOAD(pp->mode) == RT_P_CLOSED))
         give_away_fresh(pp);            /* the spare's, while it is locked */
@@ -797,6 +839,8 @@ rt_sched_find(rt_p *pp)
     RT_STORE(pp->tick, tick);
     if (RT_UNLIKELY(RT_LOAD(pp->lent)))
         take_back(pp);
+    if (RT_UNLIKELY(pp->sample_began != 0))
+        end_sample(pp);
     rt_g *gp = NULL;
     if (RT_UNLIKELY(tick % FAIR_TICKS == 0)) {
         take_global(pp);
@@ -817,6 +861,8 @@ rt_sched_find(rt_p *pp)
             gp = take_local(pp);
         if (RT_LIKELY(gp != NULL)) {
             RT_COUNT(pp->count.ticks, 1);
+            if (RT_UNLIKELY(gp->sampled))
+                run_sample(pp, gp);
             if (RT_UNLIKELY(pp->spinning)) {
                 pp->found = gp;
                 stop_spinning(pp);

@@ -38,11 +38,16 @@
  * runnext, for goroutines that were just handed something, is used at most
  * RT_RUNNEXT_MAX times in a row, so that two that keep waking each other cannot starve
  * the queues.  Fresh ones never sit there: thieves could not take them.
+ *
+ * Samples.  Of the goroutines that its own M makes runnable, a P times one in
+ * RT_SAMPLE_EVERY: how long it waits until it runs, and then how long it runs.  What
+ * other threads wake counts from when the M takes it from the inbox.
  */
 #ifndef RT_SCHED_H
 #define RT_SCHED_H
 
 #include "rt_alarm.h"
+#include "rt_hist.h"
 #include "rt_netpoll.h"
 #include "rt_runq.h"
 #include "rt_sysmon.h"
@@ -80,8 +85,10 @@ struct rt_g {
     uint8_t service : 1;        /* of the host: its own, for a short while; not counted */
     uint8_t bubbled : 1;        /* of the host: belongs to a bubble; implies pinned */
     uint8_t held : 1;           /* when it is runnable host.hold() is told; implies pinned */
+    uint8_t sampled : 1;        /* it is runnable, and is a sample */
     uint8_t reason;             /* why it waits, for people; the host's codes */
-    uint32_t since;             /* when it began to wait, sched->coarse_ms */
+    uint32_t since;             /* when it began to wait, sched->coarse_ms; of a sample: when
+                                   it became runnable, in RT_SAMPLE_UNITs */
 };
 
 /* A descriptor registered with a P's netpoll. */
@@ -109,6 +116,8 @@ typedef struct {                /* only ever grow; written by the P's M */
 } rt_p_counters;
 
 #define RT_RUNNEXT_MAX 16
+#define RT_SAMPLE_EVERY 16
+#define RT_SAMPLE_UNIT 256      /* ns: 32 bits of them are 18 minutes */
 #define RT_POLL_BATCH 128
 #define RT_MAX_P 256            /* largest GOMAXPROCS */
 #define RT_SPARE_P RT_MAX_P     /* id of the spare P */
@@ -154,6 +163,9 @@ struct rt_p {
     int64_t now;                /* the clock when it was last read */
     uint32_t nbubbles;          /* of the host: host.quiet() is called while there are any */
     rt_p_counters count;
+    uint32_t sample_in;         /* goroutines until the next sample */
+    int64_t sample_began;       /* to run, and runs still; or 0 */
+    rt_hist latency, run;       /* of the samples, ns */
     rt_poll_event events[RT_POLL_BATCH];    /* here, not on a stack that is copied */
     int event, nevents;         /* next and number of events being dispatched */
 

@@ -50,6 +50,7 @@ from runtime._core import (
 )
 from runtime._errors import excepthook
 from runtime._group import Group
+from runtime._histogram import Histogram, Histograms, histograms
 from runtime._inspect import GoroutineInfo, StackFrame, dump_on_signal, goroutines, stack
 
 __version__ = "0.1.0"
@@ -63,6 +64,8 @@ __all__ = [
     "Goroutine",
     "GoroutineInfo",
     "Group",
+    "Histogram",
+    "Histograms",
     "Mutex",
     "Receiver",
     "Selected",
@@ -78,6 +81,7 @@ __all__ = [
     "gomaxprocs",
     "goroutines",
     "gosched",
+    "histograms",
     "lock_os_thread",
     "nopreempt",
     "num_goroutine",
