@@ -145,7 +145,10 @@ bench: ## benchmarks against their peers (in .venv-bench)
 	@$(MAKE) build VENV=.venv-bench
 	.venv-bench/bin/python benchmarks/peers/build.py --install
 	.venv-bench/bin/python benchmarks/http_hello.py $(ARGS)
-	.venv-bench/bin/python benchmarks/net_echo.py
+	.venv-bench/bin/python benchmarks/net_echo.py $(ARGS)
+	.venv-bench/bin/python benchmarks/net_stream.py $(ARGS)
+	.venv-bench/bin/python benchmarks/net_churn.py $(ARGS)
+	.venv-bench/bin/python benchmarks/net_idle.py $(ARGS)
 	.venv-bench/bin/python benchmarks/sched.py $(ARGS)
 
 docs: $(VENV)/.stamp-docs ## HTML documentation in build/docs; broken links are errors

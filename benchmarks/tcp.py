@@ -19,7 +19,7 @@ from harness import Unavailable, last_line, pick_cores, pin, prepare
 from peers import build
 from servers import BIN, OURS, Server, from_checkout, python
 
-WARM_UP = 1  # seconds
+WARM_UP = 1.0  # seconds, or less in short runs
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def under_load(
     def measure(server: Server, options: argparse.Namespace) -> Sample:
         with server.running([options.server_core]) as (running, address):
             argv = [address, *arguments(options)]
-            load(program, argv, WARM_UP, options.load_core)
+            load(program, argv, min(WARM_UP, options.seconds), options.load_core)
             before = running.cpu_seconds()
             work, took = load(program, argv, options.seconds, options.load_core)
             used = running.cpu_seconds() - before

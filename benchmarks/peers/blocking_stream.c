@@ -52,7 +52,7 @@ int main(int argc, char **argv)
     char *buffer = malloc(MIB), first;
     if (buffer == NULL)
         die("malloc");
-    memset(buffer, 0, MIB);
+    memset(buffer, 1, MIB);
     while ((fd = accept(listener, NULL, NULL)) >= 0) {
         if (recv(fd, &first, 1, 0) == 1) {
             if (first == 'w')

@@ -20,7 +20,7 @@ def stream(conn, peer):
             while conn.recv_into(buffer):
                 pass
         elif first == b"r":
-            data = bytes(MIB)
+            data = b"x" * MIB
             try:
                 while True:
                     conn.sendall(data)

@@ -21,7 +21,7 @@ def stream(conn: net.Conn) -> None:
             while conn.read_into(buffer):
                 pass
         elif first == b"r":
-            data = bytes(MIB)
+            data = b"x" * MIB
             try:
                 while True:
                     conn.write(data)

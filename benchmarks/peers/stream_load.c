@@ -47,7 +47,7 @@ int main(int argc, char **argv)
     char *buffer = malloc(MIB);
     if (buffer == NULL)
         die("malloc");
-    memset(buffer, 0, MIB);
+    memset(buffer, 1, MIB);
     if (send(fd, argv[2], 1, 0) != 1)
         die("send");
     double start = now(), end = start + atof(argv[3]), total = 0;

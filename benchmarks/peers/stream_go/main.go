@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bytes"
 	"log"
 	"net"
 	"os"
@@ -17,7 +18,7 @@ func stream(conn net.Conn) {
 	if _, err := conn.Read(first[:]); err != nil {
 		return
 	}
-	buf := make([]byte, mib)
+	buf := bytes.Repeat([]byte("x"), mib) // pages of its own, not the system's one of zeros
 	transfer := conn.Write
 	if first[0] == 'w' {
 		transfer = conn.Read
