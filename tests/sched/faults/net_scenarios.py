@@ -1,5 +1,6 @@
 """Programs that use the parts of runtime.net that are written in Python, while something fails."""
 
+import encodings.idna  # noqa: F401  # looked for by the first handshake, where that takes long
 import os
 import pathlib
 import socket
