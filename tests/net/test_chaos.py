@@ -302,7 +302,9 @@ def test_proxy_header_in_single_bytes_is_understood(version):
     lines = b"PROXY TCP4 192.0.2.1 198.51.100.2 1 2\r\n"
     v2 = bytes.fromhex("0D0A0D0A000D0A515549540A 21 11 000c c0000201 c6336402 0001 0002")
     with (
-        net.ProxyListener(net.listen("tcp", "127.0.0.1:0"), trusted=["127.0.0.1"]) as listener,
+        net.ProxyListener(
+            net.listen("tcp", "127.0.0.1:0"), trusted=["127.0.0.1"], header_timeout=None
+        ) as listener,
         Chaos(listener.addr.port, pieces=(1,), pause=0.0005) as proxy,
         net.dial("tcp", proxy.address) as client,
         listener.accept(NEVER) as server,

@@ -121,9 +121,13 @@ class TLS(Model):
         a, b = (net.UnixConn(s.detach()) for s in socket.socketpair())
         client = net.tls.client(a, self.contexts[0], server_hostname="localhost")
         server = net.tls.server(b, self.contexts[1])
+        client.set_deadline(NEVER)
         g = runtime.go(server.write, b"x")
-        assert client.read() == b"x"
-        g.join(NEVER)
+        try:
+            assert client.read() == b"x"
+        finally:
+            g.join(0 if g.done() else NEVER)
+        client.set_deadline(None)
         return client, server
 
     def settle(self):
