@@ -328,6 +328,14 @@ def conn_type(family: int, kind: int) -> type[Conn]:
     return Conn
 
 
+def open_socket(family: int, kind: int) -> socket.socket:
+    """A new socket; the error says so, as those of other system calls do."""
+    try:
+        return socket.socket(family, kind)
+    except OSError as e:
+        raise OSError(e.errno, f"socket: {e.strerror}") from None
+
+
 def adopt(s: socket.socket, peer: object = None) -> Conn:
     """A connection with the socket's descriptor; where it cannot be made, s still has it."""
     conn = conn_type(s.family, s.type)(s.fileno(), peer)

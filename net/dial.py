@@ -24,7 +24,7 @@ from runtime._net.addr import (
     split_host_port,
     unix_sockaddr,
 )
-from runtime._net.conn import Conn, TCPConn, UDPConn, adopt, keep_alive_options
+from runtime._net.conn import Conn, TCPConn, UDPConn, adopt, keep_alive_options, open_socket
 from runtime._net.resolve import Resolver, Target, literal, resolve
 from runtime._net.waits import io_chan, passes
 
@@ -325,7 +325,7 @@ def _dial_unix(
 ) -> Conn:
     sockaddr = unix_sockaddr(path)
     pause = 0.001
-    s = socket.socket(socket.AF_UNIX, _UNIX[network])
+    s = open_socket(socket.AF_UNIX, _UNIX[network])
     try:
         s.setblocking(False)
         if control is not None:
@@ -343,7 +343,7 @@ def _dial_unix(
                 raise AddrError(f"{path}: {e}") from None
             raise
         if code != 0:
-            raise OSError(code, os.strerror(code), path)
+            raise OSError(code, f"connect: {os.strerror(code)}", path)
         return adopt(s, sockaddr)
     except BaseException:
         s.close()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from runtime._core import Chan, ChanClosed, ClosedError, NetFD
 from runtime._net.addr import Addr, AddrError, UnixAddr, from_sockaddr, unix_sockaddr
-from runtime._net.conn import Conn, conn_type, duplicate, keep_alive_options
+from runtime._net.conn import Conn, conn_type, duplicate, keep_alive_options, open_socket
 from runtime._net.resolve import Target, resolve
 from runtime._net.stream import Accepting
 from runtime._net.waits import io_chan, passes
@@ -176,16 +176,19 @@ def listen(
     targets = resolve(network, address)
     targets.sort(key=lambda target: target.family != socket.AF_INET)  # IPv4 first
     target = local_target(network, targets)
-    s = socket.socket(target.family, socket.SOCK_STREAM)
+    s = open_socket(target.family, socket.SOCK_STREAM)
+    what = "setsockopt"
     try:
         for option in options:
             s.setsockopt(*option)
+        what = "bind"
         bind(s, network, target, control)
+        what = "listen"
         s.listen(backlog)
         return _own(s)
     except OSError as e:
         s.close()
-        raise OSError(e.errno, e.strerror, address) from None
+        raise OSError(e.errno, f"{what}: {e.strerror}", address) from None
     except BaseException:
         s.close()
         raise
@@ -225,18 +228,20 @@ def _own(s: socket.socket, unlink: str | None = None) -> Listener:
 
 def _listen_unix(network: str, path: str, backlog: int, control: Control | None) -> Listener:
     sockaddr = unix_sockaddr(path)
-    s = socket.socket(socket.AF_UNIX, _UNIX[network])
+    s = open_socket(socket.AF_UNIX, _UNIX[network])
+    what = "bind"
     try:
         if control is not None:
             control(network, path, s.fileno())
         s.bind(sockaddr)
+        what = "listen"
         s.listen(backlog)
         return _own(s, path if isinstance(sockaddr, str) else None)
     except OSError as e:
         s.close()
         if e.errno is None:  # the socket module's own: the path is too long
             raise AddrError(f"{path}: {e}") from None
-        raise OSError(e.errno, e.strerror, path) from None
+        raise OSError(e.errno, f"{what}: {e.strerror}", path) from None
     except BaseException:
         s.close()
         raise

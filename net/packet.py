@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from runtime._net.addr import AddrError, unix_sockaddr
-from runtime._net.conn import PacketConn, UDPConn, UnixConn
+from runtime._net.conn import PacketConn, UDPConn, UnixConn, open_socket
 from runtime._net.listener import Control, bind, local_target
 from runtime._net.resolve import resolve
 
@@ -41,7 +41,7 @@ def listen_packet(
     targets = resolve(network, address)
     targets.sort(key=lambda target: target.family != socket.AF_INET)  # IPv4 first
     target = local_target(network, targets)
-    s = socket.socket(target.family, socket.SOCK_DGRAM)
+    s = open_socket(target.family, socket.SOCK_DGRAM)
     try:
         if reuse_port:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -49,7 +49,7 @@ def listen_packet(
         conn = UDPConn(s.fileno())
     except OSError as e:
         s.close()
-        raise OSError(e.errno, e.strerror, address) from None
+        raise OSError(e.errno, f"bind: {e.strerror}", address) from None
     except BaseException:
         s.close()
         raise
@@ -59,7 +59,7 @@ def listen_packet(
 
 def _listen_unixgram(path: str, control: Control | None) -> UnixConn:
     sockaddr = unix_sockaddr(path) if path else None
-    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    s = open_socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         if control is not None:
             control("unixgram", path, s.fileno())
@@ -70,7 +70,7 @@ def _listen_unixgram(path: str, control: Control | None) -> UnixConn:
         s.close()
         if e.errno is None:  # the socket module's own: the path is too long
             raise AddrError(f"{path}: {e}") from None
-        raise OSError(e.errno, e.strerror, path) from None
+        raise OSError(e.errno, f"bind: {e.strerror}", path) from None
     except BaseException:
         s.close()
         raise

@@ -48,7 +48,14 @@ class _Change:
             pass
 
 
-_Offer = tuple[memoryview, Chan[int]]  # bytes, and where to say how many were taken
+class _Offer:
+    """Bytes, and where to say how many of them were taken; who has got it must say so."""
+
+    __slots__ = ("taken", "view")
+
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+        self.taken: Chan[int] = Chan(1)
 
 
 class PipeConn(Stream):
@@ -121,16 +128,16 @@ class PipeConn(Stream):
             if self._peer._write_closed:
                 return b""
             try:
-                view, taken = self._incoming.recv(left, ctx=change)
+                offer = self._incoming.recv(left, ctx=change)
             except (_Changed, TimeoutError):
                 continue
             count = 0
             try:
-                data = bytes(view[:n])
+                data = bytes(offer.view[:n])
                 count = len(data)
                 return data
             finally:
-                taken.try_send(count)
+                offer.taken.try_send(count)
 
     def read_into(self, buffer: WriteableBuffer, /) -> int:
         """As read(), into a buffer; the number of bytes, 0 at the end."""
@@ -166,12 +173,12 @@ class PipeConn(Stream):
                 left = _left(self._write_deadline, "write")
                 if not view:
                     return size
-                taken: Chan[int] = Chan(1)
+                offer = _Offer(view)
                 try:
-                    self._outgoing.send((view, taken), left, ctx=change)
+                    self._outgoing.send(offer, left, ctx=change)
                 except (_Changed, TimeoutError):
                     continue
-                view = view[taken.recv() :]
+                view = view[offer.taken.recv() :]
         finally:
             self._write_turn.try_recv()
 
@@ -179,15 +186,18 @@ class PipeConn(Stream):
         """Let the peer read the end; reading goes on.  Raises ClosedError."""
         if self._closed:
             raise ClosedError("close_write: use of closed network connection")
+        mine, peers = _Change(), _Change()
         self._write_closed = True
-        self._changed()
-        self._peer._changed()
+        self._changed(mine)
+        self._peer._changed(peers)
 
     def close(self) -> None:
         """Close this end: whoever uses it gets ClosedError.  Twice is harmless."""
         self._closed = self._write_closed = True
-        self._changed()
-        self._peer._changed()
+        # Nobody will wait any more at either end, so there is no need for new ones, and no
+        # memory is needed.
+        self._change.end()
+        self._peer._change.end()
 
     def set_deadline(self, seconds: float | None, /) -> None:
         """Let reads and writes fail with TimeoutError from so many seconds from now on."""
@@ -208,14 +218,15 @@ class PipeConn(Stream):
         if self._closed:
             raise ClosedError("set_deadline: use of closed network connection")
         point = None if seconds is None else now() + seconds
+        change = _Change()
         if read:
             self._read_deadline = point
         if write:
             self._write_deadline = point
-        self._changed()
+        self._changed(change)
 
-    def _changed(self) -> None:
-        before, self._change = self._change, _Change()
+    def _changed(self, change: _Change) -> None:
+        before, self._change = self._change, change
         before.end()
 
 

@@ -76,7 +76,7 @@ class _Lookup:
         self.resolver, self.key = resolver, key
         self.done: Chan[None] = io_chan()
         self.found: list[_Address] | None = None
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
         self.waiters: list[None] = []
 
     def wanted(self) -> bool:
@@ -86,17 +86,25 @@ class _Lookup:
         self.resolver._forget(self)
         if self.waiters:
             return True
-        self.done.close()
+        self.end()
         return False
 
-    def settle(self, outcome: _Found | OSError) -> None:
-        if isinstance(outcome, OSError):
-            self.error = outcome
-        else:
-            self.found = outcome.addresses
-            self.resolver._remember(self.key, outcome)
-        self.resolver._forget(self)
-        self.done.close()
+    def settle(self, outcome: _Found | BaseException) -> None:
+        try:
+            if isinstance(outcome, BaseException):
+                self.error = outcome
+            else:
+                self.found = outcome.addresses
+                self.resolver._remember(self.key, outcome)
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        try:
+            self.resolver._forget(self)
+        finally:
+            if not self.done.closed:
+                self.done.close()
 
 
 class _Backend(Protocol):
@@ -118,7 +126,7 @@ class _System:
         self._queue.append(lookup)
         if self._running.try_send(None):
             try:
-                _blocking._submit(_blocking._Call(self._work, (), {}))
+                _blocking._submit(_Worker(self))
             except BaseException:
                 self._running.try_recv()
                 raise
@@ -133,8 +141,43 @@ class _System:
                 if self._queue and self._running.try_send(None):
                     continue
                 return
-            if lookup.wanted():
-                lookup.settle(_getaddrinfo(*lookup.key))
+            try:
+                if lookup.wanted():
+                    lookup.settle(_getaddrinfo(*lookup.key))
+            except BaseException as e:  # no memory
+                lookup.settle(e)
+
+    def _lost(self, error: BaseException) -> None:
+        """A worker has ended in the middle, or could not begin."""
+        self._running.try_recv()
+        while True:
+            try:
+                lookup = self._queue.popleft()
+            except IndexError:
+                return
+            lookup.settle(error)
+
+
+class _Worker(_blocking._Call):
+    """Does lookups on a thread."""
+
+    __slots__ = ("_system",)
+
+    def __init__(self, system: _System) -> None:
+        super().__init__(system._work, (), {})
+        self._system = system
+
+    def run(self) -> None:
+        try:
+            _blocking._Call.run(self)
+        except BaseException as e:  # no memory
+            self.error = e
+        if self.error is not None:
+            self._system._lost(self.error)
+
+    def fail(self, error: BaseException) -> None:
+        super().fail(error)
+        self._system._lost(error)
 
 
 def _getaddrinfo(host: str, family: int) -> _Found | OSError:
@@ -143,7 +186,9 @@ def _getaddrinfo(host: str, family: int) -> _Found | OSError:
         return _Found([_address(info[0], info[4]) for info in infos], None)
     except socket.gaierror as e:
         return socket.gaierror(e.errno, e.strerror, host)
-    except Exception as e:  # a name that cannot be encoded, no memory
+    except MemoryError:
+        raise
+    except Exception as e:  # a name that cannot be encoded
         return OSError(f"lookup {host}: {e}")
 
 
@@ -170,7 +215,10 @@ class _Cares:
         host, family = lookup.key
 
         def callback(result: Any, error: int | None) -> None:  # on c-ares's thread, or right here
-            lookup.settle(self._outcome(host, result, error))
+            try:
+                lookup.settle(self._outcome(host, result, error))
+            except BaseException as e:  # no memory
+                lookup.settle(e)
 
         try:
             name = host if host.isascii() else host.encode("idna").decode()
@@ -327,8 +375,10 @@ class Resolver:
             self._flights.pop(lookup.key, None)
 
 
-def _again(error: OSError) -> OSError:
+def _again(error: BaseException) -> BaseException:
     """The same error, for one exception must not be raised by several goroutines at once."""
+    if not isinstance(error, OSError):
+        return type(error)(*error.args)
     if error.errno is None:
         return OSError(*error.args)
     return type(error)(error.errno, error.strerror, error.filename)

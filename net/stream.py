@@ -210,9 +210,7 @@ class Accepting(Generic[_Conn]):
 
     if TYPE_CHECKING:
 
-        def accept(
-            self, timeout: float | None = None, *, ctx: _Context | None = None
-        ) -> _Conn: ...
+        def accept(self, timeout: float | None = None, *, ctx: _Context | None = None) -> _Conn: ...
         def close(self) -> None: ...
 
     def __iter__(self) -> Iterator[_Conn]:

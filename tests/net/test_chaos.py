@@ -279,8 +279,11 @@ def test_silent_peer_is_waited_for_until_the_deadline(passage):
             g.join(NEVER)
 
 
-def test_half_open_connection_is_ended_by_close(passage):
-    with passage(cut=3, how="silence") as (client, server, _):
+def test_half_open_connection_is_ended_by_close():
+    with through(cut=3, how="silence") as (client, server, _):
+        for conn, other in ((client, server), (server, client)):
+            conn.write(b"123456")
+            assert other.read_exactly(3) == b"123"
         gs = [runtime.go(conn.read_exactly, 100) for conn in (client, server)]
         for g in gs:
             while g.wait_reason != "IO wait":
@@ -299,7 +302,9 @@ def test_proxy_header_in_single_bytes_is_understood(version):
     lines = b"PROXY TCP4 192.0.2.1 198.51.100.2 1 2\r\n"
     v2 = bytes.fromhex("0D0A0D0A000D0A515549540A 21 11 000c c0000201 c6336402 0001 0002")
     with (
-        net.ProxyListener(net.listen("tcp", "127.0.0.1:0"), trusted=["127.0.0.1"]) as listener,
+        net.ProxyListener(
+            net.listen("tcp", "127.0.0.1:0"), trusted=["127.0.0.1"], header_timeout=None
+        ) as listener,
         Chaos(listener.addr.port, pieces=(1,), pause=0.0005) as proxy,
         net.dial("tcp", proxy.address) as client,
         listener.accept(NEVER) as server,
@@ -314,7 +319,6 @@ def test_many_connections_at_once():
         net.listen("tcp", "127.0.0.1:0") as listener,
         Chaos(listener.addr.port, pieces=(1, 10, 1000), pause=0.001) as proxy,
     ):
-
         echoes = []
 
         def serve():

@@ -82,6 +82,25 @@ def test_refused_dial_names_operation_and_address():
         net.dial("tcp", address)
 
 
+def test_listen_and_unix_dial_name_the_operation_and_the_address(tmp_path):
+    here = str(tmp_path / "socket")
+    nowhere = str(tmp_path / "none" / "socket")
+    with net.listen("tcp", "127.0.0.1:0") as taken, net.listen("unix", here):
+        address = str(taken.addr)
+        for use, network, where, number in (
+            (net.listen, "tcp", address, errno.EADDRINUSE),
+            (net.listen, "unix", here, errno.EADDRINUSE),
+            (net.listen, "unix", nowhere, errno.ENOENT),
+            (net.listen_packet, "udp", "192.0.2.1:1", errno.EADDRNOTAVAIL),
+            (net.listen_packet, "unixgram", nowhere, errno.ENOENT),
+            (net.dial, "unix", nowhere, errno.ENOENT),
+        ):
+            operation = "connect" if use is net.dial else "bind"
+            with pytest.raises(OSError, match=f"{operation}: ") as e:
+                use(network, where)
+            assert e.value.errno == number and where in str(e.value)
+
+
 # ---- descriptors that cannot be waited for ----
 
 

@@ -301,14 +301,17 @@ def test_half_closed_connection_still_receives(procs, ends):
 
 def test_end_is_seen_by_every_way_to_read(procs, ends):
     a, b = ends
-    g = runtime.go(b.write, b"rest")
+
+    def send():
+        b.write(b"rest")
+        b.close_write()
+
+    g = runtime.go(send)
     assert a.read_exactly(2) == b"re"
-    g2 = runtime.go(b.close_write)
     with pytest.raises(net.UnexpectedEOFError) as e:
         a.read_exactly(10)
     assert e.value.partial == b"st"
     g.join(NEVER)
-    g2.join(NEVER)
     assert a.read() == b"" and a.read_into(bytearray(5)) == 0
     for way in (a.read_until, lambda: a.read_exactly(1)):
         with pytest.raises(net.UnexpectedEOFError):

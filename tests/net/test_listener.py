@@ -111,7 +111,7 @@ def test_port_in_use_names_the_address():
     with net.listen("tcp", "127.0.0.1:0") as listener:
         with pytest.raises(OSError, match=str(listener.addr)) as e:
             net.listen("tcp", str(listener.addr))
-        assert e.value.strerror == "Address already in use"
+        assert e.value.strerror == "bind: Address already in use"
 
 
 def test_address_that_is_not_ours_is_named():

@@ -206,7 +206,7 @@ def test_proxied_connections_are_of_the_kind_of_their_socket(tmp_path):
                 assert conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
             else:
                 conn.send_fds(b"x", [0])
-                data, fds = client.recv_fds(1, 1)
+                _, fds = client.recv_fds(1, 1)
                 net.Conn(fds[0]).close()
             client.write(b"PROXY TCP4 192.0.2.1 198.51.100.2 1 2\r\n")
             assert conn.remote_addr == ("192.0.2.1", 1)

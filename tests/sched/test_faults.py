@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from certs import Authority
 
 import runtime
 
@@ -65,6 +66,11 @@ ALLOCATIONS = {
     "BlockingAgain": 2,
     "Preempt": 1,
     "ThreadPreempt": 2,
+    "Names": 11,
+    "Eyeballs": 13,
+    "TLS": 61,
+    "Proxied": 7,
+    "MemoryPipe": 9,
 }
 
 THREADS = ["pthread_create:EAGAIN", "pthread_mutex_init:ENOMEM", "pthread_cond_init:ENOMEM"]
@@ -104,6 +110,9 @@ CALLS = {
     "ThreadNet": SOCKETS + POLLER + THREADS,
     "HTTP": SOCKETS + POLLER,
     "Shutdown": SOCKETS + POLLER,
+    "Eyeballs": SOCKETS + POLLER,
+    "TLS": ["recv:ECONNRESET", "recv:EINTR", "send:ECONNRESET", "send:EINTR", *POLLER],
+    "Proxied": SOCKETS + POLLER,
     "Pipe": ["read:EIO", "read:EINTR", "write:EIO", "write:EINTR", *POLLER],
 }
 
@@ -116,6 +125,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = ["-O1", "-g", "-shared", "-fPIC", "-Wall", "-Wextra", "-fvisibility=hidden"]
     command = ["cc", *flags, *sorted(include), str(FAULTS / "shim.c"), "-o", str(out), "-ldl"]
     subprocess.run(command, check=True)
+    Authority(out.parent).issue("localhost")
     return out
 
 
@@ -127,6 +137,7 @@ def run(shim: Path, script: str, *args: str, procs: int | None = None) -> int:
         "LD_PRELOAD": ":".join([*os.environ.get("LD_PRELOAD", "").split(), str(shim)]),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(FAULTS)]),
         "GOSCHED_STALL_MS": "0",
+        "GOSCHED_FAULTS_CERTS": str(shim.parent),
     }
     if procs is not None:
         env["GOMAXPROCS"] = str(procs)

@@ -242,10 +242,11 @@ def dead_peers_are_found() -> None:
 def accepted_peers_die() -> None:
     """What a listener has accepted is looked after, too."""
     with net.listen("tcp", "10.9.0.1:0", keep_alive=1) as listener:
-        code = f"import socket, sys; s = socket.create_connection(('10.9.0.1', {listener.addr.port}))"
+        connect = f"s = socket.create_connection(('10.9.0.1', {listener.addr.port}))"
+        code = f"import socket, sys; {connect}; sys.stdin.read()"
         enter = ["nsenter", "--net", "--target", str(other.pid)]
         with subprocess.Popen(
-            [*enter, sys.executable, "-c", code + "; sys.stdin.read()"], stdin=subprocess.PIPE
+            [*enter, sys.executable, "-c", code], stdin=subprocess.PIPE
         ) as client:
             with listener.accept(NEVER) as conn:
                 conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1)

@@ -8,11 +8,12 @@ how many trials came to a failure.
 import errno
 import sys
 
+import net_scenarios
 import scenarios
 from common import every_n, faults, trial
 
 faults.hook()
-make = scenarios.ALL[sys.argv[1]]
+make = (scenarios.ALL | net_scenarios.ALL)[sys.argv[1]]
 times = int(sys.argv[2])
 start, step = map(int, sys.argv[3].split(":"))
 hits = 0
