@@ -103,7 +103,7 @@ class Collector:
 
     def on_header(self, name, value):
         if not self.in_body:  # else it is a trailer
-            self.fields.append((name, value))
+            self.fields.append((re.sub(rb"(?i)^(upgrad)-$", rb"\1e", name), value))
 
     def on_headers_complete(self):
         self.in_body = True
@@ -116,6 +116,9 @@ class Collector:
 
 
 def by_llhttp(data: bytes) -> Reading | None:
+    # It takes what follows an offer to upgrade for another protocol at once, content included.
+    # RFC 9110 7.8: the protocol changes after the request, and only if the answer is 101.
+    data = re.sub(rb"(?i)(\nupgrad)e:", rb"\1-:", data)
     seen = Collector()
     parser = httptools.HttpRequestParser(seen)
     end = 0
@@ -239,24 +242,11 @@ def codings_folded(r: Reading) -> Reading:
     return r._replace(fields=tuple(fields))
 
 
-def framed(r: Reading) -> int:
-    """How many bytes a body with a length has; unknown for one in chunks."""
-    return len(r.body)
-
-
 READINGS = [
     Differently(
         "h11",
         lambda mine, theirs: codings_folded(mine) == theirs,
         "RFC 9112 7: names of codings ignore case; h11 shows them in lower case",
-    ),
-    Differently(
-        "llhttp",
-        lambda mine, theirs: (
-            b"upgrade" in dict(mine.fields)
-            and theirs == mine._replace(body=b"", end=mine.end - framed(mine))
-        ),
-        "RFC 9110 7.8: the protocol changes after a 101, not after any head that offers it",
     ),
 ]
 
@@ -459,13 +449,13 @@ def test_corpus_is_read_as_by_others(parser, path):
     agree(parser, CHUNKED_HEAD + data)
 
 
-@settings(max_examples=1500, **SUITE)
+@settings(max_examples=1000, **SUITE)
 @given(messages() | mutated())
 def test_requests_are_read_as_by_others(parser, data):
     agree(parser, data)
 
 
-@settings(max_examples=700, **SUITE)
+@settings(max_examples=400, **SUITE)
 @given(chunked())
 def test_chunked_bodies_are_read_as_by_others(parser, body):
     agree(parser, CHUNKED_HEAD + body)
