@@ -121,11 +121,13 @@ asan: $(VENV)/.stamp-test build ## the Python tests on a core built with ASan + 
 	PYTHONMALLOC=malloc PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/asan \
 		$(PYTEST) --ignore=tests/test_c.py -k 'not fork' $(ARGS)
 
+# rt_runq.c has rt_throw().
 fuzz: ## fuzz the HTTP/1 parser for FUZZ_SECONDS
+	@FUZZ_CC="$(FUZZ_CC)" .ci/tools fuzz
 	@mkdir -p build/fuzz/corpus
 	$(FUZZ_CC) -std=c11 -D_GNU_SOURCE -g -O1 -Icsrc -fsanitize=fuzzer,address,undefined \
 		-fno-sanitize-recover=undefined \
-		-o build/fuzz/http1 tests/c/fuzz_http1.c $(wildcard csrc/rt_*.c) -pthread
+		-o build/fuzz/http1 tests/c/fuzz_http1.c $(wildcard csrc/rt_http1*.c) csrc/rt_runq.c
 	build/fuzz/http1 -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \
 		-artifact_prefix=build/fuzz/ build/fuzz/corpus $(wildcard tests/corpus/http1)
 

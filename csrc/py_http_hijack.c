@@ -26,7 +26,8 @@ typedef struct {
     int fd;                     /* owned */
     http_block *in;             /* owned reference, or NULL: unread input is */
     uint32_t pos, len;          /* in->data[pos, len) */
-    uint32_t left;              /* open connections of the server */
+    http_server *server;        /* owned reference: c's own goes when the handler returns */
+    uint32_t left;              /* its open connections */
 } taken;
 
 static int
@@ -89,6 +90,7 @@ take_locked(http_writer *w, http_conn *c, taken *t, PyObject **drop)
     t->len = c->in_len;
     c->in = NULL;
     c->in_pos = c->in_len = 0;
+    t->server = (http_server *)Py_NewRef((PyObject *)c->server);
     t->left = http_count(&c->server->nconns, -1);
     return 0;
 }
@@ -176,7 +178,8 @@ http_writer_hijack(http_writer *w, PyObject *Py_UNUSED(ignored))
         return NULL;
     if (py_tls_m != NULL)
         RT_COUNT(py_tls_m->http.closed, 1);
-    http_server_closed_one(c->server, t.left);
+    http_server_closed_one(t.server, t.left);
+    Py_DECREF(t.server);
 
     PyObject *conn = make_conn(c, &t), *reader = NULL;
     if (conn != NULL && put_back(conn, &t) == 0)

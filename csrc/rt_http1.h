@@ -99,7 +99,7 @@ int rt_http1_parse_head(const char *buf, uint32_t len, uint32_t seen,
 /* Incremental decoder of a chunked body (RFC 9112 section 7.1). */
 typedef struct {
     uint64_t left;              /* bytes left in the current chunk */
-    uint32_t line;              /* bytes of the current chunk extension */
+    uint32_t line;              /* bytes of the current chunk extension; see match_name() */
     uint32_t excess;            /* before the last chunk: framing beyond what honest
                                    chunks need; after it: bytes of trailer section */
     uint8_t state;              /* where in the grammar, see rt_http1_chunked.c */

@@ -10,9 +10,12 @@
  * Each line of framing is a place where two readers may disagree about where a
  * message ends, so there is one spelling of it: CRLF only, no whitespace around the
  * size (7.1.1 calls it bad whitespace; llhttp refuses it too), no control character
- * in an extension, trailers of field syntax.
+ * in an extension, trailers of field syntax and without fields that would frame the
+ * message anew (RFC 9110 6.5.1).
  */
 #include "rt_http1.h"
+
+#include <string.h>
 
 enum {
     SIZE_MAX_DIGITS = 16,       /* as many as uint64_t holds */
@@ -83,6 +86,31 @@ size_line_end(rt_http1_chunked *cs)
     return 0;
 }
 
+/* The names that frame a message, matched as they come: `digits` counts the bytes of the
+ * current name, `line` has a bit for each that still fits. */
+static const char *const FRAMING[] = {"content-length", "transfer-encoding"};
+
+static void
+match_name(rt_http1_chunked *cs, uint8_t c)
+{
+    uint32_t fits = cs->digits == 0 ? 3 : cs->line;
+
+    for (uint32_t i = 0; i < RT_ARRAY_LEN(FRAMING); i++)
+        if (cs->digits >= strlen(FRAMING[i]) || (c | 0x20) != FRAMING[i][cs->digits])
+            fits &= ~(1u << i);
+    cs->line = fits;
+    cs->digits += cs->digits < UINT8_MAX;
+}
+
+static bool
+name_frames(const rt_http1_chunked *cs)
+{
+    for (uint32_t i = 0; i < RT_ARRAY_LEN(FRAMING); i++)
+        if ((cs->line & 1u << i) && cs->digits == strlen(FRAMING[i]))
+            return true;
+    return false;
+}
+
 /* One byte of framing: 0, or a refusal. */
 static int
 framing_byte(rt_http1_chunked *cs, uint8_t c)
@@ -150,12 +178,19 @@ framing_byte(rt_http1_chunked *cs, uint8_t c)
         if (cs->ntrailers++ >= RT_HTTP1_TRAILER_FIELDS)
             return refuse(cs, 431, "too many trailer fields");
         cs->state = NAME;
+        cs->digits = 0;
+        match_name(cs, c);
         return 0;
     case NAME:
-        if (c == ':')
-            cs->state = VALUE;
-        else if (!(cls & RT_HC_TOKEN))
-            return refuse(cs, 400, "malformed trailer field name");
+        if (c != ':') {
+            if (!(cls & RT_HC_TOKEN))
+                return refuse(cs, 400, "malformed trailer field name");
+            match_name(cs, c);
+            return 0;
+        }
+        if (name_frames(cs))
+            return refuse(cs, 400, "framing field in the trailer section");
+        cs->state = VALUE;
         return 0;
     case VALUE:
         if (c == '\r')

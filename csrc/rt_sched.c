@@ -456,7 +456,8 @@ rt_sched_after_fork(rt_sched *sched, rt_p *pp)
     if (pp == NULL)
         return 0;
     pp->id = 0;
-    pp->spinning = pp->lent = false;
+    pp->spinning = false;
+    pp->lent = false;
     pp->nlocks = 0;
     pp->mode = RT_P_OPEN;
     pp->runnext = NULL;

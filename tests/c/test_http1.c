@@ -700,6 +700,12 @@ static const chunk_case CHUNKS[] = {
     NO(400, "0\r\nA: b\rc\r\n\r\n"),
     NO(400, "0\r\nA: \0\r\n\r\n"),
     NO(400, "0\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    /* RFC 9110 6.5.1: nothing that would frame the message anew. */
+    NO(400, "0\r\nContent-Length: 5\r\n\r\n"),
+    NO(400, "0\r\nA: b\r\ncontent-LENGTH: 5\r\n\r\n"),
+    NO(400, "0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    OK("0\r\nContent-Lengt: 5\r\nContent-Lengthh: 5\r\nTransfer-Encodin: x\r\n\r\n", ""),
+    OK("0\r\nTransfer-Length: 5\r\nXContent-Length: 5\r\nC: x\r\n\r\n", ""),
 };
 
 /* Decode input that comes in pieces of at most step bytes, the first of which has
@@ -845,7 +851,7 @@ test_chunked_limits(void)
 static void
 test_trailers_are_split(void)
 {
-    static const char in[] = "0\r\nA: b\r\nX-Sum:\t 1 2 \r\nContent-Length: 5\r\nhost: x\r\n"
+    static const char in[] = "0\r\nA: b\r\nX-Sum:\t 1 2 \r\nContent-Type: 5\r\nhost: x\r\n"
                              "IF-MATCH: x\r\ncookie: a\r\nEmpty:\r\n\r\n";
     rt_http1_field fields[RT_HTTP1_TRAILER_FIELDS];
     static const char *const want[][2] = {{"A", "b"}, {"X-Sum", "1 2"}, {"Empty", ""}};

@@ -4,119 +4,27 @@ The C files are built into a library of their own, once with vector code and onc
 called through cffi.  tests/c/test_http1.c has the case by case tests.
 """
 
-import pathlib
 import re
-import subprocess
-import sysconfig
 
-import cffi
 import h11
 import httptools
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-CSRC = pathlib.Path(__file__).resolve().parents[2] / "csrc"
+import http1_parser
+from http1_parser import MAX_FIELDS, MAX_HEAD, MAX_TARGET
+
 STATUSES = {400, 414, 417, 431, 501, 505}
-MAX_TARGET, MAX_HEAD, MAX_FIELDS = 2000, 8000, 50
 
 TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 METHODS = ["", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"]
 
 
-def places(cuts, data):
-    """Where to cut the data, its end included."""
-    return [*sorted({c for c in cuts if 0 < c < len(data)}), len(data)]
-
-
-class Parser:
-    """The C functions, on bytes."""
-
-    def __init__(self, ffi, lib):
-        self.ffi, self.lib = ffi, lib
-        self.limits = ffi.new("rt_http1_limits *", (MAX_TARGET, MAX_HEAD, MAX_FIELDS))
-        self.fields = ffi.new("rt_http1_field[]", MAX_FIELDS)
-
-    def feed(self, data, seen=0):
-        """One call: (answer, request)."""
-        req = self.ffi.new("rt_http1_req *")
-        req.fields = self.fields
-        buf = self.ffi.new("char[]", len(data) or 1)
-        self.ffi.memmove(buf, data, len(data))
-        rc = self.lib.rt_http1_parse_head(buf, len(data), seen, self.limits, req)
-        return rc, req
-
-    def head(self, data, cuts=()):
-        """The answer as a comparable value, for data that arrives in parts."""
-        seen = 0
-        for cut in places(cuts, data):
-            rc, req = self.feed(data[:cut], seen)
-            if rc != 0:
-                break
-            seen = cut
-        if rc <= 0:
-            return rc
-
-        def text(s):
-            assert s.off + s.len <= rc
-            return data[s.off : s.off + s.len]
-
-        return {
-            "length": rc,
-            "method": text(req.method),
-            "method_id": req.method_id,
-            "target": text(req.target),
-            "path": text(req.path),
-            "query": text(req.query) if req.has_query else None,
-            "host": text(req.host),
-            "minor": req.minor,
-            "content_length": req.content_length,
-            "chunked": req.chunked,
-            "keep_alive": req.keep_alive,
-            "expect_continue": req.expect_continue,
-            "upgrade": req.upgrade,
-            "fields": [
-                (text(f.name), text(f.value)) for f in self.ffi.unpack(req.fields, req.nfields)
-            ],
-        }
-
-    def body(self, data, cuts=()):
-        """Decode a chunked body: (status, bytes used, body)."""
-        state = self.ffi.new("rt_http1_chunked *")
-        used = self.ffi.new("uint32_t *")
-        run = self.ffi.new("rt_slice *")
-        self.lib.rt_http1_chunked_init(state)
-        body, at, rc = b"", 0, 0
-        for cut in places(cuts, data):
-            while rc == 0 and at < cut:
-                part = data[at:cut]
-                rc = self.lib.rt_http1_chunked_feed(state, part, len(part), used, run)
-                assert 0 < used[0] <= len(part)
-                assert run.off + run.len <= used[0]
-                body += part[run.off : run.off + run.len]
-                at += used[0]
-        return rc, at, body
-
-
 @pytest.fixture(scope="session", params=["vector", "portable"])
 def parser(request, tmp_path_factory):
-    out = tmp_path_factory.mktemp("http1")
-    library = out / f"http1_{request.param}.so"
-    (out / "throw.c").write_text(
-        '#include "rt_base.h"\n#include <stdlib.h>\n'
-        "_Noreturn void rt_throw(const char *msg) { (void)msg; abort(); }\n"
-    )
-    compiler = (sysconfig.get_config_var("CC") or "cc").split()
-    flags = ["-std=gnu11", "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
-    if request.param == "portable":
-        flags.append("-DRT_HTTP1_PORTABLE")
-    sources = [CSRC / "rt_http1.c", CSRC / "rt_http1_chunked.c", out / "throw.c"]
-    subprocess.run([*compiler, *flags, f"-I{CSRC}", "-o", library, *sources], check=True)
-
-    header = re.sub(r"/\*.*?\*/", "", (CSRC / "rt_http1.h").read_text(), flags=re.S)
-    ffi = cffi.FFI()
-    ffi.cdef(re.sub(r"^#.*$", "", header, flags=re.M))
-    return Parser(ffi, ffi.dlopen(str(library)))
+    flags = ["-DRT_HTTP1_PORTABLE"] if request.param == "portable" else []
+    return http1_parser.build(tmp_path_factory.mktemp("http1"), *flags)
 
 
 def examples(n):

@@ -62,6 +62,7 @@ ALLOCATIONS = {
     "Pipe": 1,
     "ThreadNet": 1,
     "HTTP": 4,
+    "Hijack": 6,
     "Shutdown": 1,
     "BlockingAgain": 2,
     "Preempt": 1,
@@ -109,6 +110,7 @@ CALLS = {
     "Passing": [*SOCKETS, *POLLER, "sendfile:EINTR", "sendfile:EINVAL", "sendfile:EIO"],
     "ThreadNet": SOCKETS + POLLER + THREADS,
     "HTTP": SOCKETS + POLLER,
+    "Hijack": SOCKETS + POLLER,
     "Shutdown": SOCKETS + POLLER,
     "Eyeballs": SOCKETS + POLLER,
     "TLS": ["recv:ECONNRESET", "recv:EINTR", "send:ECONNRESET", "send:EINTR", *POLLER],
@@ -159,7 +161,8 @@ def test_allocation_fails_with_an_exception(shim: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Spawn", "Timeouts", "Clocks", "Select", "ThreadSpawns", "Net", "HTTP", "Shutdown"]
+    "name",
+    ["Spawn", "Timeouts", "Clocks", "Select", "ThreadSpawns", "Net", "HTTP", "Hijack", "Shutdown"],
 )
 def test_allocation_fails_with_several_ps(shim: Path, name: str) -> None:
     run(shim, "inject.py", name, "1", every(ALLOCATIONS[name] * 2), "alloc:ENOMEM", procs=4)

@@ -1020,6 +1020,46 @@ class Shutdown(HTTP):
         assert self.server.shutdown(TIME_LIMIT / 3), "a connection is lost"
 
 
+class Hijack(HTTP):
+    """Trailers, an informational response, and then the handler takes the connection over."""
+
+    chunks = (
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"5\r\nhello\r\n0\r\nX-Got: yes\r\n\r\n"
+    )
+    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: y\r\n\r\nhello"
+    fields = (("Link", "x"),)
+
+    def handle(self, w: Any, r: Any) -> None:
+        if r.method == "POST":
+            w.write_informational(103, self.fields)
+            w.trailers["X-Sum"] = 1
+            w.write(r.body.read())
+            w.trailers["X-Got"] = r.trailers["x-got"]
+            return
+        w.write_header(101)
+        conn, reader = w.hijack()
+        with conn:
+            conn.write(reader.read_exactly(5))
+
+    def exchange(self, conn: net.Conn, request: bytes, end: bytes) -> None:
+        conn.write(request)
+        answer = b""
+        while not answer.endswith(end):
+            more = conn.read()
+            if not more:
+                raise EOFError(answer)
+            answer += more
+            if b"HTTP/1.1 5" in answer:
+                raise OSError(answer)
+
+    def get(self) -> None:
+        with net.dial("tcp", self.server.addr) as conn:
+            conn.set_deadline(TIME_LIMIT / 3)
+            self.exchange(conn, self.chunks, b"\r\nX-Sum: 1\r\nX-Got: yes\r\n\r\n")
+            self.exchange(conn, self.upgrade, b"\r\n\r\nhello")
+
+
 class Blocking(Scenario):
     """Calls in the threads of the pool, which are started for them."""
 
