@@ -1,10 +1,11 @@
-"""Lookups by falcon's compiled router: python mux_falcon.py ROUTES PATH COUNT prints ns for each."""
+"""Lookups by falcon's router: python mux_falcon.py ROUTES PATH COUNT prints ns for each."""
 
 import sys
 import time
 
-import mux_routes
 from falcon.routing import CompiledRouter
+
+import mux_routes
 
 ROUTES, PATH, COUNT = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 

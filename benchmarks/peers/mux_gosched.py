@@ -10,7 +10,6 @@ import threading
 import time
 
 import mux_routes
-
 from runtime import http
 
 ROUTES, PATH, COUNT = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])

@@ -3,8 +3,9 @@
 import sys
 import time
 
-import mux_routes
 from werkzeug.routing import Map, Rule
+
+import mux_routes
 
 ROUTES, PATH, COUNT = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 

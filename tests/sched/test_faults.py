@@ -61,6 +61,7 @@ ALLOCATIONS = {
     "Pipe": 1,
     "ThreadNet": 1,
     "HTTP": 4,
+    "Mux": 4,
     "Shutdown": 1,
     "BlockingAgain": 2,
     "Preempt": 1,
