@@ -453,8 +453,8 @@ def _register(added: list[tuple[ServeMux, Route]]) -> None:
                 "if its routes' names are taken)"
             )
     for mux, route in added:
+        mux._publish(None)
         insert(mux._trees.setdefault(route.host, Node()), route)
         mux._routes.append(route)
         if route.name:
             mux._names[route.name] = route
-        mux._publish(None)

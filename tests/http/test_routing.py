@@ -1,4 +1,4 @@
-"""Routing beyond matching: converters, mounts, strip_prefix, URLs, and what a request shows of it."""
+"""Routing beyond matching: converters, mounts, strip_prefix, URLs, what a request shows of it."""
 
 from __future__ import annotations
 
@@ -166,8 +166,8 @@ def test_converter_gives_the_handler_a_value(serve, by, text, value):
 @pytest.mark.parametrize(
     ("by", "text"),
     [
-        ("int", "x"), ("int", "-"), ("int", "+5"), ("int", "5x"), ("int", "1.0"), ("int", "%20" + "5"),
-        ("int", "%D9%A3"), ("int", "9" * 5000), ("int", "--5"),
+        ("int", "x"), ("int", "-"), ("int", "+5"), ("int", "5x"), ("int", "1.0"),
+        ("int", "%205"), ("int", "%D9%A3"), ("int", "9" * 5000), ("int", "--5"),
         ("float", "x"), ("float", "1."), ("float", ".5"), ("float", "1e5"), ("float", "inf"),
         ("float", "nan"), ("uuid", "x"), ("uuid", UUID[1:]), ("uuid", "{" + UUID + "}"),
         ("uuid", UUID.replace("-", "")), ("filename", "%2e"), ("filename", "%2E%2E"),

@@ -63,6 +63,7 @@ ALLOCATIONS = {
     "ThreadNet": 1,
     "HTTP": 4,
     "Hijack": 6,
+    "Mux": 4,
     "Shutdown": 1,
     "BlockingAgain": 2,
     "Preempt": 1,

@@ -1004,6 +1004,33 @@ class HTTP(Scenario):
         assert self.server.shutdown(TIME_LIMIT / 3), "a connection is lost"
 
 
+class Mux(HTTP):
+    """The same through a mux, whose table is built anew, with values and cookies."""
+
+    head = b"POST /in/a%20b/5/r/%20s HTTP/1.1\r\nHost: x\r\nCookie: a=1\r\nContent-Length: 5\r\n"
+
+    def __init__(self) -> None:
+        sub = http.ServeMux()
+        sub.handle("/{n:int}/{rest...}", self.answer)
+        self.mux = http.ServeMux()
+        self.mux.mount("/in/{x}/", sub)
+        self.mux.handle("h.test/{f:float}", self.answer)
+        super().__init__()
+
+    def handle(self, w: Any, r: Any) -> None:
+        self.mux(w, r)
+
+    def answer(self, w: Any, r: Any) -> None:
+        w.headers["X-Route"] = r.pattern + r.path + r.path_value("x") + r.stripped
+        assert (r.path_value("n"), r.path_values["rest"]) == (5, "r/ s")
+        r.set_path_value("more", r.cookie("a"))
+        w.write(r.body.read())
+
+    def run(self) -> None:
+        self.mux._publish(None)
+        self.get()
+
+
 class Shutdown(HTTP):
     """A server is shut down while a connection is idle."""
 
