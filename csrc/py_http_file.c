@@ -8,6 +8,7 @@
  * Rejected: MSG_ZEROCOPY and splice (more calls than they save at these sizes); reading
  * ahead on other threads (the page cache does so).
  */
+#include "py_core.h"                    /* first: Python's settings make off_t 64 bits wide */
 #include "py_http.h"
 
 #include <errno.h>
@@ -339,8 +340,8 @@ m_open_beneath(PyObject *Py_UNUSED(module), PyObject *args)
 #endif
     if (fd < 0)
         raise_errno(err);
-    else
-        result = PyLong_FromLong(fd);
+    else if ((result = PyLong_FromLong(fd)) == NULL)
+        close(fd);
 done:
     Py_XDECREF(root);
     Py_XDECREF(path);
