@@ -326,7 +326,8 @@ def _read_file(part: Part, budget: _Budget) -> FormFile:
             budget.left -= size
             memory.seek(0)
             return FormFile(part, size, memory, None)
-        disk.write(held)
+        if held:
+            disk.write(held)
         return FormFile(part, size, disk.opened(), disk)
     except BaseException:
         if disk is not None:
