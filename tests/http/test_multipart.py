@@ -424,7 +424,7 @@ class Trickle:
         return self.data.read(min(n, self.step))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(FIELDS, st.integers(1, 9000), st.integers(0, 6000))
 def test_multipart_round_trip(fields, step, memory):
     """What urllib3, and so requests, encodes."""
@@ -445,7 +445,7 @@ def test_multipart_round_trip(fields, step, memory):
     form.close()
 
 
-@settings(deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_multipart_of_anything_fails_cleanly(data, step):
     body = b"--B\r\nContent-Disposition: form-data; name=a\r\n\r\n" + data + b"\r\n--B--"
