@@ -8,6 +8,7 @@
  * Rejected: MSG_ZEROCOPY and splice (more calls than they save at these sizes); reading
  * ahead on other threads (the page cache does so).
  */
+#include "py_core.h"                    /* first: Python's settings make off_t 64 bits wide */
 #include "py_http.h"
 
 #include <errno.h>
@@ -25,14 +26,14 @@
 #include "rt_http1_sniff.h"
 
 #define SMALL (16 * 1024)               /* bytes that are copied rather than sent by the system */
-#define STEP (256 * 1024)               /* bytes moved by one call, for which the P stands still */
-#define TURN (1024 * 1024)              /* bytes after which others get a turn */
+#define STEP (1024 * 1024)              /* bytes moved by one call; then others get a turn */
+#define COPY (128 * 1024)               /* bytes copied at once where sendfile() cannot */
 
 typedef struct {
     int fd;
     int64_t offset, left;               /* of what is to be sent */
     int64_t moved;                      /* since others had a turn */
-    char *copy;                         /* owned buffer of STEP bytes where sendfile() cannot */
+    char *copy;                         /* owned buffer of COPY bytes, or NULL */
 } source;
 
 /* Up to n bytes at `offset`: how many, fewer only at the file's end, or -errno.  Takes no
@@ -111,10 +112,11 @@ send_head(http_conn *c)
 static Py_ssize_t
 move(int to, source *src)
 {
-    size_t n = src->left > STEP ? STEP : (size_t)src->left;
     if (src->copy != NULL)
-        return read_at(src->fd, src->copy, n, src->offset);
+        return read_at(src->fd, src->copy, src->left > COPY ? COPY : (size_t)src->left,
+                       src->offset);
 #ifdef __linux__
+    size_t n = src->left > STEP ? STEP : (size_t)src->left;
     off_t offset = (off_t)src->offset;
     ssize_t sent;
     do
@@ -136,7 +138,7 @@ move_unlocked(http_conn *c, source *src, bool *failed)
     c->sending = true;
     c->writable = false;                /* an edge may come while nobody looks */
     py_release(&c->lock);
-    if (src->moved >= TURN) {
+    if (src->moved >= STEP) {
         Goroutine *gp = py_current("sending a file");
         src->moved = 0;
         *failed = gp == NULL || py_yield(gp) < 0;
@@ -167,7 +169,7 @@ send_bytes(http_conn *c, source *src)
             continue;
         }
         if (src->copy == NULL && (n == -EINVAL || n == -ENOSYS || n == -EOPNOTSUPP)) {
-            src->copy = PyMem_Malloc(STEP);
+            src->copy = PyMem_Malloc(COPY);
             if (src->copy == NULL) {
                 PyErr_NoMemory();
                 return -1;
@@ -338,8 +340,8 @@ m_open_beneath(PyObject *Py_UNUSED(module), PyObject *args)
 #endif
     if (fd < 0)
         raise_errno(err);
-    else
-        result = PyLong_FromLong(fd);
+    else if ((result = PyLong_FromLong(fd)) == NULL)
+        close(fd);
 done:
     Py_XDECREF(root);
     Py_XDECREF(path);

@@ -61,7 +61,7 @@ class Part:
     Iteration gives pieces as they arrive.  Go: multipart.Part.
     """
 
-    __slots__ = ("_next", "_rest", "content_type", "filename", "headers", "is_file", "name")
+    __slots__ = ("_at", "_next", "_rest", "content_type", "filename", "headers", "is_file", "name")
 
     def __init__(self, segment: Any, following: Callable[[Part], bytes]) -> None:
         self.name: str = segment.name or ""
@@ -74,7 +74,8 @@ class Part:
         """The header fields, by names in Title-Case."""
         self.content_type: str = self.headers.get("Content-Type", "")
         self._next = following
-        self._rest = b""
+        self._rest = b""  # the piece being read, and how much of it has been
+        self._at = 0
 
     def __repr__(self) -> str:
         return f"<Part {self.name!r} {self.filename!r}>"
@@ -85,9 +86,11 @@ class Part:
             return read_all(self)  # type: ignore[arg-type]
         if n == 0:
             return b""
-        data = self._rest or self._next(self)
-        self._rest = data[n:]
-        return data[:n]
+        if self._at == len(self._rest):
+            self._rest, self._at = self._next(self), 0
+        data = self._rest[self._at : self._at + n]
+        self._at += len(data)
+        return data
 
     def __iter__(self) -> Part:
         return self
@@ -144,7 +147,7 @@ class MultipartReader:
 
     def __next__(self) -> Part:
         if self._part is not None:
-            self._part._rest = b""
+            self._part._rest, self._part._at = b"", 0
         while self._part is not None:
             self._more(self._part)
         segment = next(self._events)  # StopIteration: there are no more
@@ -265,7 +268,7 @@ class _Disk:
         with self._lock:
             if self.file is None:
                 self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (close closes it)
-            data = memoryview(b"".join(pieces))
+            data = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
             while data:
                 n = self.file.write(data)
                 self.size += n
@@ -299,23 +302,30 @@ class _Budget:
 
 
 def _read_file(part: Part, budget: _Budget) -> FormFile:
-    held: list[bytes] = []
-    nheld = size = 0
-    disk: _Disk | None = None
+    memory = io.BytesIO()
+    size = 0
+    disk: _Disk | None = None  # what does not fit into the budget
+    held: list[bytes] = []  # to be written to it
+    nheld = 0
     try:
         for piece in part:
+            size += len(piece)
+            if disk is None:
+                if size <= budget.left:
+                    memory.write(piece)
+                    continue
+                disk = _Disk()
+                disk.write([memory.getvalue()])
+                memory.close()
             held.append(piece)
             nheld += len(piece)
-            size += len(piece)
-            if disk is None and nheld > budget.left:
-                disk = _Disk()
-            elif disk is None or nheld < BATCH:
-                continue
-            disk.write(held)
-            held, nheld = [], 0
+            if nheld >= BATCH:
+                disk.write(held)
+                held, nheld = [], 0
         if disk is None:
             budget.left -= size
-            return FormFile(part, size, io.BytesIO(b"".join(held)), None)
+            memory.seek(0)
+            return FormFile(part, size, memory, None)
         if held:
             disk.write(held)
         return FormFile(part, size, disk.opened(), disk)

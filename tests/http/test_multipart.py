@@ -424,7 +424,7 @@ class Trickle:
         return self.data.read(min(n, self.step))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(FIELDS, st.integers(1, 9000), st.integers(0, 6000))
 def test_multipart_round_trip(fields, step, memory):
     """What urllib3, and so requests, encodes."""
@@ -445,7 +445,7 @@ def test_multipart_round_trip(fields, step, memory):
     form.close()
 
 
-@settings(deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_multipart_of_anything_fails_cleanly(data, step):
     body = b"--B\r\nContent-Disposition: form-data; name=a\r\n\r\n" + data + b"\r\n--B--"
@@ -539,7 +539,7 @@ def test_multipart_spooling_lets_others_run(serve, monkeypatch):
 def test_multipart_that_is_cancelled_while_it_spools_leaves_nothing(monkeypatch):
     stuck, seen = threading.Event(), threading.Event()
     original = tempfile.TemporaryFile
-    before = temporary_files()
+    before, others = temporary_files(), runtime.num_goroutine()
 
     def slow(**kwargs):
         seen.set()
@@ -560,6 +560,6 @@ def test_multipart_that_is_cancelled_while_it_spools_leaves_nothing(monkeypatch)
     with pytest.raises(runtime.Cancelled):
         g.join()
     stuck.set()
-    while temporary_files() != before or runtime.num_goroutine() > 1:
+    while temporary_files() != before or runtime.num_goroutine() > others:
         runtime.sleep(0.001)
     gc.collect()

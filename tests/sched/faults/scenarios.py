@@ -36,6 +36,7 @@ from runtime import (
     sync,
     testing,
 )
+from runtime._core import _open_beneath
 from runtime.time import Ticker, Timer, after, after_func
 
 logging.getLogger("runtime.http").disabled = True
@@ -964,6 +965,7 @@ class HTTP(Scenario):
     # Where the server cannot go on it answers with an error or closes the connection.
     primary = (MemoryError, OSError, EOFError)
     head = b"POST /path?x=y HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+    tail = b"\r\n\r\nhello"
 
     def __init__(self) -> None:
         super().__init__()
@@ -989,7 +991,7 @@ class HTTP(Scenario):
             answer += more
         if not answer.startswith(b"HTTP/1.1 200 "):
             raise OSError(answer)
-        assert answer.endswith(b"\r\n\r\nhello")
+        assert answer.endswith(self.tail)
 
     def get(self) -> None:
         with net.dial("tcp", self.server.addr) as conn:
@@ -1029,6 +1031,39 @@ class Mux(HTTP):
     def run(self) -> None:
         self.mux._publish(None)
         self.get()
+
+
+class Files(HTTP):
+    """A large and a small file, opened below a directory, after a form that is read."""
+
+    head = (
+        b"POST /path HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+        b"Content-Type: application/x-www-form-urlencoded\r\n"
+    )
+    size = 50_000
+    tail = b"f" * (size + 100) + b"hello"
+
+    def __init__(self) -> None:
+        self.dir = tempfile.TemporaryDirectory()
+        for name, size in (("large", self.size), ("small", 100)):
+            with open(f"{self.dir.name}/{name}", "wb") as file:
+                file.write(b"f" * size)
+        super().__init__()
+
+    def handle(self, w: Any, r: Any) -> None:
+        assert r.form() == {"hello": [""]}
+        w.headers["Content-Length"] = self.size + 100 + 5
+        for name in ("large", "small"):
+            fd = _open_beneath(self.dir.name, name, True)
+            try:
+                w.send_file(fd)
+            finally:
+                os.close(fd)
+        w.write("hello")
+
+    def release(self) -> None:
+        super().release()
+        self.dir.cleanup()
 
 
 class Shutdown(HTTP):

@@ -41,13 +41,13 @@
 enum {
     ALLOC, CORE_ALLOC, EPOLL_CREATE1, EPOLL_CTL, EPOLL_WAIT, EVENTFD, READ, WRITE, RECV, SEND, ACCEPT4,
     GETSOCKOPT, GETPEERNAME, FCNTL, SETSOCKOPT, SHUTDOWN, CLOSE, MUTEX_INIT, COND_INIT,
-    PTHREAD_CREATE, SOCKET, CONNECT, BIND, LISTEN, SENDFILE, NCALLS
+    PTHREAD_CREATE, SOCKET, CONNECT, BIND, LISTEN, SENDFILE, PREAD, OPENAT2, NCALLS
 };
 static const char *const names[NCALLS] = {
     "alloc", "core_alloc", "epoll_create1", "epoll_ctl", "epoll_wait", "eventfd", "read", "write", "recv",
     "send", "accept4", "getsockopt", "getpeername", "fcntl", "setsockopt", "shutdown", "close",
     "pthread_mutex_init", "pthread_cond_init", "pthread_create", "socket", "connect", "bind",
-    "listen", "sendfile"};
+    "listen", "sendfile", "pread", "openat2"};
 
 /* One plan at a time: calls first ... first + times - 1 of one kind fail. */
 static struct {
@@ -381,6 +381,7 @@ WRAP(ssize_t, READ, read, (int fd, void *buf, size_t n), (fd, buf, n))
 WRAP(ssize_t, WRITE, write, (int fd, const void *buf, size_t n), (fd, buf, n))
 WRAP(ssize_t, WRITE, writev, (int fd, const struct iovec *iov, int n), (fd, iov, n))
 WRAP(ssize_t, SENDFILE, sendfile, (int out, int in, off_t *offset, size_t n), (out, in, offset, n))
+WRAP(ssize_t, PREAD, pread, (int fd, void *buf, size_t n, off_t at), (fd, buf, n, at))
 WRAP(ssize_t, RECV, recv, (int fd, void *buf, size_t n, int flags), (fd, buf, n, flags))
 WRAP(ssize_t, SEND, send, (int fd, const void *buf, size_t n, int flags), (fd, buf, n, flags))
 WRAP(ssize_t, RECV, recvfrom,
@@ -453,6 +454,8 @@ syscall(long number, ...)
         a[i] = va_arg(ap, long);
     va_end(ap);
     if (number == 441 && fails_for_core(EPOLL_WAIT, CALLER))
+        return -1;
+    if (number == 437 && fails_for_core(OPENAT2, CALLER))
         return -1;
     return next(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
