@@ -18,7 +18,7 @@ from pathlib import Path
 PEERS = Path(__file__).resolve().parent
 BIN = PEERS.parent.parent / "build" / "bench"
 REQUIREMENTS = PEERS.parent / "requirements.txt"
-GO_PROGRAMS = ("hello_go", "sched_go", "echo_go")
+GO_PROGRAMS = ("hello_go", "work_go", "sched_go", "echo_go")
 C_PROGRAMS = ("epoll_hello", "epoll_echo", "echo_load")
 
 
