@@ -1,6 +1,6 @@
 """What the server is to reach, beside Go and others: one row for each kind of work.
 
-    python benchmarks/http_table.py [--rounds 3] [--seconds 2] [--rows hello,json] [--only gosched,go]
+    python benchmarks/http_table.py [--rounds 3] [--seconds 2] [--rows json,large] [--only go]
 
 Every row but the last two is the CPU time of the server's core for each request, measured as
 http_hello.py does, all limits and time-outs on, and its ratio to Go's net/http, taken within each

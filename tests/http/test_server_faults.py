@@ -123,7 +123,8 @@ def test_responses_too_large_for_the_memory_fail_alone(procs, program, asan_retu
     app = program("app.py")
     start_all_threads(app)
     n = 8_000_000_000
-    with app.connect() as c, app.connect() as other, limit(app, resource.RLIMIT_AS, size(app) + n // 2):
+    room = size(app) + n // 2
+    with app.connect() as c, app.connect() as other, limit(app, resource.RLIMIT_AS, room):
         for _ in range(5):
             assert c.send(f"GET /bytes/{n} HTTP/1.1\r\nHost: t\r\n\r\n").response().status == 500
             # Nothing of the response had been sent: the connection goes on.

@@ -222,12 +222,7 @@ def soak(app: Any, tool: Any, wrk: Any, script: Any, seconds: float, seed: int, 
 
 
 @pytest.fixture
-def soaked(monkeypatch, program, tool, wrk, tmp_path):
-    # Memory that AddressSanitizer holds back would look like a leak.
-    options = os.environ.get("ASAN_OPTIONS", "")
-    small = "quarantine_size_mb=1:thread_local_quarantine_size_kb=16"
-    monkeypatch.setenv("ASAN_OPTIONS", f"{options}:{small}")
-
+def soaked(no_quarantine, program, tool, wrk, tmp_path):
     def run(*args: Any) -> None:
         soak(program("app.py"), tool, wrk, tmp_path / "pipeline.lua", *args)
 

@@ -102,7 +102,7 @@ def hog(w, r):
     free.clear()
     for size in (1 << 20, 8000):
         try:
-            while True:
+            while len(kept) < 1_000_000:
                 kept.append(bytes(size))
         except MemoryError:
             pass
