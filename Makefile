@@ -146,6 +146,8 @@ bench: ## benchmarks against their peers (in .venv-bench)
 	@$(MAKE) build VENV=.venv-bench
 	.venv-bench/bin/python benchmarks/peers/build.py --install
 	.venv-bench/bin/python benchmarks/http_hello.py $(ARGS)
+	.venv-bench/bin/python benchmarks/http_table.py
+	.venv-bench/bin/python benchmarks/http_overload.py
 	.venv-bench/bin/python benchmarks/net_echo.py
 	.venv-bench/bin/python benchmarks/sched.py $(ARGS)
 

@@ -1,6 +1,7 @@
 """The rows of http_table.py on this project's runtime."""
 
 import sys
+import time
 
 import runtime
 from runtime import http
@@ -37,6 +38,15 @@ def sleep(w, r):
 def large(w, r):
     w.headers["Content-Type"] = "text/plain"
     w.write(LARGE)
+
+
+@mux.handle("GET /spin")
+def spin(w, r):
+    """For http_overload.py."""
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        pass
+    w.write("Hello, World")
 
 
 for i in range(95):

@@ -35,6 +35,7 @@ class Soak:
     def __init__(self, app: Any, tool: Any, wrk: Any, script: str, span: int) -> None:
         self.app, self.tool, self.wrk, self.script, self.span = app, tool, wrk, script, span
         self.expected = 0  # handlers that fail, as they are asked to
+        self.loads = self.empty = 0
         self.lock = threading.Lock()
         # Only one at a time may stop the server or take its descriptors.
         self.fault = threading.Lock()
@@ -45,7 +46,11 @@ class Soak:
         return lambda: time.monotonic() < end
 
     def load(self, path: str, *options: str) -> None:
-        assert self.wrk(self.app.url + path, f"-d{self.span}s", *options) > 0
+        # Where the server is stopped and has no descriptors, none may be served in time.
+        served = self.wrk(self.app.url + path, f"-d{self.span}s", *options)
+        with self.lock:
+            self.loads += 1
+            self.empty += served == 0
 
     def kept(self, rng: random.Random) -> None:
         self.load("/hello", f"-c{rng.choice([1, 16, 64])}")
@@ -213,7 +218,9 @@ def soak(app: Any, tool: Any, wrk: Any, script: Any, seconds: float, seed: int, 
         assert now[0] <= descriptors + 8, now
         assert now[1] < objects + 1000, now
         assert now[2] < rss + 30_000_000, now
-    print(f"{rounds} rounds, {app.stats()['requests']} requests; {descriptors} descriptors, "
+    assert run.empty < run.loads
+    print(f"{rounds} rounds, {run.empty} of {run.loads} loads unserved, "
+          f"{app.stats()['requests']} requests; {descriptors} descriptors, "
           f"{objects} objects, {rss} bytes have become {now}")  # fmt: skip
     code, err = app.stop()
     assert code == 0
