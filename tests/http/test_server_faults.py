@@ -363,7 +363,7 @@ def date_is(wait_until):
     return run
 
 
-def test_clock_that_jumps_changes_the_date_and_nothing_else(procs, clock, program, date_is):
+def test_wall_clock_that_jumps_changes_the_date_and_nothing_else(procs, clock, program, date_is):
     options = {"read_header_timeout": 60, "idle_timeout": 60, "read_timeout": 60}
     app = program("app.py", "127.0.0.1:0", json.dumps(options))
     date_is(app, 0)
@@ -391,7 +391,7 @@ def test_clock_that_jumps_changes_the_date_and_nothing_else(procs, clock, progra
 
 
 @pytest.mark.parametrize("jump", [DAY, -DAY])
-def test_time_outs_end_in_time_after_the_clock_has_jumped(clock, program, date_is, jump):
+def test_time_outs_end_in_time_after_the_wall_clock_has_jumped(clock, program, date_is, jump):
     options = {"read_header_timeout": 0.5, "idle_timeout": 0.5, "read_timeout": 0.5}
     app = program("app.py", "127.0.0.1:0", json.dumps(options))
     date_is(app, 0)
