@@ -64,6 +64,8 @@ def measure(server: Server, scenario: Scenario, options: argparse.Namespace) -> 
             core=options.load_core,
             pipeline=options.pipeline,
             headers=request.headers,
+            method=request.method,
+            payload=request.payload,
         )
 
     with server.running([options.server_core]) as (program, address):

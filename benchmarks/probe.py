@@ -16,15 +16,19 @@ class Expectation:
     """One request and what a right answer to it is."""
 
     path: str = "/"
+    method: str = "GET"
+    payload: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     status: int = 200
     content_type: str = "text/plain"
     body: bytes = b"Hello, World"
 
     def request(self, address: str) -> bytes:
-        lines = [f"GET {self.path} HTTP/1.1", f"Host: {address}"]
+        lines = [f"{self.method} {self.path} HTTP/1.1", f"Host: {address}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        return "\r\n".join([*lines, "", ""]).encode("ascii")
+        if self.payload:
+            lines.append(f"Content-Length: {len(self.payload)}")
+        return "\r\n".join([*lines, "", ""]).encode("ascii") + self.payload
 
     def check(self, stream: BinaryIO) -> None:
         """Read one response; Unavailable if it is not the one expected."""

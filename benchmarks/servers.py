@@ -57,3 +57,16 @@ SERVERS = {
         Server("gevent", "gevent pywsgi", python("hello_gevent.py")),
     )
 }
+
+# What http_table.py measures: programs that can do each of its kinds of work.
+WORKERS = {
+    server.name: server
+    for server in (
+        Server(OURS, "gosched", python("work_gosched.py"), from_checkout()),
+        Server("go", "Go net/http", (str(BIN / "work_go"),), {"GOMAXPROCS": "1"}),
+        Server("uvloop", "uvloop + httptools, raw", python("work_uvloop.py")),
+        Server("granian", "granian (RSGI)", python("work_granian.py")),
+        Server("uvicorn", "uvicorn (uvloop, httptools)", python("work_uvicorn.py")),
+        Server("gevent", "gevent pywsgi", python("work_gevent.py")),
+    )
+}

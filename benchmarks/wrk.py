@@ -39,12 +39,20 @@ def run(
     core: int,
     pipeline: int = 1,
     headers: Mapping[str, str] | None = None,
+    method: str = "GET",
+    payload: bytes = b"",
+    rate: float | None = None,
 ) -> Load:
-    """Load `url` for `seconds`, keeping `pipeline` requests in flight a connection."""
+    """Load `url` for `seconds`, keeping `pipeline` requests in flight a connection.
+
+    With a rate (requests a second) connections pause at random between requests.
+    """
     command = [*pin([core]), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
     for name, value in (headers or {}).items():
         command += ["-H", f"{name}: {value}"]
-    command += ["-s", str(SCRIPT), url, "--", str(pipeline)]
+    # The mean pause of a connection, in milliseconds.
+    pause = 0.0 if rate is None else 1000 * connections / rate
+    command += ["-s", str(SCRIPT), url, "--", str(pipeline), method, payload.decode(), str(pause)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"wrk: {last_line(done.stderr)}")

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import threading
+import tokenize  # noqa: F401 (for tracebacks: without descriptors it could not be imported then)
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, overload

@@ -18,7 +18,16 @@ from pathlib import Path
 PEERS = Path(__file__).resolve().parent
 BIN = PEERS.parent.parent / "build" / "bench"
 REQUIREMENTS = PEERS.parent / "requirements.txt"
-GO_PROGRAMS = ("hello_go", "sched_go", "echo_go", "stream_go", "dial_go", "mux_go", "files_go")
+GO_PROGRAMS = (
+    "hello_go",
+    "work_go",
+    "sched_go",
+    "echo_go",
+    "stream_go",
+    "dial_go",
+    "mux_go",
+    "files_go",
+)
 C_PROGRAMS = (
     "epoll_hello",
     "epoll_echo",

@@ -338,6 +338,14 @@ def program() -> Iterator[Callable[..., Program]]:
 
 
 @pytest.fixture
+def no_quarantine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that AddressSanitizer holds back would look like a leak."""
+    options = os.environ.get("ASAN_OPTIONS", "")
+    small = "quarantine_size_mb=1:thread_local_quarantine_size_kb=16"
+    monkeypatch.setenv("ASAN_OPTIONS", f"{options}:{small}")
+
+
+@pytest.fixture
 def app(program: Callable[..., Program]) -> Program:
     """scripts/app.py in a process of its own."""
     return program("app.py")

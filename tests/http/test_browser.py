@@ -31,7 +31,7 @@ def browser(tmp_path):
     ]
     # What belongs to the interpreter is none of its business, nor is the user's home directory.
     env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    env |= {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    env |= dict.fromkeys(["HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"], str(tmp_path))
     started: list[subprocess.Popen[bytes]] = []
     with open(tmp_path / "browser.log", "wb") as log:
 

@@ -29,7 +29,7 @@ const request = (path, options = {}, body = '') => new Promise((resolve, reject)
 
 @pytest.fixture
 def node(app, tool):
-    """node(source): run a module against the app, which must stay quiet; what it prints, as JSON."""
+    """node(source): what a module prints, as JSON, run against the app, which must stay quiet."""
 
     def run(source: str):
         out = tool("node", "--input-type=module", "-e", PRELUDE + source, app.url)

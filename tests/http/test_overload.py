@@ -12,7 +12,10 @@ import pytest
 SAFETY = 60.0
 GET = b"GET /hello HTTP/1.1\r\nHost: t\r\n\r\n"
 POST = b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n\r\n"
+CHUNKED = b"POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
 CLOSE = b"GET /hello HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
+
+pytestmark = pytest.mark.usefixtures("no_quarantine")
 
 
 def fill(c: Any, data: bytes) -> int:
@@ -40,7 +43,7 @@ def test_thousand_half_open_connections_keep_nobody_waiting(procs, app, wrk):
             case 2:
                 c.send(POST + b"ab")
             case 3:
-                c.send(b"POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n5\r\na")
+                c.send(CHUNKED + b"5\r\na")
             case 4:
                 c.send(CLOSE).response()  # answered, and then not closed
     # Those that wait for their bodies run, and one asks for this.

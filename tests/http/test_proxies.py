@@ -107,7 +107,7 @@ class Front:
                 template = NGINX
                 settings = {"pool": "", "location": ""} | settings
                 settings["user"] = getpass.getuser()
-                arguments = ["-c", str(config), "-p", str(directory), "-e", str(directory / "start")]
+                arguments = ["-c", str(config), "-p", str(directory), "-e", f"{directory}/start"]
                 env["NGINX"] = f"{fd};"
             else:
                 upstream = upstream.replace("unix:", "unix@")

@@ -7,19 +7,13 @@ compared after a warm-up of the same kind, and leaves room for what the allocato
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
 GET = b"GET /hello HTTP/1.1\r\nHost: t\r\n\r\n"
 
 
-@pytest.fixture(autouse=True)
-def no_quarantine(monkeypatch):
-    """Memory that AddressSanitizer holds back would look like a leak."""
-    options = os.environ.get("ASAN_OPTIONS", "")
-    small = "quarantine_size_mb=1:thread_local_quarantine_size_kb=16"
-    monkeypatch.setenv("ASAN_OPTIONS", f"{options}:{small}")
+pytestmark = pytest.mark.usefixtures("no_quarantine")
 
 
 def objects(app) -> int:

@@ -95,18 +95,20 @@ def fail(w, r):
     raise ZeroDivisionError
 
 
-@mux.handle("/hog/{size}")
+@mux.handle("/hog")
 def hog(w, r):
-    """Take all memory in pieces of that size, say so on stdout, and keep it until SIGUSR1."""
-    size, kept = int(r.path_value("size")), []
+    """Take all memory, say so on stdout, and keep it until SIGUSR1."""
+    kept: list[bytes] = []
     free.clear()
-    try:
-        while True:
-            kept.append(bytes(size))
-    except MemoryError:
-        os.write(1, b"hogged\n")
-        while not free:
-            runtime.sleep(0.01)
+    for size in (1 << 20, 8000):
+        try:
+            while len(kept) < 1_000_000:
+                kept.append(bytes(size))
+        except MemoryError:
+            pass
+    os.write(1, b"hogged\n")
+    while not free:
+        runtime.sleep(0.01)
     kept.clear()
     return "hogged"
 
