@@ -305,7 +305,9 @@ struct http_server {
     /* By anybody: */
     _Atomic uint32_t nconns;    /* of all shards, with those not taken yet */
     _Atomic bool full;          /* accepting ended at max_conns */
-    _Atomic bool closing;       /* no new requests */
+    _Atomic bool retiring;      /* responses from now on are the last of their connections */
+    _Atomic bool closing;       /* the same, and nothing is accepted any more */
+    _Atomic bool hasten;        /* the same, and no connection waits for a request */
     _Atomic bool aborted;       /* nobody waits for handlers that still run */
     _Atomic uint32_t aborting;  /* shards that have still to do it */
     py_lock lock;               /* guards: */
@@ -341,7 +343,10 @@ void http_shard_free(http_shard *sh);
 void http_shard_place(http_conn *c);
 /* Discard what waits to be taken.  By the listeners' M. */
 void http_shard_forget(http_shard *sh);
-/* Close what is idle. */
+/* Connections that have waited so long (ns) for a request are closed at once by a shutdown;
+   the others get that much time. */
+#define HTTP_SETTLED 500000000
+/* Close what is idle; without s->hasten, what has been for HTTP_SETTLED. */
 void http_shard_shutdown(http_shard *sh);
 /* Close everything, fail handlers' I/O. */
 void http_shard_abort(http_shard *sh);

@@ -11,6 +11,7 @@ from runtime._http.controller import NotSupportedError, ResponseController
 from runtime._http.errors import BadRequestError, BodyTooLargeError, HTTPError
 from runtime._http.mux import ServeMux
 from runtime._http.pattern import PatternConflictError, PatternError
+from runtime._http.restart import inherited_listeners
 from runtime._http.server import (
     Server,
     default_mux,
@@ -41,6 +42,7 @@ __all__ = [
     "default_mux",
     "handle",
     "handle_func",
+    "inherited_listeners",
     "listen_and_serve",
     "serve",
     "timeout_handler",
