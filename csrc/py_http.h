@@ -9,6 +9,7 @@
  *   py_http_headers.c  Headers
  *   py_http_context.c  the contexts of requests
  *   py_http_pace.c     how long reading and sending may take: deadlines, data rates
+ *   py_http_watch.c    telling a program of its connections: conn_state
  *   py_http_gate.c     how many requests run at once, and who waits
  *
  * A connection is a C struct in the poller.  While it is idle, or a head is still
@@ -205,6 +206,7 @@ struct http_conn {
     py_waitq readers, writers;  /* L: the goroutine parked in I/O; readers: also the
                                    connection's own, while it waits for the others to go */
     http_request *req;          /* owned, while a handler runs; changes under lock */
+    uint64_t id;                /* where somebody watches, else 0 */
     uint32_t served;            /* requests begun, counted where there is a limit */
     http_pace pace;             /* L */
     struct {                    /* the peer: enough for any address we print */
@@ -292,6 +294,7 @@ struct http_server {
                                    exceeds */
     int64_t rate_grace;         /* ns */
     http_gate gate;
+    struct http_watch *watch;   /* owned or NULL, set before it serves */
     bool leave_main;            /* a plain thread serves: the spare P stands in for the
                                    main thread's, which may do something else */
     /* By the listeners' M: */
@@ -383,6 +386,23 @@ void http_pace_waited(http_conn *c, bool read, int64_t began);
 bool http_pace_over(const http_conn *c, bool read);
 PyObject *http_writer_set_read_deadline(http_writer *w, PyObject *seconds);
 PyObject *http_writer_set_write_deadline(http_writer *w, PyObject *seconds);
+
+/* ---- conn_state ---- */
+
+enum {                          /* in the order of ConnState in http/connstate.py */
+    HTTP_CONN_NEW,
+    HTTP_CONN_ACTIVE,
+    HTTP_CONN_IDLE,
+    HTTP_CONN_HIJACKED,
+    HTTP_CONN_CLOSED
+};
+/* Tell of c, where c->server->watch is set; by the shard's M. */
+void http_watch_note(http_conn *c, int what);
+PyObject *http_server_set_watch(http_server *s, PyObject *hook);
+int http_watch_traverse(struct http_watch *w, visitproc visit, void *arg);
+void http_watch_free(struct http_watch *w);
+/* "ip:port" of the peer. */
+PyObject *http_conn_addr(const http_conn *c);
 
 /* ---- the gate, where it has a limit ---- */
 

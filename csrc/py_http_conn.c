@@ -99,6 +99,8 @@ http_conn_open(http_conn *c)
 void
 http_conn_destroy(http_conn *c)
 {
+    if (RT_UNLIKELY(c->server->watch != NULL))
+        http_watch_note(c, HTTP_CONN_CLOSED);
     http_shard_remove(c);
     int fd = c->pd.fd;
     rt_pd_close(&c->pd);

@@ -300,7 +300,7 @@ server_traverse(http_server *s, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(s));
     Py_VISIT(s->handler);
     Py_VISIT(s->contexts);
-    return 0;
+    return http_watch_traverse(s->watch, visit, arg);
 }
 
 static int
@@ -320,6 +320,7 @@ server_dealloc(http_server *s)
     for (uint32_t id = 0; id <= RT_SPARE_P; id++)
         http_shard_free(RT_LOAD(s->shards[id]));
     server_clear(s);
+    http_watch_free(s->watch);
     type->tp_free(s);
     Py_DECREF(type);
 }
@@ -690,6 +691,9 @@ static PyMethodDef methods[] = {
     {"set_limits", (PyCFunction)(void (*)(void))http_server_set_limits,
      METH_VARARGS | METH_KEYWORDS,
      "set_limits($self, /, **limits)\n--\n\nSet more limits, before it serves."},
+    {"set_watch", (PyCFunction)http_server_set_watch, METH_O,
+     "set_watch($self, hook, /)\n--\n\n"
+     "Call hook(id, what, remote_addr or None) as connections change, before it serves."},
     {"set_contexts", (PyCFunction)server_set_contexts, METH_O,
      "set_contexts($self, contexts, /)\n--\n\n"
      "What contexts of requests are made of, before it serves."},

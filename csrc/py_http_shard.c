@@ -89,6 +89,8 @@ http_conn_set_state(http_conn *c, int state)
     http_shard *sh = c->shard;
     unlink_conn(sh, c);
     link_conn(sh, c, state);
+    if (RT_UNLIKELY(c->server->watch != NULL) && (state == HTTP_ACTIVE || state == HTTP_IDLE))
+        http_watch_note(c, state == HTTP_ACTIVE ? HTTP_CONN_ACTIVE : HTTP_CONN_IDLE);
 }
 
 void
@@ -96,6 +98,8 @@ http_shard_add(http_conn *c)
 {
     RT_COUNT(c->shard->nopen, 1);
     link_conn(c->shard, c, HTTP_HEAD);
+    if (RT_UNLIKELY(c->server->watch != NULL))
+        http_watch_note(c, HTTP_CONN_NEW);
 }
 
 void

@@ -21,6 +21,7 @@ import runtime
 from runtime import _core
 from runtime._http import errors, values
 from runtime._http import restart as hot
+from runtime._http.connstate import ConnInfo, ConnState, Watch
 from runtime._http.context import Base, Contexts
 from runtime._http.mux import ServeMux
 from runtime._net.addr import UnixAddr
@@ -137,6 +138,8 @@ class Server:
     With hot_restart SIGUSR2 starts the program anew; once that serves, this one shuts down. No
     client notices. A number is the seconds it has for that, True means 60.
 
+    conn_state(conn, state) is called as connections change: see ConnState.
+
     With several Ps (GOMAXPROCS) the connections are spread over their threads; all handlers of
     one connection run on the same. Where a plain thread calls serve(), none runs on the main
     thread, which may do something else.
@@ -171,6 +174,7 @@ class Server:
         max_requests_per_connection: int | None = None,
         drain_delay: float = 0.0,
         hot_restart: bool | float = False,
+        conn_state: Callable[[ConnInfo, ConnState], object] | None = None,
     ) -> None:
         if handler is None:
             handler = default_mux
@@ -198,6 +202,8 @@ class Server:
             waiting_timeout=waiting_timeout,
             max_requests_per_connection=max_requests_per_connection,
         )
+        if conn_state is not None:
+            self._core.set_watch(Watch(conn_state))
         self._contexts = Contexts(base_context)
         self._core.set_contexts(self._contexts)
         self._wanted = addr
@@ -316,17 +322,18 @@ class Server:
         where = listener.addr
         unlink = listener._unlink
         fd = listener._fd.detach()
-        try:
-            self._core.listen(fd)
-        except BaseException:
-            os.close(fd)
-            raise
+        # First: once it is served, others may end the server.
         listener._unlink = None
         if unlink is not None:
             self._files.append(unlink)
         self._listening.append(hot.Listening(fd, None, unlink))
         if self._addr is None:
             self._addr = f"unix:{where}" if isinstance(where, UnixAddr) else str(where)
+        try:
+            self._core.listen(fd)
+        except BaseException:
+            os.close(fd)
+            raise
 
     def shutdown(self, timeout: float | None = None, *, ctx: _Context | None = None) -> bool:
         """Stop accepting, finish requests in flight, close idle connections.
@@ -349,8 +356,8 @@ class Server:
             self._stop()
             self._core.begin_shutdown()
             self._call_at_shutdown()
-            for finish in (lambda: time.monotonic() + _SETTLED, lambda: end):
-                left = min(end, finish()) - time.monotonic()
+            for until in (min(end, time.monotonic() + _SETTLED), end):
+                left = until - time.monotonic()
                 if self._core.wait_closed(None if left == math.inf else max(left, 0), ctx=ctx):
                     return True
                 self._core.close_idle()

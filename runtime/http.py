@@ -7,6 +7,7 @@
 """
 
 from runtime._core import Body, Headers, Request, ResponseWriter
+from runtime._http.connstate import ConnInfo, ConnState
 from runtime._http.controller import NotSupportedError, ResponseController
 from runtime._http.errors import BadRequestError, BodyTooLargeError, HTTPError
 from runtime._http.mux import ServeMux
@@ -27,6 +28,8 @@ __all__ = [
     "BadRequestError",
     "Body",
     "BodyTooLargeError",
+    "ConnInfo",
+    "ConnState",
     "HTTPError",
     "HandlerTimeoutError",
     "Headers",
