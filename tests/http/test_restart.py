@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ class Restarting:
         self.mode = directory / "mode"
         self.mode.write_text(mode)
         self.wait_until = wait_until
-        self.program = program("restart.py", address, str(self.mode))
+        self.program = program("restart.py", address, str(self.mode), start_new_session=True)
         self.pids = [int(self.program.read_line())]
+        assert self.pids == [self.program.proc.pid]
         assert self.pid() == self.pids[0]  # now it heeds signals
 
     def restart(self) -> int:
@@ -51,11 +53,8 @@ def restarting(program, wait_until, tmp_path):
 
     yield start
     for r in started:
-        for pid in r.pids[1:]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        with suppress(ProcessLookupError):  # those that followed it are of its session
+            os.killpg(r.program.proc.pid, signal.SIGKILL)
 
 
 class Load:
