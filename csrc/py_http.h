@@ -14,6 +14,7 @@
  *   py_http_hijack.c   connections that handlers take over
  *   py_http_context.c  the contexts of requests
  *   py_http_pace.c     how long reading and sending may take: deadlines, data rates
+ *   py_http_watch.c    telling a program of its connections: conn_state
  *   py_http_gate.c     how many requests run at once, and who waits
  *   py_http_cookies.c  a request's cookies and basic_auth()
  *   py_http_mux.c      ServeMux: from a request to its handler, with py_http_mux_table.c
@@ -219,6 +220,7 @@ struct http_conn {
     py_waitq readers, writers;  /* L: the goroutine parked in I/O; readers: also the
                                    connection's own, while it waits for the others to go */
     http_request *req;          /* owned, while a handler runs; changes under lock */
+    uint64_t id;                /* where somebody watches, else 0 */
     uint32_t served;            /* requests begun, counted where there is a limit */
     http_pace pace;             /* L */
     struct {                    /* the peer: enough for any address we print */
@@ -311,6 +313,7 @@ struct http_server {
                                    exceeds */
     int64_t rate_grace;         /* ns */
     http_gate gate;
+    struct http_watch *watch;   /* owned or NULL, set before it serves */
     bool leave_main;            /* a plain thread serves: the spare P stands in for the
                                    main thread's, which may do something else */
     /* By the listeners' M: */
@@ -324,7 +327,9 @@ struct http_server {
     /* By anybody: */
     _Atomic uint32_t nconns;    /* of all shards, with those not taken yet */
     _Atomic bool full;          /* accepting ended at max_conns */
-    _Atomic bool closing;       /* no new requests */
+    _Atomic bool retiring;      /* responses from now on are the last of their connections */
+    _Atomic bool closing;       /* the same, and nothing is accepted any more */
+    _Atomic bool hasten;        /* the same, and no connection waits for a request */
     _Atomic bool aborted;       /* nobody waits for handlers that still run */
     _Atomic uint32_t aborting;  /* shards that have still to do it */
     bool bubbled;               /* made in a bubble, in whose hands it is */
@@ -368,7 +373,10 @@ void http_shard_count(http_shard *sh, int n);
 void http_shard_place(http_conn *c);
 /* Discard what waits to be taken.  By the listeners' M. */
 void http_shard_forget(http_shard *sh);
-/* Close what is idle. */
+/* Connections that have waited so long (ns) for a request are closed at once by a shutdown;
+   the others get that much time. */
+#define HTTP_SETTLED 500000000
+/* Close what is idle; without s->hasten, what has been for HTTP_SETTLED. */
 void http_shard_shutdown(http_shard *sh);
 /* Close everything, fail handlers' I/O. */
 void http_shard_abort(http_shard *sh);
@@ -411,6 +419,23 @@ void http_pace_waited(http_conn *c, bool read, int64_t began);
 bool http_pace_over(const http_conn *c, bool read);
 PyObject *http_writer_set_read_deadline(http_writer *w, PyObject *seconds);
 PyObject *http_writer_set_write_deadline(http_writer *w, PyObject *seconds);
+
+/* ---- conn_state ---- */
+
+enum {                          /* in the order of ConnState in http/connstate.py */
+    HTTP_CONN_NEW,
+    HTTP_CONN_ACTIVE,
+    HTTP_CONN_IDLE,
+    HTTP_CONN_HIJACKED,
+    HTTP_CONN_CLOSED
+};
+/* Tell of c, where c->server->watch is set; by the shard's M. */
+void http_watch_note(http_conn *c, int what);
+PyObject *http_server_set_watch(http_server *s, PyObject *hook);
+int http_watch_traverse(struct http_watch *w, visitproc visit, void *arg);
+void http_watch_free(struct http_watch *w);
+/* "ip:port" of the peer. */
+PyObject *http_conn_addr(const http_conn *c);
 
 /* ---- the gate, where it has a limit ---- */
 

@@ -108,6 +108,8 @@ http_conn_destroy(http_conn *c)
         http_hijack_end(c);
         return;
     }
+    if (RT_UNLIKELY(c->server->watch != NULL))
+        http_watch_note(c, HTTP_CONN_CLOSED);
     http_shard_remove(c);
     int fd = c->pd.fd;
     rt_pd_close(&c->pd);
@@ -417,7 +419,7 @@ conn_main(Goroutine *gp)
     else if (c->in_pos == c->in_len) {
         drop_input(c);
         http_conn_set_state(c, HTTP_IDLE);
-        if (RT_LOAD(c->server->closing))
+        if (RT_LOAD(c->server->hasten))
             http_conn_destroy(c);
         else if (c->readable)
             conn_ready(&c->pd, 0);
@@ -474,7 +476,7 @@ begin_request(http_conn *c, const rt_http1_req *head, int n)
     c->chunked = head->chunked;
     c->body_done = !head->chunked && head->content_length <= 0;
     c->body_left = head->chunked ? s->max_body : head->content_length;
-    c->close_after = !head->keep_alive || RT_LOAD(s->closing);
+    c->close_after = !head->keep_alive || RT_LOAD(s->retiring);
     if (RT_UNLIKELY(s->max_served != 0) && ++c->served >= s->max_served)
         c->close_after = true;
     c->continue_due = head->expect_continue && !c->body_done;
@@ -634,7 +636,7 @@ conn_ready(rt_pd *pd, uint32_t mode)
         int d = http_body_discard(c);
         if (d < 0)
             close_politely(c);
-        else if (d > 0 && RT_LOAD(c->server->closing) && c->in_pos == c->in_len)
+        else if (d > 0 && RT_LOAD(c->server->hasten) && c->in_pos == c->in_len)
             http_conn_destroy(c);
         else if (d > 0) {
             http_conn_set_state(c, HTTP_IDLE);

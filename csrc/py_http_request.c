@@ -253,8 +253,8 @@ get_content_length(http_request *r, void *Py_UNUSED(closure))
     return PyLong_FromLongLong(n < 0 && !r->head.chunked ? 0 : n);
 }
 
-static PyObject *
-addr_str(const http_conn *c)
+PyObject *
+http_conn_addr(const http_conn *c)
 {
     char ip[INET6_ADDRSTRLEN];
     if (c->stream != NULL)
@@ -274,7 +274,7 @@ static PyObject *
 get_remote_addr(http_request *r, void *Py_UNUSED(closure))
 {
     PyObject *addr = http_lazy(&r->remote_addr);
-    return addr ? Py_NewRef(addr) : keep(r, &r->remote_addr, addr_str(r->conn));
+    return addr ? Py_NewRef(addr) : keep(r, &r->remote_addr, http_conn_addr(r->conn));
 }
 
 static PyObject *

@@ -97,11 +97,11 @@ accept_ready(rt_pd *pd, uint32_t Py_UNUSED(mode))
         } peer;
         socklen_t len = sizeof(peer);
         peer.sa.sa_family = AF_UNSPEC;
-        int fd = accept4(l->pd.fd, &peer.sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = netfd_sys_accept(l->pd.fd, &peer.sa, &len);
         if (fd < 0) {
-            if (errno == EAGAIN)
+            if (netfd_would_block(fd))
                 return;
-            if (errno == EINTR || netfd_lost_before_accept(errno))
+            if (fd == -EINTR || netfd_lost_before_accept(-fd))
                 continue;
             pause_accepting(l); /* no descriptor or no memory is left, or who knows what */
             return;
@@ -149,17 +149,21 @@ give_up_fired(rt_timer *t)
 {
     http_server *s = RT_CONTAINER_OF(t, http_server, give_up);
     RT_STORE(s->aborted, true);
+    http_gate_close(s);
     wake_waiters(s);
     Py_DECREF(s);
 }
 
-/* The caller has a reference to s. */
+/* What has connected by now is still served, where that is wanted.  The caller has a
+   reference to s. */
 static void
-close_listeners(http_server *s)
+close_listeners(http_server *s, bool serve_last)
 {
     rt_timers *timers = &home(s)->p.timers;
     while (RT_LOAD(s->nlisteners) > 0) {
         http_listener *l = s->listeners[RT_LOAD(s->nlisteners) - 1];
+        if (serve_last)
+            accept_ready(&l->pd, 0);
         rt_timers_stop(timers, &l->retry);
         int fd = l->pd.fd;
         rt_pd_close(&l->pd);
@@ -168,7 +172,7 @@ close_listeners(http_server *s)
         RT_COUNT(s->nlisteners, -1);
         Py_DECREF(s);
     }
-    if (rt_timers_stop(timers, &s->recall))
+    if (!serve_last && rt_timers_stop(timers, &s->recall))
         Py_DECREF(s);
     if (atomic_load(&s->nconns) == 0)
         wake_waiters(s);
@@ -301,7 +305,7 @@ server_traverse(http_server *s, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(s));
     Py_VISIT(s->handler);
     Py_VISIT(s->contexts);
-    return 0;
+    return http_watch_traverse(s->watch, visit, arg);
 }
 
 static int
@@ -321,6 +325,7 @@ server_dealloc(http_server *s)
     for (uint32_t id = 0; id <= RT_SPARE_P; id++)
         http_shard_free(RT_LOAD(s->shards[id]));
     server_clear(s);
+    http_watch_free(s->watch);
     type->tp_free(s);
     Py_DECREF(type);
 }
@@ -343,7 +348,7 @@ wait_reason(const http_server *s)
 /* Wait until *done, or until everything is closed where done is NULL; under s->lock, of
    which it lets go to park.  RT_WAKE_*. */
 static uint32_t
-wait_locked(http_server *s, Goroutine *gp, const bool *done, int64_t deadline)
+wait_locked(http_server *s, Goroutine *gp, const bool *done, py_wait *wait)
 {
     uint32_t why = RT_WAKE_READY;
     while (why == RT_WAKE_READY) {
@@ -354,7 +359,7 @@ wait_locked(http_server *s, Goroutine *gp, const bool *done, int64_t deadline)
         if (!over)
             py_waitq_push(&s->waiters, &gp->seat->waiter);
         py_release(&s->lock);
-        why = py_park(gp, wait_reason(s), deadline);
+        why = py_wait_park(gp, wait_reason(s), wait);
         py_acquire(&s->lock);
         py_waitq_remove(&gp->seat->waiter);
     }
@@ -466,8 +471,9 @@ listen_elsewhere(http_server *s, int fd)
         Py_DECREF(s);
         return -ENOMEM;
     }
+    py_wait wait = {RT_FOREVER, NULL};
     py_acquire(&s->lock);
-    wait_locked(s, gp, &call->done, RT_FOREVER);
+    wait_locked(s, gp, &call->done, &wait);
     py_release(&s->lock);
     int err = call->err;
     PyMem_Free(call);
@@ -554,6 +560,7 @@ aborted_one(http_server *s)
     if (http_count(&s->aborting, -1) != 0)
         return;
     RT_STORE(s->aborted, true);
+    http_gate_close(s);
     wake_waiters(s);
 }
 
@@ -574,16 +581,16 @@ static int
 close_all(http_server *s, bool abort)
 {
     int result = 0;
-    close_listeners(s);
-    if (abort) {
-        http_gate_close(s);
+    bool gentle = !abort && !RT_LOAD(s->hasten);
+    close_listeners(s, gentle);
+    if (abort)
         http_count(&s->aborting, 1);
-    }
     for (uint32_t id = 0; id <= RT_SPARE_P; id++) {
         http_shard *sh = RT_LOAD(s->shards[id]);
         if (sh == NULL)
             continue;
-        http_shard_forget(sh);
+        if (!gentle)
+            http_shard_forget(sh);
         if (abort)
             http_count(&s->aborting, 1);
         if (sh->mp != home(s)
@@ -632,6 +639,9 @@ abort_main(Goroutine *gp)
 static int
 close_from_here(http_server *s, bool abort)
 {
+    RT_STORE(s->retiring, true);
+    if (abort)
+        RT_STORE(s->hasten, true);
     atomic_store(&s->closing, true);
     py_m *mp = atomic_load(&s->mp);
     if (mp == NULL) {
@@ -663,6 +673,20 @@ server_begin_shutdown(http_server *s, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+server_close_idle(http_server *s, PyObject *unused)
+{
+    RT_STORE(s->hasten, true);
+    return server_begin_shutdown(s, unused);
+}
+
+static PyObject *
+server_retire(http_server *s, PyObject *Py_UNUSED(ignored))
+{
+    RT_STORE(s->retiring, true);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 server_abort(http_server *s, PyObject *Py_UNUSED(ignored))
 {
     int r = close_from_here(s, true);
@@ -673,17 +697,19 @@ server_abort(http_server *s, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-server_wait_closed(http_server *s, PyObject *timeout)
+server_wait_closed(http_server *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    int64_t deadline;
-    if ((s->bubbled ? py_deadline : py_io_deadline)(timeout, &deadline) < 0)
+    py_limits limits;
+    py_wait wait;
+    if (py_limits_parse(&limits, "wait_closed(" PY_LIMITS_USAGE ")", 0, args, nargs, kwnames) < 0)
         return NULL;
     Goroutine *gp = py_current("HTTPServer.wait_closed()");
-    if (gp == NULL)
+    if (gp == NULL || (s->bubbled ? py_wait_begin : py_wait_begin_io)(&wait, &limits) < 0)
         return NULL;
     py_acquire(&s->lock);
-    uint32_t why = wait_locked(s, gp, NULL, deadline);
+    uint32_t why = wait_locked(s, gp, NULL, &wait);
     py_release(&s->lock);
+    py_wait_end(&wait);
     if (why == RT_WAKE_READY)
         return PyBool_FromLong(all_closed(s));
     if (why == RT_WAKE_TIMEOUT)
@@ -730,16 +756,26 @@ static PyMethodDef methods[] = {
      "They belong to the calling thread; if it runs no goroutines, to one of the runtime."},
     {"begin_shutdown", (PyCFunction)server_begin_shutdown, METH_NOARGS,
      "begin_shutdown($self, /)\n--\n\nStop accepting, close idle connections; never blocks."},
+    {"close_idle", (PyCFunction)server_close_idle, METH_NOARGS,
+     "close_idle($self, /)\n--\n\n"
+     "After begin_shutdown(), which leaves connections that have just become idle, to close\n"
+     "those, too."},
+    {"retire", (PyCFunction)server_retire, METH_NOARGS,
+     "retire($self, /)\n--\n\nSay Connection: close in each response from now on."},
     {"abort", (PyCFunction)server_abort, METH_NOARGS,
      "abort($self, /)\n--\n\nClose everything; running handlers fail at their next I/O.\n\n"
      "False where threads of the server will do it, and then end wait_closed()."},
-    {"wait_closed", (PyCFunction)server_wait_closed, METH_O,
-     "wait_closed($self, timeout, /)\n--\n\n"
+    {"wait_closed", (PyCFunction)(void (*)(void))server_wait_closed,
+     METH_FASTCALL | METH_KEYWORDS,
+     "wait_closed($self, timeout=None, *, ctx=None)\n--\n\n"
      "True once all is closed, False after timeout seconds, or after abort() while\n"
      "handlers still run."},
     {"set_limits", (PyCFunction)(void (*)(void))http_server_set_limits,
      METH_VARARGS | METH_KEYWORDS,
      "set_limits($self, /, **limits)\n--\n\nSet more limits, before it serves."},
+    {"set_watch", (PyCFunction)http_server_set_watch, METH_O,
+     "set_watch($self, hook, /)\n--\n\n"
+     "Call hook(id, what, remote_addr or None) as connections change, before it serves."},
     {"set_contexts", (PyCFunction)server_set_contexts, METH_O,
      "set_contexts($self, contexts, /)\n--\n\n"
      "What contexts of requests are made of, before it serves."},

@@ -89,6 +89,8 @@ http_conn_set_state(http_conn *c, int state)
     http_shard *sh = c->shard;
     unlink_conn(sh, c);
     link_conn(sh, c, state);
+    if (RT_UNLIKELY(c->server->watch != NULL) && (state == HTTP_ACTIVE || state == HTTP_IDLE))
+        http_watch_note(c, state == HTTP_ACTIVE ? HTTP_CONN_ACTIVE : HTTP_CONN_IDLE);
 }
 
 void
@@ -96,6 +98,8 @@ http_shard_add(http_conn *c)
 {
     RT_COUNT(c->shard->nopen, 1);
     link_conn(c->shard, c, HTTP_HEAD);
+    if (RT_UNLIKELY(c->server->watch != NULL))
+        http_watch_note(c, HTTP_CONN_NEW);
 }
 
 void
@@ -167,17 +171,23 @@ each_conn(http_shard *sh, int state, void (*fn)(http_conn *))
     }
 }
 
+/* c waits for a request: close it, unless it waits for so short a time that one may be on its
+   way, which closing would reset. */
 static void
 destroy_silent(http_conn *c)
 {
-    if (c->in_pos == c->in_len && !c->readable)
+    const http_server *s = c->server;
+    int64_t timeout = s->timeouts[c->state];
+    bool settled = timeout != INT64_MAX
+                   && rt_nanotime() - (c->deadline - timeout) >= HTTP_SETTLED;
+    if (c->in_pos == c->in_len && !c->readable && (settled || RT_LOAD(s->hasten)))
         http_conn_destroy(c);
 }
 
 void
 http_shard_shutdown(http_shard *sh)
 {
-    each_conn(sh, HTTP_IDLE, http_conn_destroy);
+    each_conn(sh, HTTP_IDLE, destroy_silent);
     each_conn(sh, HTTP_HEAD, destroy_silent);       /* connected, but nothing was asked */
 }
 
@@ -288,7 +298,7 @@ take_main(Goroutine *gp)
     RT_STORE(sh->asked_at, 0);      /* what comes from now on needs another goroutine */
     for (http_conn *c = take_queue(sh), *next; c != NULL; c = next) {
         next = c->next;
-        if (RT_LOAD(s->closing))
+        if (RT_LOAD(s->hasten))
             http_conn_discard(c);   /* nothing was asked yet */
         else
             http_conn_open(c);

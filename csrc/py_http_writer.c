@@ -338,7 +338,7 @@ add_head_locked(http_writer *w, PyObject *headers, int64_t length, size_t extra,
                      (long long)f.length, (long long)length);
         return -1;
     }
-    if (f.close || RT_LOAD(c->server->closing))
+    if (f.close || RT_LOAD(c->server->retiring))
         c->close_after = true;
     if (RT_UNLIKELY(c->continue_due)) {
         /* Too late to ask for the body; it may come or not (RFC 9110 section 10.1.1). */

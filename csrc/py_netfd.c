@@ -302,8 +302,8 @@ netfd_alloc(PyTypeObject *type, int fd)
     return self;
 }
 
-static int
-sys_accept(int fd, struct sockaddr *sa, socklen_t *len)
+int
+netfd_sys_accept(int fd, struct sockaddr *sa, socklen_t *len)
 {
 #if defined(__linux__) || defined(__FreeBSD__) || defined(__OpenBSD__) || defined(__NetBSD__)
     int conn = accept4(fd, sa, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -334,7 +334,7 @@ accept_now(NetFD *self, PyTypeObject *type)
     }
     do {
         len = sizeof(ss);
-        fd = sys_accept(listener, (struct sockaddr *)&ss, &len);
+        fd = netfd_sys_accept(listener, (struct sockaddr *)&ss, &len);
     } while (fd == -EINTR || netfd_lost_before_accept(-fd));
     netfd_end(self->pd, &self->pd->rd, netfd_would_block(fd));
     if (fd < 0) {

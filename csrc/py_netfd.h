@@ -92,6 +92,9 @@ netfd_would_block(ssize_t r)
     return r == -EAGAIN || r == -EWOULDBLOCK;
 }
 
+/* Accept a connection, which is non-blocking and not inherited: its descriptor or -errno. */
+int netfd_sys_accept(int fd, struct sockaddr *sa, socklen_t *len);
+
 /* What accept() says of a connection that was gone before it was accepted: the next may
    not be.  (Linux passes on its network errors.) */
 static inline bool

@@ -7,10 +7,12 @@ and holds the default mux.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
 import threading
+import time
 import tokenize  # noqa: F401 (for tracebacks: without descriptors it could not be imported then)
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,15 +21,19 @@ from typing import TYPE_CHECKING, Any, overload
 import runtime
 from runtime import _core
 from runtime._http import auth, cookies, errors, forms, values
+from runtime._http import restart as hot
+from runtime._http.connstate import ConnInfo, ConnState, Watch
 from runtime._http.context import Base, Contexts
 from runtime._http.mux import ServeMux
-from runtime._http.streams import Certificates, Listener, Streams, TLSSource
+from runtime._http.streams import Listener, Streams, TLSSource, is_plain
 from runtime._net.activation import listener_from_fd
+from runtime._net.addr import UnixAddr
 from runtime._net.bufio import Reader
 from runtime._net.conn import conn_type
+from runtime._net.listener import Listener as NetListener
 
 if TYPE_CHECKING:
-    from runtime._core import Request
+    from runtime._core import Request, _Context
 
 __all__ = [
     "Server",
@@ -42,6 +48,8 @@ __all__ = [
 Handler = Callable[[Any, Any], Any]
 
 _CLOSED = "the server was closed"
+_RESTART_TIME = 60.0  # seconds that a new program may take to serve
+_SETTLED = 0.5  # HTTP_SETTLED of csrc/py_http.h, in seconds
 
 logger = logging.getLogger("runtime.http")
 
@@ -138,6 +146,7 @@ class Server:
     body_timeout         for a whole request body, from the end of its head
     waiting_timeout      for a request to wait until fewer than max_requests run
     shutdown_timeout     for requests in flight after SIGINT or SIGTERM
+    drain_delay          from the start of a shutdown until nothing is accepted any more
     handshake_timeout    for a TLS handshake
 
     tls makes it an HTTPS server: the paths of a certificate and its key in PEM, an
@@ -147,6 +156,11 @@ class Server:
 
         server = Server(handler, addr=":8080")
         server.serve()          # until shutdown(), close(), SIGINT or SIGTERM
+
+    With hot_restart SIGUSR2 starts the program anew; once that serves, this one shuts down. No
+    client notices. A number is the seconds it has for that, True means 60.
+
+    conn_state(conn, state) is called as connections change: see ConnState.
 
     With several Ps (GOMAXPROCS) the connections are spread over their threads; all handlers of
     one connection run on the same. Where a plain thread calls serve(), none runs on the main
@@ -183,6 +197,9 @@ class Server:
         tls: TLSSource | None = None,
         handshake_timeout: float | None = 10.0,
         max_handshakes: int = 1024,
+        drain_delay: float = 0.0,
+        hot_restart: bool | float = False,
+        conn_state: Callable[[ConnInfo, ConnState], object] | None = None,
     ) -> None:
         if handler is None:
             handler = default_mux
@@ -210,6 +227,8 @@ class Server:
             waiting_timeout=waiting_timeout,
             max_requests_per_connection=max_requests_per_connection,
         )
+        if conn_state is not None:
+            self._core.set_watch(Watch(conn_state))
         self._contexts = Contexts(base_context)
         self._core.set_contexts(self._contexts)
         certificates = None if tls is None else Certificates(tls)
@@ -222,6 +241,36 @@ class Server:
         self._addr: str | None = None
         self._socket: socket.socket | None = None
         self._stopped = False
+        if not drain_delay >= 0:
+            raise ValueError(f"drain_delay must be 0 or more seconds, not {drain_delay}")
+        if not hot_restart >= 0:
+            raise ValueError("hot_restart must be True, False or a positive number of seconds")
+        self._drain_delay = drain_delay
+        self._hot_restart = _RESTART_TIME if hot_restart is True else float(hot_restart)
+        self._drained_at: float | None = None  # from then on nothing is accepted
+        self._hurry: runtime.Chan[None] = runtime.Chan()  # closed: do not wait for that
+        self._at_shutdown: list[Callable[[], object]] = []
+        self._listening: list[hot.Listening] = []  # what is being served
+        self._files: list[str] = []  # of unix sockets, to be removed
+        self._starting: hot.NewProgram | None = None
+
+    @property
+    def draining(self) -> bool:
+        """True from the start of a shutdown on: for the handler that load balancers ask.
+
+            mux.handle("/ready", lambda w, r: 503 if server.draining else 200)
+        """
+        return self._drained_at is not None
+
+    def register_on_shutdown(self, fn: Callable[[], object]) -> None:
+        """Call fn() in a goroutine of its own when a shutdown stops accepting.
+
+        For connections that the server does not know of any more: those that were hijacked.
+        shutdown() does not wait for it.  Go: Server.RegisterOnShutdown.
+        """
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, not {type(fn).__name__}")
+        self._at_shutdown.append(fn)
 
     @property
     def addr(self) -> str:
@@ -236,9 +285,11 @@ class Server:
         """
         if self._socket is not None:
             return
-        sock = _bind(self._wanted, self._backlog)
+        sock = hot.inherited_socket(self._wanted) or _bind(self._wanted, self._backlog)
         if sock.family == socket.AF_UNIX:
             self._addr = self._wanted
+            if self._addr.startswith("unix:/"):  # abstract addresses have no file
+                self._files.append(self._addr[5:])
         else:
             host, port = sock.getsockname()[:2]
             self._addr = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -247,10 +298,11 @@ class Server:
     def serve(self, *listeners: Listener) -> None:
         """Serve until the server is shut down or closed.
 
-        Without listeners it serves its address.  A listener is one of runtime.net's, or any
-        object with accept() and close() whose connections have read(n), write(data), close(),
+        Without listeners it serves its address; where listen() was called before, that too.
+        A listener is one of runtime.net's, as of net.listen() and net.activation_listeners(), or
+        any object with accept() and close() whose connections have read(n), write(data), close(),
         set_read_deadline(seconds) and set_write_deadline(seconds) as those of runtime.net have.
-        They are closed when the server is.  What accept() raises ends serve(), but for errors
+        They belong to the server from now on.  What accept() raises ends serve(), but for errors
         of one connection or for want of resources: then it tries again after a while.
 
         In the main goroutine SIGINT and SIGTERM shut it down: requests in flight are
@@ -258,35 +310,69 @@ class Server:
         the program has installed for these signals are left alone.  Where an exception
         ends serve(), say by Goroutine.cancel(), nothing is accepted any more and requests
         in flight are finished.
+
+        Go: Server.Serve, Server.ListenAndServe.
         """
         if self._stopped:
             raise RuntimeError("the server was closed: make a new one")
         if self._socket is not None and self._socket.fileno() < 0:
             raise RuntimeError("the server is being served already")
+        for listener in listeners:
+            if isinstance(listener, NetListener):
+                listener.fileno()  # or ClosedError
+        if not listeners:
+            self.listen()
         self._contexts.begin()
         try:
-            for listener in listeners:
-                self._streams.add(listener)
-            if not listeners:
-                self._serve_own()
             with self._signals():
+                if self._socket is not None:
+                    self._serve_socket(self._socket)
+                for listener in listeners:
+                    self._serve_listener(listener)
+                for fd, _, _ in self._listening:
+                    hot.served(fd)
                 self._streams.join()
                 self._core.wait_closed(None)
         except BaseException:
             # As Go does: whatever ends serve(), nothing is accepted any more.
             self._stop()
             self._core.begin_shutdown()
+            self._core.close_idle()
             raise
+        finally:
+            if self._starting is not None:
+                self._starting.kill()
         self._contexts.end(_CLOSED)
 
-    def _serve_own(self) -> None:
-        self.listen()
-        assert self._socket is not None
+    def _serve_socket(self, sock: socket.socket) -> None:
+        fd = sock.fileno()
         if self._streams.certificates is not None:
-            self._streams.add(listener_from_fd(self._socket.detach()))
+            sock.detach()
+            self._streams.add(listener_from_fd(fd))
+        else:
+            self._core.listen(fd)
+            sock.detach()
+        self._listening.append(hot.Listening(fd, self._wanted, None))
+
+    def _serve_listener(self, listener: Listener) -> None:
+        if self._streams.certificates is not None or not is_plain(listener):
+            self._streams.add(listener)
             return
-        self._core.listen(self._socket.fileno())
-        self._socket.detach()
+        where = listener.addr
+        unlink = listener._unlink
+        fd = listener._fd.detach()
+        # First: once it is served, others may end the server.
+        listener._unlink = None
+        if unlink is not None:
+            self._files.append(unlink)
+        self._listening.append(hot.Listening(fd, None, unlink))
+        if self._addr is None:
+            self._addr = f"unix:{where}" if isinstance(where, UnixAddr) else str(where)
+        try:
+            self._core.listen(fd)
+        except BaseException:
+            os.close(fd)
+            raise
 
     def set_tls(self, tls: TLSSource) -> None:
         """Use another certificate, from the next handshake on.
@@ -300,18 +386,54 @@ class Server:
             raise RuntimeError("the server was made without tls")
         self._streams.certificates.set(tls)
 
-    def shutdown(self, timeout: float | None = None) -> bool:
+    def shutdown(self, timeout: float | None = None, *, ctx: _Context | None = None) -> bool:
         """Stop accepting, finish requests in flight, close idle connections.
 
-        Returns True once all is done.  After timeout seconds what is left is closed,
-        and the result is False.  Go: Server.Shutdown.
+        For drain_delay seconds before that all goes on, but `draining` is true and responses
+        say Connection: close, so that load balancers turn away.  Connections that have just
+        become idle get half a second more, for a request that may be on its way.
+
+        Returns True once all is done.  After timeout seconds, or when ctx, a context, has
+        ended, what is left is closed, and the result is False.  Go: Server.Shutdown.
         """
-        self._stop()
-        self._core.begin_shutdown()
-        if self._core.wait_closed(timeout):
-            return True
+        return self._shutdown(timeout, ctx, self._drain_delay)
+
+    def _shutdown(
+        self, timeout: float | None, ctx: _Context | None = None, delay: float = 0.0
+    ) -> bool:
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        try:
+            self._drain(delay, end, ctx)
+            self._stop()
+            self._core.begin_shutdown()
+            self._call_at_shutdown()
+            for until in (min(end, time.monotonic() + _SETTLED), end):
+                left = until - time.monotonic()
+                if self._core.wait_closed(None if left == math.inf else max(left, 0), ctx=ctx):
+                    return True
+                self._core.close_idle()
+        except Exception:
+            if ctx is None or ctx.err() is None:
+                raise
+            self._stop()
         self._abort()
         return False
+
+    def _drain(self, delay: float, end: float, ctx: _Context | None) -> None:
+        if self._drained_at is None:
+            self._drained_at = time.monotonic() + delay
+            if delay > 0:
+                self._core.retire()
+        left = min(self._drained_at, end) - time.monotonic()
+        if left > 0:
+            with suppress(TimeoutError, runtime.ChanClosed):
+                self._hurry.recv(left, ctx=ctx)
+
+    def _call_at_shutdown(self) -> None:
+        while self._at_shutdown:
+            with suppress(IndexError):  # several may shut down
+                fn = self._at_shutdown.pop(0)
+                runtime.go.named("http.on_shutdown")(fn)
 
     def close(self) -> None:
         """Close all listeners and connections at once.  Go: Server.Close.
@@ -320,6 +442,8 @@ class Server:
         waiting for them.
         """
         self._stop()
+        with suppress(runtime.ChanClosed):
+            self._hurry.close()
         try:
             if not self._core.abort():
                 self._core.wait_closed(None)
@@ -331,22 +455,46 @@ class Server:
         return self._core.stats()
 
     def _abort(self) -> None:
+        with suppress(runtime.ChanClosed):
+            self._hurry.close()
         try:
             self._core.abort()
         finally:
             self._contexts.end(_CLOSED)
 
-    def _stop(self) -> None:
+    def _restart(self) -> None:
+        """Start the program anew; once that serves, shut down."""
+        if self._starting is not None or self.draining:
+            logger.warning("hot restart: not now, another one or a shutdown is under way")
+            return
+        try:
+            new = self._starting = hot.NewProgram(list(self._listening))
+            problem = runtime.blocking(new.wait_ready, self._hot_restart)
+        except OSError as exc:
+            problem = str(exc)
+        if problem is None and self._stopped:  # a signal came meanwhile; serve() ends it
+            return
+        self._starting = None
+        if problem is not None:
+            logger.error("hot restart failed, this program goes on: %s", problem)
+        else:
+            new.release()
+            logger.info("hot restart: process %d serves now", new.pid)
+            self._stop(keep_files=True)
+            self._shutdown(self._shutdown_timeout)
+
+    def _stop(self, keep_files: bool = False) -> None:
         self._stopped = True
         self._streams.close()
         if self._socket is not None:
             # Bound but not yet served; once detached this closes nothing.
             self._socket.close()
-            if self._addr is not None and self._addr.startswith("unix:/"):
-                # As Go does; abstract addresses have no file.
-                with suppress(OSError):
-                    os.unlink(self._addr[5:])
-                self._addr = self._wanted
+        # Once only: the path may be another server's by then.
+        files, self._files = self._files, []
+        for path in files if not keep_files else ():
+            with suppress(OSError):
+                os.unlink(path)
+        self._listening = []
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -366,7 +514,13 @@ class Server:
                 self._stop()
                 self._abort()  # serve() waits until it is done
             else:
-                runtime.go.named("http.Server.shutdown")(self.shutdown, self._shutdown_timeout)
+                limit = self._shutdown_timeout
+                if limit is not None:
+                    limit += self._drain_delay
+                runtime.go.named("http.Server.shutdown")(self.shutdown, limit)
+
+        def restart(signum: int, frame: object) -> None:
+            runtime.go.named("http.Server.restart")(self._restart)
 
         ours: dict[signal.Signals, Any] = {}
         for signum, default in (
@@ -375,11 +529,13 @@ class Server:
         ):
             if signal.getsignal(signum) in default:
                 ours[signum] = signal.signal(signum, stop)
+        if self._hot_restart and signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:
+            ours[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, restart)
         try:
             yield
         finally:
             for signum, previous in ours.items():
-                if signal.getsignal(signum) is stop:
+                if signal.getsignal(signum) in (stop, restart):
                     signal.signal(signum, previous)
 
 

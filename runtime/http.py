@@ -16,6 +16,7 @@ from runtime._core import (
     ResponseWriter,
     detect_content_type,
 )
+from runtime._http.connstate import ConnInfo, ConnState
 from runtime._http.controller import NotSupportedError, ResponseController
 from runtime._http.cookies import Cookie, set_cookie
 from runtime._http.errors import BadRequestError, BodyTooLargeError, HTTPError, MaxBytesError
@@ -26,6 +27,7 @@ from runtime._http.mux import RouteInfo, ServeMux
 from runtime._http.pattern import PatternConflictError, PatternError
 from runtime._http.prefix import strip_prefix
 from runtime._http.replies import error, not_found, not_found_handler, redirect, redirect_handler
+from runtime._http.restart import inherited_listeners
 from runtime._http.server import (
     Server,
     default_mux,
@@ -44,6 +46,8 @@ __all__ = [
     "BodyTooLargeError",
     "Cookie",
     "FormFile",
+    "ConnInfo",
+    "ConnState",
     "HTTPError",
     "HTTPStatus",
     "HandlerTimeoutError",
@@ -70,6 +74,7 @@ __all__ = [
     "file_server",
     "handle",
     "handle_func",
+    "inherited_listeners",
     "listen_and_serve",
     "listen_and_serve_tls",
     "max_bytes_handler",
