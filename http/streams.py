@@ -14,7 +14,6 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, Union
 
-
 from runtime._core import Chan, ChanClosed, ClosedError, Semaphore
 from runtime._net import tls
 from runtime._net.listener import Listener as NetListener
@@ -248,4 +247,3 @@ def _tell_no_tls(conn: Any) -> None:
 
 
 __all__ = ["CertAndKey", "Certificates", "Listener", "Streams", "TLSSource"]
-

@@ -171,6 +171,8 @@ class PipeConn(Stream):
                 except (_Changed, TimeoutError):
                     continue
                 view = view[taken.recv() :]
+                if not view:  # whatever has happened since
+                    return size
         finally:
             self._write_turn.try_recv()
 
