@@ -19,11 +19,10 @@ import runtime
 from runtime import _core
 from runtime._http import errors, values
 from runtime._http.mux import ServeMux
-from runtime._http.streams import Certificates, Listener, Streams, TLSSource
-from runtime._net.activation import listener_from_fd
 
 if TYPE_CHECKING:
     from runtime._core import Request
+    from runtime._http.streams import Listener, Streams, TLSSource
 
 __all__ = [
     "Server",
@@ -180,10 +179,9 @@ class Server:
             max_body_bytes=max_body_bytes,
             max_connections=max_connections,
         )
-        certificates = None if tls is None else Certificates(tls)
-        self._streams = Streams(
-            self._core, self._stop, certificates, handshake_timeout, max_handshakes
-        )
+        self._tls = tls
+        self._handshakes = handshake_timeout, max_handshakes
+        self._streams: Streams | None = None if tls is None else self._make_streams()
         self._wanted = addr
         self._shutdown_timeout = shutdown_timeout
         self._backlog = backlog
@@ -232,12 +230,16 @@ class Server:
         if self._socket is not None and self._socket.fileno() < 0:
             raise RuntimeError("the server is being served already")
         try:
+            if listeners and self._streams is None:
+                self._streams = self._make_streams()
             for listener in listeners:
+                assert self._streams is not None
                 self._streams.add(listener)
             if not listeners:
                 self._serve_own()
             with self._signals():
-                self._streams.join()
+                if self._streams is not None:
+                    self._streams.join()
                 self._core.wait_closed(None)
         except BaseException:
             # As Go does: whatever ends serve(), nothing is accepted any more.
@@ -245,10 +247,18 @@ class Server:
             self._core.begin_shutdown()
             raise
 
+    def _make_streams(self) -> Streams:
+        # Only now: TLS and runtime.net take a while to import.
+        from runtime._http.streams import Streams
+
+        return Streams(self._core, self._stop, self._tls, *self._handshakes)
+
     def _serve_own(self) -> None:
         self.listen()
         assert self._socket is not None
-        if self._streams.certificates is not None:
+        if self._streams is not None:
+            from runtime._net.activation import listener_from_fd
+
             self._streams.add(listener_from_fd(self._socket.detach()))
             return
         self._core.listen(self._socket.fileno())
@@ -262,7 +272,7 @@ class Server:
         Connections that there are keep theirs.  Raises what the constructor raises, and then
         all stays as it was.
         """
-        if self._streams.certificates is None:
+        if self._streams is None or self._streams.certificates is None:
             raise RuntimeError("the server was made without tls")
         self._streams.certificates.set(tls)
 
@@ -295,7 +305,8 @@ class Server:
 
     def _stop(self) -> None:
         self._stopped = True
-        self._streams.close()
+        if self._streams is not None:
+            self._streams.close()
         if self._socket is not None:
             # Bound but not yet served; once detached this closes nothing.
             self._socket.close()

@@ -103,13 +103,13 @@ class Streams:
         self,
         core: HTTPServer,
         stop: Callable[[], None],
-        certificates: Certificates | None,
+        tls_source: TLSSource | None,
         handshake_timeout: float | None,
         max_handshakes: int,
     ) -> None:
         self._core = core
         self._stop = stop
-        self.certificates = certificates
+        self.certificates = None if tls_source is None else Certificates(tls_source)
         self._handshake_timeout = handshake_timeout
         self._handshakes = Semaphore(max_handshakes)
         self._listeners: list[Listener] = []
