@@ -61,6 +61,7 @@ ALLOCATIONS = {
     "Pipe": 1,
     "ThreadNet": 1,
     "HTTP": 4,
+    "HTTPStream": 7,
     "Shutdown": 1,
     "BlockingAgain": 2,
     "Preempt": 1,
@@ -103,6 +104,7 @@ CALLS = {
     "Passing": [*SOCKETS, *POLLER, "sendfile:EINTR", "sendfile:EINVAL", "sendfile:EIO"],
     "ThreadNet": SOCKETS + POLLER + THREADS,
     "HTTP": SOCKETS + POLLER,
+    "HTTPStream": SOCKETS + POLLER,
     "Shutdown": SOCKETS + POLLER,
     "Pipe": ["read:EIO", "read:EINTR", "write:EIO", "write:EINTR", *POLLER],
 }
