@@ -429,6 +429,7 @@ recv_stream(http_conn *c, char *dst, Py_ssize_t n)
     if (got > 0)
         return got;
     c->close_after = true;
+    c->peer_closed = c->peer_closed || got == 0;
     if (got == 0)
         return body_broken(c, "the client closed the connection in the middle of the body");
     return stream_failed(c, got, "reading the request body");

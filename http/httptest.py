@@ -23,12 +23,13 @@ from runtime._http.server import Server as HTTPServer
 from runtime._net import tls as _tls
 from runtime._net.addr import Addr, UnixAddr
 from runtime._net.pipe import PipeConn, pipe
-from runtime._net.stream import Accepting
+from runtime._net.stream import Accepting, Stream
 
 if TYPE_CHECKING:
     import ssl
 
     import httpx
+    from _typeshed import ReadableBuffer
 
 __all__ = ["Client", "Listener", "Response", "ResponseRecorder", "Server", "new_request", "record"]
 
@@ -80,7 +81,7 @@ def new_request(
     host = _HOST
     if "://" in target:
         url = urlsplit(target)
-        host = url.netloc.rpartition("@")[2]
+        host = url.netloc
         if url.scheme == "https" and tls is None:
             tls = _tls.ConnectionState(
                 "TLSv1.3", "TLS_AES_128_GCM_SHA256", None, False, None, url.hostname
@@ -302,30 +303,47 @@ class Server:
         self.server = HTTPServer(handler, **options)
         """The http.Server."""
         self.listener = Listener()
-        self._serving = go.named("httptest.Server")(self.server.serve, self.listener)
+        self._clients: list[Client] = []
+        self._closing = False
+        self._serving = go.named("httptest.Server")(self._serve)
+
+    def _serve(self) -> None:
+        try:
+            self.server.serve(self.listener)
+        except RuntimeError:
+            if not self._closing:  # before it has begun
+                raise
 
     def dial(self) -> PipeConn:
         """A connection to the server, for what a client would not do."""
         return self.listener.dial()
 
-    def client(
-        self, context: ssl.SSLContext | None = None, server_hostname: str = _HOST
-    ) -> Client:
+    def client(self, context: ssl.SSLContext | None = None, server_hostname: str = _HOST) -> Client:
         """A client of the server; with a context it speaks TLS.  Go: Server.Client."""
         if context is None:
-            return Client(self.dial)
-        return Client(
-            lambda: _tls.client(self.dial(), context, server_hostname=server_hostname)
-        )
+            client = Client(self.dial)
+        else:
+            client = Client(
+                lambda: _tls.client(_Queued(self.dial()), context, server_hostname=server_hostname)
+            )
+        self._clients.append(client)
+        return client
 
     def transport(self) -> httpx.BaseTransport:
         """For httpx.Client(transport=...), if httpx is installed."""
         return _transport(self.client())
 
     def close(self) -> None:
-        """Close everything at once, and wait until serve() has returned.  Go: Server.Close."""
+        """Close everything at once, and wait until serve() has returned.
+
+        Go: Server.Close, which waits for requests: that is server.shutdown().
+        """
+        self._closing = True
+        self.listener.close()
         self.server.close()
         self._serving.join()
+        for client in self._clients:
+            client.close()
 
     def __enter__(self) -> Server:
         return self
@@ -356,16 +374,20 @@ class Response:
         return _json.loads(self.body)
 
 
-class _Socket:
-    """What http.client needs of a socket.
+class _Queued(Stream):
+    """The client's end of a connection in memory, which has no buffer: writes do not wait.
 
-    A connection in memory has no buffer, and a server may answer before it has read all: so
-    somebody else writes while the answer is read.
+    A server may answer before it has read all, and TLS writes when it should be reading.
     """
 
-    def __init__(self, conn: Any) -> None:
+    def __init__(self, conn: PipeConn) -> None:
         self._conn = conn
         self._queue: Chan[bytes] = Chan(1 << 16)
+        self.read, self.unread = conn.read, conn.unread
+        self.read_into = conn.read_into
+        self.set_deadline = conn.set_deadline
+        self.set_read_deadline = conn.set_read_deadline
+        self.set_write_deadline = conn.set_write_deadline
         go.named("httptest.Client")(self._write)
 
     def _write(self) -> None:
@@ -375,14 +397,13 @@ class _Socket:
         except (OSError, EOFError):  # reading tells
             pass
 
-    def sendall(self, data: bytes) -> None:
+    def write(self, data: ReadableBuffer, /) -> int:
+        data = bytes(data)
         try:
-            self._queue.send(bytes(data))
+            self._queue.send(data)
         except ChanClosed:
-            raise BrokenPipeError("the connection is closed") from None
-
-    def makefile(self, mode: str) -> Any:
-        return self._conn.makefile(mode)
+            raise ClosedError("write: use of closed network connection") from None
+        return len(data)
 
     def close(self) -> None:
         try:
@@ -391,11 +412,33 @@ class _Socket:
             return
         self._conn.close()
 
+    @property
+    def closed(self) -> bool:
+        return self._conn.closed
+
+    @property
+    def local_addr(self) -> Addr:
+        return self._conn.local_addr
+
+    @property
+    def remote_addr(self) -> Addr:
+        return self._conn.remote_addr
+
+
+class _Socket:
+    """What http.client needs of a socket.  It closes one that it still reads from."""
+
+    def __init__(self, conn: Any) -> None:
+        self.sendall, self.makefile = conn.write, conn.makefile
+
+    def close(self) -> None:
+        pass
+
 
 class _Connection(http.client.HTTPConnection):
     def __init__(self, conn: Any) -> None:
         super().__init__(_HOST)
-        self._conn = conn
+        self.conn = conn
         self.sock = _Socket(conn)
         self.fresh = True
 
@@ -444,7 +487,8 @@ class Client:
             try:
                 conn = self._idle.pop()
             except IndexError:
-                conn = _Connection(self._dial())
+                raw = self._dial()
+                conn = _Connection(_Queued(raw) if isinstance(raw, PipeConn) else raw)
             try:
                 return self._exchange(conn, method, target, fields, data, timeout)
             except (http.client.RemoteDisconnected, ConnectionError):
@@ -463,14 +507,14 @@ class Client:
     ) -> Response:
         keep = False
         try:
-            conn._conn.set_deadline(timeout)
+            conn.conn.set_deadline(timeout)
             conn.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
             for name, value in fields.items():
                 conn.putheader(name, value)
             conn.endheaders(data or None)
             with conn.getresponse() as got:
                 body = got.read()
-                keep = not got.will_close and conn.sock is not None
+                keep = not got.will_close
             headers = Headers()
             for name, value in got.getheaders():
                 headers.add(name, value)
@@ -480,7 +524,7 @@ class Client:
                 conn.fresh = False
                 self._idle.append(conn)
             else:
-                conn.close()
+                conn.conn.close()
 
     def get(self, target: str, **options: Any) -> Response:
         """request("GET", ...)"""
@@ -505,7 +549,7 @@ class Client:
     def close(self) -> None:
         """Close the connections that are kept."""
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop().conn.close()
 
     def __enter__(self) -> Client:
         return self

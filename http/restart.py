@@ -15,7 +15,6 @@ import logging
 import os
 import select
 import socket
-import subprocess
 import sys
 import threading
 from contextlib import suppress
@@ -131,6 +130,8 @@ class NewProgram:
     """The program started again, with the sockets that are being served."""
 
     def __init__(self, listening: list[Listening]) -> None:
+        import subprocess  # takes a while, and few servers come here
+
         self._ready, theirs = os.pipe()
         try:
             given = {"ready": theirs, "listening": listening}

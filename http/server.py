@@ -25,8 +25,6 @@ from runtime._http import restart as hot
 from runtime._http.connstate import ConnInfo, ConnState, Watch
 from runtime._http.context import Base, Contexts
 from runtime._http.mux import ServeMux
-from runtime._http.streams import Listener, Streams, TLSSource, is_plain
-from runtime._net.activation import listener_from_fd
 from runtime._net.addr import UnixAddr
 from runtime._net.bufio import Reader
 from runtime._net.conn import conn_type
@@ -34,6 +32,7 @@ from runtime._net.listener import Listener as NetListener
 
 if TYPE_CHECKING:
     from runtime._core import Request, _Context
+    from runtime._http.streams import Listener, Streams, TLSSource
 
 __all__ = [
     "Server",
@@ -231,10 +230,9 @@ class Server:
             self._core.set_watch(Watch(conn_state))
         self._contexts = Contexts(base_context)
         self._core.set_contexts(self._contexts)
-        certificates = None if tls is None else Certificates(tls)
-        self._streams = Streams(
-            self._core, self._stop, certificates, handshake_timeout, max_handshakes
-        )
+        self._tls = tls
+        self._handshakes = handshake_timeout, max_handshakes
+        self._streams: Streams | None = None if tls is None else self._make_streams()
         self._wanted = addr
         self._shutdown_timeout = shutdown_timeout
         self._backlog = backlog
@@ -331,7 +329,8 @@ class Server:
                     self._serve_listener(listener)
                 for fd, _, _ in self._listening:
                     hot.served(fd)
-                self._streams.join()
+                if self._streams is not None:
+                    self._streams.join()
                 self._core.wait_closed(None)
         except BaseException:
             # As Go does: whatever ends serve(), nothing is accepted any more.
@@ -344,9 +343,17 @@ class Server:
                 self._starting.kill()
         self._contexts.end(_CLOSED)
 
+    def _make_streams(self) -> Streams:
+        # Only now: TLS takes a while to import.
+        from runtime._http.streams import Streams
+
+        return Streams(self._core, self._stop, self._tls, *self._handshakes)
+
     def _serve_socket(self, sock: socket.socket) -> None:
         fd = sock.fileno()
-        if self._streams.certificates is not None:
+        if self._streams is not None and self._tls is not None:
+            from runtime._net.activation import listener_from_fd
+
             sock.detach()
             self._streams.add(listener_from_fd(fd))
         else:
@@ -355,9 +362,13 @@ class Server:
         self._listening.append(hot.Listening(fd, self._wanted, None))
 
     def _serve_listener(self, listener: Listener) -> None:
-        if self._streams.certificates is not None or not is_plain(listener):
+        plain = type(listener) is NetListener and listener.addr.network != "unixpacket"
+        if self._tls is not None or not plain:
+            if self._streams is None:
+                self._streams = self._make_streams()
             self._streams.add(listener)
             return
+        assert isinstance(listener, NetListener)
         where = listener.addr
         unlink = listener._unlink
         fd = listener._fd.detach()
@@ -382,7 +393,7 @@ class Server:
         Connections that there are keep theirs.  Raises what the constructor raises, and then
         all stays as it was.
         """
-        if self._streams.certificates is None:
+        if self._streams is None or self._streams.certificates is None:
             raise RuntimeError("the server was made without tls")
         self._streams.certificates.set(tls)
 
@@ -485,7 +496,8 @@ class Server:
 
     def _stop(self, keep_files: bool = False) -> None:
         self._stopped = True
-        self._streams.close()
+        if self._streams is not None:
+            self._streams.close()
         if self._socket is not None:
             # Bound but not yet served; once detached this closes nothing.
             self._socket.close()

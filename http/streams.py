@@ -14,9 +14,8 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, Union
 
-from runtime._core import Chan, ChanClosed, ClosedError, Semaphore
+from runtime._core import Chan, ChanClosed, ClosedError, Semaphore, gosched
 from runtime._net import tls
-from runtime._net.listener import Listener as NetListener
 from runtime._net.proxyproto import ProxyError
 
 if TYPE_CHECKING:
@@ -96,6 +95,18 @@ def _load(cert: str | os.PathLike[str], key: str | os.PathLike[str]) -> ssl.SSLC
     return context
 
 
+class _Start:
+    """Tells if there was no memory to start the goroutine that it is given to."""
+
+    def __init__(self, ended: Chan[BaseException | None]) -> None:
+        self._ended = ended
+        self.made = False
+
+    def __del__(self) -> None:
+        if not self.made:
+            self._ended.try_send(MemoryError("there is no memory for a goroutine that accepts"))
+
+
 class Streams:
     """The listeners of a server, and how those are served that C does not serve by itself."""
 
@@ -103,13 +114,13 @@ class Streams:
         self,
         core: HTTPServer,
         stop: Callable[[], None],
-        certificates: Certificates | None,
+        tls_source: TLSSource | None,
         handshake_timeout: float | None,
         max_handshakes: int,
     ) -> None:
         self._core = core
         self._stop = stop
-        self.certificates = certificates
+        self.certificates = None if tls_source is None else Certificates(tls_source)
         self._handshake_timeout = handshake_timeout
         self._handshakes = Semaphore(max_handshakes)
         self._listeners: list[Listener] = []
@@ -123,26 +134,23 @@ class Streams:
         if self.certificates is not None and not isinstance(listener, tls.TLSListener):
             # Without a time of its own: see _serve().
             listener = tls.TLSListener(listener, self.certificates, handshake_timeout=None)  # type: ignore[arg-type]
-        if type(listener) is NetListener and listener.addr.network != "unixpacket":
-            fd = listener.file().detach()
-            try:
-                self._core.listen(fd)
-            except BaseException:
-                os.close(fd)
-                raise
-            return
         if self._accepting == 64:
             raise ValueError("a server has at most 64 listeners of streams")
         self._core.attach()
-        self._core.spawn(self._accept, listener)
+        self._core.spawn(self._accept, listener, _Start(self._ended))
         self._accepting += 1
 
     def join(self) -> None:
         """Wait until all listeners are closed.  Raises what accept() of one of them raised."""
         failure = None
         while self._accepting:
-            failure = self._ended.recv() or failure
+            ended = self._ended.recv()
             self._accepting -= 1
+            if ended is not None:
+                failure = ended
+                # As Go does: whatever ends the server's loop, nothing is accepted any more.
+                self._stop()
+                self._core.begin_shutdown()
         if failure is not None:
             raise failure
 
@@ -158,47 +166,48 @@ class Streams:
             except OSError:
                 logger.exception("closing a listener failed")
 
-    def _accept(self, listener: Listener) -> None:
+    def _accept(self, listener: Listener, start: _Start) -> None:
+        start.made = True
         failure: BaseException | None = None
         try:
             self._accept_all(listener)
         except BaseException as e:
             failure = e
-            # As Go does: whatever ends the server's loop, nothing is accepted any more.
-            self._stop()
-            self._core.begin_shutdown()
         finally:
             self._ended.send(failure)
 
     def _accept_all(self, listener: Listener) -> None:
         pause = 0.0
         while not self._stopping.closed:
+            conn = None
             try:
                 conn = listener.accept()
-            except ClosedError:
-                return
-            except (OSError, EOFError) as e:
-                if self._stopping.closed:
-                    return
-                if not _passes(e):
-                    raise
-                pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
-                logger.warning("accept() failed: %s; again in %.0f ms", e, pause * 1000)
-                try:
-                    self._stopping.recv(timeout=pause)
-                except (TimeoutError, ChanClosed):
-                    pass
-                continue
-            pause = 0.0
-            try:
+                pause = 0.0
                 stream = self._core.admit(conn)
                 if stream is None:
                     conn.close()
                     return
                 stream.spawn(self._serve, stream, conn)
-            except MemoryError:
-                conn.close()
-                logger.error("a connection was closed: there is no memory for it")
+            except ClosedError:
+                return
+            except (OSError, EOFError, MemoryError) as e:
+                if conn is not None:
+                    conn.close()
+                if self._stopping.closed:
+                    return
+                if not _passes(e):
+                    raise
+                pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+                self._pause(pause, e)
+
+    def _pause(self, seconds: float, why: BaseException) -> None:
+        try:
+            logger.warning("accept() failed: %r; again in %.0f ms", why, seconds * 1000)
+            self._stopping.recv(timeout=seconds)
+        except (TimeoutError, ChanClosed):
+            pass
+        except MemoryError:
+            gosched()
 
     def _serve(self, stream: HTTPStream, conn: Any) -> None:
         """The goroutine of a connection."""
@@ -209,7 +218,7 @@ class Streams:
                     conn.handshake(self._handshake_timeout)
                 state = conn.connection_state()
             remote_addr = str(getattr(conn, "remote_addr", None) or "") or "@"
-        except (OSError, EOFError) as e:
+        except (OSError, EOFError, MemoryError) as e:
             if isinstance(e, ssl.SSLError) and e.reason in ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST"):
                 _tell_no_tls(conn)
             logger.debug("a connection ended before its first request: %s", e)
@@ -229,9 +238,9 @@ class Streams:
             logger.exception("a connection failed")
 
 
-def _passes(e: OSError | EOFError) -> bool:
+def _passes(e: BaseException) -> bool:
     """Is it the affair of one connection, or of a moment?"""
-    kinds = (ConnectionError, TimeoutError, ssl.SSLError, ProxyError, EOFError)
+    kinds = (ConnectionError, TimeoutError, ssl.SSLError, ProxyError, EOFError, MemoryError)
     return isinstance(e, kinds) or (isinstance(e, OSError) and e.errno in _PASSING)
 
 
@@ -247,4 +256,3 @@ def _tell_no_tls(conn: Any) -> None:
 
 
 __all__ = ["CertAndKey", "Certificates", "Listener", "Streams", "TLSSource"]
-

@@ -179,6 +179,8 @@ class PipeConn(Stream):
                 except (_Changed, TimeoutError):
                     continue
                 view = view[offer.taken.recv() :]
+                if not view:  # whatever has happened since
+                    return size
         finally:
             self._write_turn.try_recv()
 

@@ -27,7 +27,7 @@ import pytest
 
 import runtime
 from programs import environment
-from runtime import http
+from runtime import http, net
 
 SAFETY = 60.0
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -222,18 +222,19 @@ class Address:
 class Running(Address):
     """A server of this process."""
 
-    def __init__(self, server: http.Server) -> None:
+    def __init__(self, server: http.Server, *listeners: Any) -> None:
         self.server = server
-        server.listen()
-        self.addr = server.addr
+        if not listeners:
+            server.listen()
+        self.addr = str(listeners[0].addr) if listeners else server.addr
         self.failure: BaseException | None = None
-        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread = threading.Thread(target=self._run, args=listeners, daemon=True)
         self.thread.start()
-        until("it serves", lambda: server._socket.fileno() < 0)
+        until("it serves", lambda: bool(listeners) or server._socket.fileno() < 0)
 
-    def _run(self) -> None:
+    def _run(self, *listeners: Any) -> None:
         try:
-            self.server.serve()
+            self.server.serve(*listeners)
         except BaseException as exc:
             self.failure = exc
 
@@ -252,13 +253,28 @@ class Running(Address):
             raise self.failure
 
 
+class Streams(net.Listener):
+    """Accepts as any listener, but is none that the server knows: what it accepts are streams."""
+
+
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Running]]:
+def transport() -> str:
+    """How `serve` lets the server have its connections: as "socket" or as "stream"."""
+    return "socket"
+
+
+@pytest.fixture
+def serve(transport: str) -> Iterator[Callable[..., Running]]:
     """serve(handler, addr=..., **options) -> Running, stopped when the test ends."""
     started: list[Running] = []
 
     def start(handler: Any = None, addr: str = "127.0.0.1:0", **options: Any) -> Running:
-        started.append(Running(http.Server(handler, addr, **options)))
+        server = http.Server(handler, addr, **options)
+        listeners = []
+        if transport == "stream":
+            plain = net.listen("tcp", addr)
+            listeners.append(Streams(plain._fd, plain._unlink, plain._conn_type))
+        started.append(Running(server, *listeners))
         return started[-1]
 
     yield start

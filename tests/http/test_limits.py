@@ -19,6 +19,11 @@ GET = "GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 POST = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n"
 
 
+@pytest.fixture(params=["socket", "stream"])
+def transport(request):
+    return request.param
+
+
 def hello(w, r):
     return "hello"
 

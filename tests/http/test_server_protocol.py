@@ -16,6 +16,11 @@ from runtime import http
 SAFETY = 60.0
 
 
+@pytest.fixture(params=["socket", "stream"])
+def transport(request):
+    return request.param
+
+
 def echo(w, r):
     """Method, path and body, so that each response tells which request it is for."""
     return f"{r.method} {r.path} {r.body.read().decode('latin-1')}"

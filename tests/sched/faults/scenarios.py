@@ -1066,6 +1066,25 @@ class Files(HTTP):
         self.dir.cleanup()
 
 
+class Strange(net.Listener):
+    """None that a server knows: its connections are streams."""
+
+
+class HTTPStream(HTTP):
+    """The same over stream objects."""
+
+    # Without memory to accept one, a client waits.
+    secondary = (TimeoutError,)
+
+    def __init__(self) -> None:
+        Scenario.__init__(self)
+        self.server = http.Server(self.handle)
+        plain = net.listen("tcp", "127.0.0.1:0")
+        self.server._addr = str(plain.addr)
+        self.gs[0] = go(self.server.serve, Strange(plain._fd, None, plain._conn_type))
+        self.get()  # now it accepts
+
+
 class Shutdown(HTTP):
     """A server is shut down while a connection is idle."""
 
