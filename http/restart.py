@@ -15,6 +15,7 @@ import logging
 import os
 import select
 import socket
+import subprocess
 import sys
 import threading
 from contextlib import suppress
@@ -130,8 +131,6 @@ class NewProgram:
     """The program started again, with the sockets that are being served."""
 
     def __init__(self, listening: list[Listening]) -> None:
-        import subprocess  # takes a while, and few servers come here
-
         self._ready, theirs = os.pipe()
         try:
             given = {"ready": theirs, "listening": listening}
