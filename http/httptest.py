@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import httpx
     from _typeshed import ReadableBuffer
 
+    from runtime._core import _Context
+
 __all__ = ["Client", "Listener", "Response", "ResponseRecorder", "Server", "new_request", "record"]
 
 HeaderFields = Mapping[str, Any] | Iterable[tuple[str, Any]]
@@ -263,10 +265,14 @@ class Listener(Accepting[PipeConn]):
         """An address without a name."""
         return UnixAddr("")
 
-    def accept(self) -> PipeConn:
-        """Wait for the next connection.  Raises ClosedError when the listener is closed."""
+    def accept(self, timeout: float | None = None, *, ctx: _Context | None = None) -> PipeConn:
+        """Wait for the next connection.
+
+        Raises TimeoutError after timeout seconds, ctx.err() when the context ctx ends, and
+        ClosedError when the listener is closed.
+        """
         try:
-            return self._waiting.recv()
+            return self._waiting.recv(timeout, ctx=ctx)
         except ChanClosed:
             raise ClosedError("accept: use of closed network connection") from None
 
