@@ -47,7 +47,8 @@ typedef struct {
     PyObject *_Atomic token;    /* owned: the next one to drop, or NULL */
     _Atomic bool by_token;      /* one was dropped and has not come back */
     int64_t cpu;                /* ns of processor time it had used when first asked */
-    uint32_t cpu_tick;          /* in this tick of the P; both are sysmon's */
+    uint32_t cpu_tick;          /* in the tick of the P before this one, so that 0 is none;
+                                   both are sysmon's */
 #endif
     int64_t reported;           /* when its last stall was reported; sysmon's */
 } py_preempt_m;

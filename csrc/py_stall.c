@@ -33,9 +33,9 @@ cpu_time(py_m *mp)
 void
 py_stall_note_cpu_time(py_m *mp)
 {
-    if (mp->tstate == NULL || mp->preempt.cpu_tick == mp->p.mon.tick)
+    if (mp->tstate == NULL || mp->preempt.cpu_tick == mp->p.mon.tick + 1)
         return;
-    mp->preempt.cpu_tick = mp->p.mon.tick;
+    mp->preempt.cpu_tick = mp->p.mon.tick + 1;
     mp->preempt.cpu = cpu_time(mp);
 }
 

@@ -183,7 +183,7 @@ def test_after_one_of_several_receivers_gets_the_time() -> None:
 
 
 def test_after_receiver_is_cancelled_leaves_the_time_for_others() -> None:
-    ch = after(SOON)
+    ch = after(0.3)
     g = go(ch.recv)
     parked(g)
     g.cancel()
