@@ -161,6 +161,8 @@ def test_heartbeat_notices_that_the_worker_hangs():
     assert beats == [f"beat {i}" for i in range(1, 6)]
     assert first == "no beat any more"
     assert second == "the function of a timer says so, too"
+
+
 def test_page_cache_fetches_each_page_once():
     done = subprocess.run(
         [sys.executable, EXAMPLES / "page_cache.py"], capture_output=True, text=True, timeout=60

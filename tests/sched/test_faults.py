@@ -62,7 +62,7 @@ ALLOCATIONS = {
     "Pipe": 1,
     "ThreadNet": 1,
     "HTTP": 4,
-    "Life": 5,
+    "Life": 29,
     "Hijack": 6,
     "Mux": 4,
     "Files": 11,
@@ -181,9 +181,17 @@ def test_allocation_fails_with_an_exception(shim: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "Spawn", "Timeouts", "Clocks", "Select", "ThreadSpawns", "Net", "HTTP", "Life", "Hijack",
+        "Spawn",
+        "Timeouts",
+        "Clocks",
+        "Select",
+        "ThreadSpawns",
+        "Net",
+        "HTTP",
+        "Life",
+        "Hijack",
         "Shutdown",
-    ],  # fmt: skip
+    ],
 )
 def test_allocation_fails_with_several_ps(shim: Path, name: str) -> None:
     run(shim, "inject.py", name, "1", every(ALLOCATIONS[name] * 2), "alloc:ENOMEM", procs=4)
