@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import tokenize  # noqa: F401 (for tracebacks: without descriptors it could not be imported then)
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +29,6 @@ from runtime._net.addr import UnixAddr
 from runtime._net.bufio import Reader
 from runtime._net.conn import conn_type
 from runtime._net.listener import Listener as NetListener
-from runtime.time import now
 
 if TYPE_CHECKING:
     from runtime._core import Request, _Context
@@ -233,6 +233,8 @@ class Server:
         self._tls = tls
         self._handshakes = handshake_timeout, max_handshakes
         self._streams: Streams | None = None if tls is None else self._make_streams()
+        # As the core's: that of the bubble which the server was made in.
+        self._clock = _core.now if _core._in_bubble() else time.monotonic
         self._wanted = addr
         self._shutdown_timeout = shutdown_timeout
         self._backlog = backlog
@@ -316,6 +318,8 @@ class Server:
         if self._socket is not None and self._socket.fileno() < 0:
             raise RuntimeError("the server is being served already")
         for listener in listeners:
+            if not callable(getattr(listener, "accept", None)):
+                raise TypeError(f"a listener is needed, not {type(listener).__name__}")
             if isinstance(listener, NetListener):
                 listener.fileno()  # or ClosedError
         if not listeners:
@@ -412,14 +416,14 @@ class Server:
     def _shutdown(
         self, timeout: float | None, ctx: _Context | None = None, delay: float = 0.0
     ) -> bool:
-        end = math.inf if timeout is None else now() + timeout
+        end = math.inf if timeout is None else self._clock() + timeout
         try:
             self._drain(delay, end, ctx)
             self._stop()
             self._core.begin_shutdown()
             self._call_at_shutdown()
-            for until in (min(end, now() + _SETTLED), end):
-                left = until - now()
+            for until in (min(end, self._clock() + _SETTLED), end):
+                left = until - self._clock()
                 if self._core.wait_closed(None if left == math.inf else max(left, 0), ctx=ctx):
                     return True
                 self._core.close_idle()
@@ -432,10 +436,10 @@ class Server:
 
     def _drain(self, delay: float, end: float, ctx: _Context | None) -> None:
         if self._drained_at is None:
-            self._drained_at = now() + delay
+            self._drained_at = self._clock() + delay
             if delay > 0:
                 self._core.retire()
-        left = min(self._drained_at, end) - now()
+        left = min(self._drained_at, end) - self._clock()
         if left > 0:
             with suppress(TimeoutError, runtime.ChanClosed):
                 self._hurry.recv(left, ctx=ctx)
