@@ -571,8 +571,22 @@ static PyType_Slot slots[] = {
 static PyType_Spec spec = {"runtime.http.Headers", sizeof(Headers), 0,
                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, slots};
 
+/* For a ResponseWriter that is not this server's. */
+static PyObject *
+m_new_trailers(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return http_headers_new_trailers();
+}
+
+static PyMethodDef functions[] = {
+    {"_new_trailers", m_new_trailers, METH_NOARGS, NULL},
+    {0},
+};
+
 int
 http_headers_init(PyObject *module)
 {
+    if (PyModule_AddFunctions(module, functions) < 0)
+        return -1;
     return py_add_type(module, &spec, &core->headers_type, true);
 }

@@ -953,8 +953,24 @@ static PyType_Spec spec = {
     "runtime.http.ResponseWriter", sizeof(http_writer), 0,
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE, slots};
 
+static PyObject *
+m_status_text(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    long status = PyLong_AsLong(arg);
+    if (status == -1 && PyErr_Occurred())
+        return NULL;
+    return PyUnicode_FromString(http_status_text((int)status));
+}
+
+static PyMethodDef functions[] = {
+    {"_status_text", m_status_text, METH_O, NULL},
+    {0},
+};
+
 int
 http_writer_init(PyObject *module)
 {
+    if (PyModule_AddFunctions(module, functions) < 0)
+        return -1;
     return py_add_type(module, &spec, &core->writer_type, true);
 }

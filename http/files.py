@@ -33,6 +33,8 @@ from runtime._http.conditions import (
     range_holds,
 )
 from runtime._http.opening import FLAGS, Links, open_below
+from runtime._http.pattern import PATH_SAFE
+from runtime._http.replies import error, send_redirect
 
 if TYPE_CHECKING:
     from _typeshed import StrPath
@@ -152,28 +154,21 @@ def _content(content: Any) -> _File | _Stream:
 # --- responses ------------------------------------------------------------------------------------
 
 
-def _error(w: ResponseWriter, status: int, text: str) -> None:
-    """A short text instead of the content, whose header fields do not apply to it."""
-    headers = w.headers
-    for name in (
-        "Cache-Control", "Content-Encoding", "Content-Length", "ETag", "Last-Modified", "Vary",
-    ):  # fmt: skip
-        headers.delete(name)
-    headers.set("Content-Type", "text/plain; charset=utf-8")
-    headers.set("X-Content-Type-Options", "nosniff")
-    w.write_header(status)
-    w.write(text + "\n")
+def _error(w: ResponseWriter, text: str, status: int) -> None:
+    """error(), instead of content whose header fields do not apply to it.  Go's serveError."""
+    for name in ("Cache-Control", "Content-Encoding", "ETag", "Last-Modified", "Vary"):
+        w.headers.delete(name)
+    error(w, text, status)
 
 
 def _not_found(w: ResponseWriter) -> None:
-    _error(w, 404, "404 page not found")
+    _error(w, "404 page not found", 404)
 
 
 def _redirect(w: ResponseWriter, r: Request, location: str) -> None:
-    """301 to a path relative to the request's, so that prefixes which were cut off stay."""
-    query = r.raw_query
-    w.headers.set("Location", f"{location}?{query}" if query else location)
-    w.write_header(301)
+    """301 to a path relative to the request's: right even where a proxy has cut off a prefix."""
+    query = quote(r.raw_query, safe=PATH_SAFE + "%[]?^`{|}", errors="replace")
+    send_redirect(w, r, f"{location}?{query}" if query else location, 301)
 
 
 def _no_content(w: ResponseWriter, status: int) -> None:
@@ -250,7 +245,7 @@ def _serve(
             ranges = parse_ranges(wanted, size)
         except Unsatisfiable as exc:
             headers.set("Content-Range", f"bytes */{size}")
-            _error(w, 416, str(exc))
+            _error(w, str(exc), 416)
             return
     headers.set("Accept-Ranges", "bytes")
     head = method == "HEAD"
@@ -358,7 +353,7 @@ def _failed(w: ResponseWriter, exc: OSError) -> None:
     if exc.errno in _NOT_THERE:
         _not_found(w)
     elif exc.errno in (errno.EACCES, errno.EPERM):
-        _error(w, 403, "403 Forbidden")
+        _error(w, "403 Forbidden", 403)
     else:
         raise exc
 
@@ -376,7 +371,7 @@ def serve_file(w: ResponseWriter, r: Request, path: StrPath) -> None:
     Go: http.ServeFile.
     """
     if ".." in r.path.replace("\\", "/").split("/"):
-        _error(w, 400, "invalid URL path")
+        _error(w, "invalid URL path", 400)
         return
     name = os.fspath(path)
     fd = _opened(w, lambda: os.open(name, FLAGS))
@@ -445,7 +440,7 @@ class _FileServer:
     def __call__(self, w: ResponseWriter, r: Request) -> None:
         if r.method not in ("GET", "HEAD"):
             w.headers.set("Allow", "GET, HEAD")
-            _error(w, 405, "Method Not Allowed")
+            _error(w, "Method Not Allowed", 405)
             return
         path = r.path
         names = [name for name in path.split("/") if name and name != "."]

@@ -7,9 +7,7 @@ http.client, over a connection in memory.
 from __future__ import annotations
 
 import http.client
-import json as _json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,7 +15,7 @@ from urllib.parse import urlsplit
 from runtime import _core
 from runtime._core import Chan, ChanClosed, ClosedError, Headers, Request, go
 from runtime._http import values
-from runtime._http.errors import HTTPError
+from runtime._http.recorder import HeaderFields, Response, ResponseRecorder, copy_fields, record
 from runtime._http.server import Handler
 from runtime._http.server import Server as HTTPServer
 from runtime._net import tls as _tls
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
     from runtime._core import _Context
 
 __all__ = ["Client", "Listener", "Response", "ResponseRecorder", "Server", "new_request", "record"]
-
-HeaderFields = Mapping[str, Any] | Iterable[tuple[str, Any]]
 
 REMOTE_ADDR = "192.0.2.1:1234"
 """What r.remote_addr is unless told otherwise: an address for documentation (RFC 5737)."""
@@ -77,9 +73,7 @@ def new_request(
     """
     if any(ch <= " " or ch == "\x7f" for ch in method + target):
         raise ValueError(f"{method!r} {target!r}: no space and no control characters, please")
-    fields = Headers()
-    for name, value in _pairs(headers):
-        fields.add(name, value)
+    fields = copy_fields(headers)
     host = _HOST
     if "://" in target:
         url = urlsplit(target)
@@ -94,10 +88,6 @@ def new_request(
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     head = "\r\n".join([*lines, "", ""]).encode("latin-1")
     return _parser().parse_request(head + data, remote_addr, tls)
-
-
-def _pairs(headers: HeaderFields | None) -> Iterable[tuple[str, Any]]:
-    return headers.items() if isinstance(headers, Mapping) else headers or ()
 
 
 def _framed(fields: Headers, body: str | bytes | Iterable[bytes] | None, json: Any) -> bytes:
@@ -118,137 +108,6 @@ def _framed(fields: Headers, body: str | bytes | Iterable[bytes] | None, json: A
     fields.set("Transfer-Encoding", "chunked")
     chunks = [b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in map(bytes, body) if chunk]
     return b"".join(chunks) + b"0\r\n\r\n"
-
-
-class ResponseRecorder:
-    """A ResponseWriter that keeps the response.
-
-        w = httptest.ResponseRecorder()
-        handler(w, httptest.new_request("GET", "/"))
-        assert w.status == 200 and w.body == b"Hello"
-
-    For handlers that return their response, or raise HTTPError, see `record`.
-
-    Go: httptest.ResponseRecorder.
-    """
-
-    def __init__(self) -> None:
-        self.headers = Headers()
-        """The header fields; after the first flush, changes do not show in response()."""
-        self.flushed = False
-        """Whether flush() was called."""
-        self._sent: Headers | None = None  # as they were at the first flush
-        self._status = 0
-        self._type: str | None = None
-        self._body = bytearray()
-
-    @property
-    def status(self) -> int:
-        """The status: what was chosen, 200 once anything was written, 0 before."""
-        return self._status
-
-    @property
-    def body(self) -> bytes:
-        """The body so far."""
-        return bytes(self._body)
-
-    @property
-    def text(self) -> str:
-        """The body as UTF-8."""
-        return self._body.decode()
-
-    def json(self) -> Any:
-        """The body, decoded as JSON."""
-        return _json.loads(self._body)
-
-    def write(self, data: str | bytes, /) -> None:
-        """As ResponseWriter.write()."""
-        if isinstance(data, str):
-            kind, data = "text/plain; charset=utf-8", data.encode()
-        else:
-            kind, data = "application/octet-stream", bytes(memoryview(data))
-        self._status = self._status or 200
-        self._type = self._type or kind
-        self._body += data
-
-    def write_header(self, status: int, /) -> None:
-        """As ResponseWriter.write_header()."""
-        if not 200 <= status <= 999:
-            raise ValueError(f"write_header({status}): a final status is 200 to 999")
-        if self._status:
-            raise RuntimeError(
-                f"write_header({status}): the response has begun already, "
-                f"with status {self._status}"
-            )
-        self._status = status
-
-    def flush(self) -> None:
-        """As ResponseWriter.flush()."""
-        self._status = self._status or 200
-        self.flushed = True
-        if self._sent is None:
-            self._sent = _copy(self.headers)
-
-    def response(self) -> Response:
-        """What a client would get.  Go: ResponseRecorder.Result."""
-        status = self._status or 200
-        headers = _copy(self.headers if self._sent is None else self._sent)
-        if self._type is not None and "Content-Type" not in headers and status not in (204, 304):
-            headers.set("Content-Type", self._type)
-        return Response(status, http.client.responses.get(status, ""), headers, self.body)
-
-    def _take(self, value: object) -> None:
-        """Use what a handler has returned."""
-        if value is None:
-            return
-        if self._body or (self._status and isinstance(value, int)):
-            raise TypeError(
-                "a handler must either write or return the response; "
-                f"this one wrote and returned a {type(value).__name__}"
-            )
-        if isinstance(value, str | bytes):
-            self.write(value)
-        elif isinstance(value, dict | list):
-            self._type = "application/json"
-            self.write(values.dump_json(value))
-        elif isinstance(value, int) and not isinstance(value, bool):
-            if not 200 <= value <= 599:
-                raise ValueError(f"a handler returned {value}, which is no status code")
-            self._status = int(value)
-            if value >= 400 and (reason := http.client.responses.get(value)):
-                self.write(reason + "\n")
-        else:
-            raise TypeError(
-                f"a handler returned a {type(value).__name__}; it may return None, str, bytes, "
-                "dict, list or a status code"
-            )
-
-
-def _copy(headers: Headers) -> Headers:
-    copy = Headers()
-    for name, value in headers.items():
-        copy.add(name, value)
-    return copy
-
-
-def record(handler: Handler, request: Request) -> ResponseRecorder:
-    """Call a handler and return its response, whether it was written, returned or an HTTPError.
-
-        w = httptest.record(mux, httptest.new_request("GET", "/users/7"))
-        assert (w.status, w.json()) == (200, {"id": 7})
-
-    Other exceptions, for which a server answers 500, come out.
-    """
-    w = ResponseRecorder()
-    try:
-        value = getattr(handler, "serve_http", handler)(w, request)
-    except HTTPError as e:
-        if w.flushed:
-            raise
-        w = ResponseRecorder()
-        value = e.status
-    w._take(value)
-    return w
 
 
 # --- a server in memory ---------------------------------------------------------------------------
@@ -361,25 +220,6 @@ class Server:
 # --- a client -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What a client got."""
-
-    status: int
-    reason: str
-    headers: Headers
-    body: bytes
-
-    @property
-    def text(self) -> str:
-        """The body as UTF-8."""
-        return self.body.decode()
-
-    def json(self) -> Any:
-        """The body, decoded as JSON."""
-        return _json.loads(self.body)
-
-
 class _Queued(Stream):
     """The client's end of a connection in memory, which has no buffer: writes do not wait.
 
@@ -481,9 +321,7 @@ class Client:
         Raises TimeoutError after timeout seconds, what connecting raises, and
         http.client.HTTPException where the answer is no HTTP.
         """
-        fields = Headers()
-        for name, value in _pairs(headers):
-            fields.add(name, value)
+        fields = copy_fields(headers)
         data = _framed(fields, body, json)
         if "Host" not in fields:
             fields.set("Host", _HOST)
@@ -521,10 +359,7 @@ class Client:
             with conn.getresponse() as got:
                 body = got.read()
                 keep = not got.will_close
-            headers = Headers()
-            for name, value in got.getheaders():
-                headers.add(name, value)
-            return Response(got.status, got.reason, headers, body)
+            return Response(got.status, got.reason, copy_fields(got.getheaders()), body)
         finally:
             if keep:
                 conn.fresh = False

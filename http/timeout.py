@@ -115,9 +115,9 @@ def timeout_handler(
                 if late.over:
                     _log_late(r, done)
 
-            runtime.go.named("http.timeout_handler")(run)
+            g = runtime.go.named("http.timeout_handler")(run)
             try:
-                result = done.recv(ctx=ctx)
+                g.join(ctx=ctx)  # raises where there was no memory to run, or to send
             except (context.Canceled, context.DeadlineExceeded) as exc:
                 late.over = True
                 _log_late(r, done)
@@ -131,7 +131,7 @@ def timeout_handler(
                 late.over = True
                 raise
         late.over = True
-        value, error = result
+        value, error = done.recv()
         if error is not None:
             raise error
         late.copy_to(w)

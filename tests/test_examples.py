@@ -76,6 +76,50 @@ def test_hello_answers_every_path():
         assert request(address, "GET", "/any/path")[::2] == (200, "Hello, World")
 
 
+def test_album_takes_and_serves_files(tmp_path):
+    address = free_address()
+    form = (
+        '--X\r\nContent-Disposition: form-data; name="file"; filename="../a.txt"\r\n\r\n'
+        "some text\r\n--X--\r\n"
+    )
+    with server("album.py", address, str(tmp_path), address=address) as process:
+        client = http.client.HTTPConnection(address, timeout=10)
+
+        def ask(method, path, body=None, headers=None):
+            client.request(method, path, body, headers or {})
+            response = client.getresponse()
+            return response.status, response.headers, response.read().decode()
+
+        assert "Hello, stranger. 0 files" in ask("GET", "/")[2]
+        status, headers, _ = ask("GET", "/name/J%C3%A9")
+        assert (status, headers["Location"]) == (303, "/")
+        cookie = headers["Set-Cookie"].partition(";")[0]
+        assert "Hello, Jé. 0 files" in ask("GET", "/", None, {"Cookie": cookie})[2]
+        kind = {"Content-Type": "multipart/form-data; boundary=X"}
+        assert ask("POST", "/upload", form, kind)[0] == 303
+        assert (tmp_path / "a.txt").read_text() == "some text"
+        assert json.loads(ask("GET", "/newest/5")[2]) == ["a.txt"]
+        assert ask("GET", "/newest/all")[0] == 404
+        assert "a.txt" in ask("GET", "/files/")[2]
+        assert ask("GET", "/files/a.txt", None, {"Range": "bytes=5-"})[::2] == (206, "text")
+        assert ask("POST", "/upload", form, kind)[0] == 409
+        # A request that runs when the end is near is answered.
+        form = form.replace("a.txt", "b.txt")
+        client.putrequest("POST", "/upload")
+        client.putheader("Content-Length", str(len(form)))
+        client.putheader("Content-Type", kind["Content-Type"])
+        client.putheader("Expect", "100-continue")
+        client.endheaders()
+        assert client.sock.recv(8) == b"HTTP/1.1"  # 100 Continue: its handler runs
+        process.send_signal(signal.SIGTERM)
+        client.send(form.encode())
+        answer = b""
+        while data := client.sock.recv(65536):
+            answer += data
+        assert b"HTTP/1.1 303 See Other" in answer
+        client.close()
+
+
 def test_sieve_prints_twenty_primes():
     done = subprocess.run(
         [sys.executable, EXAMPLES / "sieve.py"], capture_output=True, text=True, timeout=60
@@ -117,6 +161,8 @@ def test_heartbeat_notices_that_the_worker_hangs():
     assert beats == [f"beat {i}" for i in range(1, 6)]
     assert first == "no beat any more"
     assert second == "the function of a timer says so, too"
+
+
 def test_page_cache_fetches_each_page_once():
     done = subprocess.run(
         [sys.executable, EXAMPLES / "page_cache.py"], capture_output=True, text=True, timeout=60

@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urljoin
 
 import pytest
 import requests
@@ -793,6 +793,61 @@ def test_file_server_redirect_cannot_lead_elsewhere(serve, root):
     server = serve(http_server.file_server(root))
     assert fetch(server, "/http:")["location"] == "./http%3A/"
     assert fetch(server, "//evil.com")["location"] == "./evil.com/"
+
+
+@pytest.mark.parametrize("way", ["mount", "strip_prefix"])
+def test_file_server_redirects_keep_the_prefix(serve, root, way):
+    files = http_server.file_server(root)
+
+    def one(w, r):
+        http_server.serve_file(w, r, root / "sub")
+
+    mux = http_server.ServeMux()
+    if way == "mount":
+        inner, single = http_server.ServeMux(), http_server.ServeMux()
+        inner.handle("/", files)
+        single.handle("/", one)
+        mux.mount("/in/{any}/static/", inner)
+        mux.mount("/one/", single)
+    else:
+        mux.handle("/in/x/static/", http_server.strip_prefix("/in/x/static", files))
+        mux.handle("/one/", http_server.strip_prefix("/one", one))
+    server = serve(mux)
+    for target, status, location in [
+        ("/in/x/static/sub", 301, "/in/x/static/sub/"),
+        ("/in/x/static/sub?q=%20", 301, "/in/x/static/sub/?q=%20"),
+        ("/in/x/static/sub/index.html", 301, "/in/x/static/sub/"),
+        ("/in/x/static/a.txt/", 301, "/in/x/static/a.txt"),
+        ("/in/x/static", 307, "/in/x/static/"),
+        ("/one/y", 301, "/one/y/"),
+    ]:
+        r = fetch(server, target)
+        assert (r.status, urljoin(f"http://test{target}", r["location"])) == (
+            status, f"http://test{location}",
+        ), target  # fmt: skip
+    assert fetch(server, "/in/x/static/sub/").body == b"<p>index"
+    assert fetch(server, "/in/x/static/nothing").status == 404
+
+
+def test_file_server_answers_that_are_no_content_are_those_of_error_and_redirect(serve, root):
+    files = http_server.file_server(root)
+
+    def handler(w, r):
+        w.headers["Cache-Control"] = "max-age=9"
+        w.headers["ETag"] = '"x"'
+        files(w, r)
+
+    server = serve(handler)
+    r = fetch(server, "/nothing")
+    assert (r.status, r.body, r["x-content-type-options"]) == (
+        404, b"404 page not found\n", "nosniff",
+    )  # fmt: skip
+    for name in ("cache-control", "etag"):
+        with pytest.raises(KeyError):
+            r[name]
+    r = fetch(server, "/sub?a=<\"'>")
+    assert r["location"] == "./sub/?a=%3C%22'%3E"
+    assert r.body == b"<a href=\"./sub/?a=%3C%22&#39;%3E\">Moved Permanently</a>.\n\n"
 
 
 def test_file_server_lists_directories_if_asked(serve, root):

@@ -62,6 +62,7 @@ ALLOCATIONS = {
     "Pipe": 1,
     "ThreadNet": 1,
     "HTTP": 4,
+    "Life": 29,
     "Hijack": 6,
     "Mux": 4,
     "Files": 11,
@@ -113,6 +114,7 @@ CALLS = {
     "Passing": [*SOCKETS, *POLLER, "sendfile:EINTR", "sendfile:EINVAL", "sendfile:EIO"],
     "ThreadNet": SOCKETS + POLLER + THREADS,
     "HTTP": SOCKETS + POLLER,
+    "Life": POLLER,
     "Hijack": SOCKETS + POLLER,
     "Files": [
         "sendfile:EINTR",
@@ -178,7 +180,18 @@ def test_allocation_fails_with_an_exception(shim: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["Spawn", "Timeouts", "Clocks", "Select", "ThreadSpawns", "Net", "HTTP", "Hijack", "Shutdown"],
+    [
+        "Spawn",
+        "Timeouts",
+        "Clocks",
+        "Select",
+        "ThreadSpawns",
+        "Net",
+        "HTTP",
+        "Life",
+        "Hijack",
+        "Shutdown",
+    ],
 )
 def test_allocation_fails_with_several_ps(shim: Path, name: str) -> None:
     run(shim, "inject.py", name, "1", every(ALLOCATIONS[name] * 2), "alloc:ENOMEM", procs=4)

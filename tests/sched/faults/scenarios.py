@@ -1101,6 +1101,38 @@ class Shutdown(HTTP):
         assert self.server.shutdown(TIME_LIMIT / 3), "a connection is lost"
 
 
+class Life(HTTP):
+    """Two clients of a server that runs one handler at a time: contexts, conn_state, a time-out."""
+
+    def __init__(self) -> None:
+        Scenario.__init__(self)
+        self.server = http.Server(
+            http.timeout_handler(self.handle, TIME_LIMIT), "127.0.0.1:0", max_requests=1,
+            conn_state=self.note,
+        )  # fmt: skip
+        self.server.listen()
+        self.gs[0] = go(self.server.serve)
+        while self.gs[0].state != "waiting":
+            gosched()
+
+    def note(self, conn: Any, state: Any) -> None:
+        assert conn.id > 0
+        assert state in ("new", "active", "idle", "closed")
+
+    def handle(self, w: Any, r: Any) -> None:
+        with context.with_cancel(r.context) as ctx:
+            inner = r.with_context(ctx)
+            assert inner.context is ctx
+            assert ctx.err() is None
+            gosched()
+            w.write(inner.body.read())
+
+    def run(self) -> None:
+        self.gs[1] = go(self.get)
+        self.get()
+        self.gs[1].join()
+
+
 class Hijack(HTTP):
     """Trailers, an informational response, and then the handler takes the connection over."""
 
