@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import threading
-import time
 import tokenize  # noqa: F401 (for tracebacks: without descriptors it could not be imported then)
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import runtime
 from runtime import _core
+from runtime._core import now
 from runtime._http import auth, cookies, errors, forms, values
 from runtime._http import restart as hot
 from runtime._http.connstate import ConnInfo, ConnState, Watch
@@ -412,14 +412,14 @@ class Server:
     def _shutdown(
         self, timeout: float | None, ctx: _Context | None = None, delay: float = 0.0
     ) -> bool:
-        end = math.inf if timeout is None else time.monotonic() + timeout
+        end = math.inf if timeout is None else now() + timeout
         try:
             self._drain(delay, end, ctx)
             self._stop()
             self._core.begin_shutdown()
             self._call_at_shutdown()
-            for until in (min(end, time.monotonic() + _SETTLED), end):
-                left = until - time.monotonic()
+            for until in (min(end, now() + _SETTLED), end):
+                left = until - now()
                 if self._core.wait_closed(None if left == math.inf else max(left, 0), ctx=ctx):
                     return True
                 self._core.close_idle()
@@ -432,10 +432,10 @@ class Server:
 
     def _drain(self, delay: float, end: float, ctx: _Context | None) -> None:
         if self._drained_at is None:
-            self._drained_at = time.monotonic() + delay
+            self._drained_at = now() + delay
             if delay > 0:
                 self._core.retire()
-        left = min(self._drained_at, end) - time.monotonic()
+        left = min(self._drained_at, end) - now()
         if left > 0:
             with suppress(TimeoutError, runtime.ChanClosed):
                 self._hurry.recv(left, ctx=ctx)
