@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from certs import Authority
-from waits import parked, until
 
 import runtime
 from runtime import context, http, httptest, net, testing
 from runtime.net import tls
 from runtime.time import now
+from waits import parked, until
 
 SAFETY = 60.0
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -172,7 +172,7 @@ def test_hijack_is_refused_while_another_goroutine_sends(start):
     def handler(w, r):
         w.headers["Content-Length"] = 1 << 23
         writer = parked(runtime.go(w.write, bytes(1 << 23)))
-        with pytest.raises(RuntimeError, match="at the same time|sends the response"):
+        with pytest.raises(RuntimeError, match=r"at the same time|sends the response"):
             w.hijack()
         refused.send(None)
         writer.join()
@@ -485,9 +485,7 @@ def test_body_timeout_and_rates_on_the_clock_of_a_bubble():
         except TimeoutError:
             return str(now())
 
-    with httptest.Server(
-        handler, read_timeout=None, body_timeout=50, min_read_rate=None
-    ) as server:
+    with httptest.Server(handler, read_timeout=None, body_timeout=50, min_read_rate=None) as server:
         conn = server.dial()
         conn.write(POST)
         assert response(conn)[1] == b"50.0"
@@ -511,9 +509,7 @@ def test_writes_slower_than_the_rate_end_on_the_clock_of_a_bubble():
             failed.send(now())
             raise
 
-    with httptest.Server(
-        handler, write_timeout=None, min_write_rate=1024, rate_grace=5
-    ) as server:
+    with httptest.Server(handler, write_timeout=None, min_write_rate=1024, rate_grace=5) as server:
         conn = server.dial()
         conn.write(GET)
         assert failed.recv() >= 64
