@@ -221,6 +221,7 @@ struct http_conn {
                                    connection's own, while it waits for the others to go */
     http_request *req;          /* owned, while a handler runs; changes under lock */
     uint64_t id;                /* where somebody watches, else 0 */
+    uint8_t told;               /* HTTP_CONN_*: what they were told last; by the watch's lock */
     uint32_t served;            /* requests begun, counted where there is a limit */
     http_pace pace;             /* L */
     struct {                    /* the peer: enough for any address we print */
@@ -409,11 +410,17 @@ int http_expel(http_conn *c, Goroutine *gp);
 
 /* When to give up waiting that begins at `now`; timeout: the server's for a wait. */
 int64_t http_pace_deadline(http_conn *c, bool read, int64_t timeout, int64_t now);
+/* The same for a stream, which is about to read, or to write n bytes: nobody can tell how many of
+   them have gone before all have, so these may take as long as so many may take. */
+int64_t http_pace_deadline_stream(http_conn *c, bool read, int64_t timeout, int64_t now,
+                                  int64_t n);
+/* The clock of c's deadlines. */
+int64_t http_now(const http_conn *c);
 /* That time has come.  True: there was progress after all, and *deadline is a later one;
    began: when the wait did. */
 bool http_pace_goes_on(http_conn *c, bool read, int64_t timeout, int64_t began,
                        int64_t *deadline);
-/* The wait is over. */
+/* The wait is over; began: by http_now(). */
 void http_pace_waited(http_conn *c, bool read, int64_t began);
 /* Is the time for it up, whether it would have to wait or not? */
 bool http_pace_over(const http_conn *c, bool read);
@@ -429,7 +436,7 @@ enum {                          /* in the order of ConnState in http/connstate.p
     HTTP_CONN_HIJACKED,
     HTTP_CONN_CLOSED
 };
-/* Tell of c, where c->server->watch is set; by the shard's M. */
+/* Tell of c, where c->server->watch is set; by the shard's M, or by who hijacks it. */
 void http_watch_note(http_conn *c, int what);
 PyObject *http_server_set_watch(http_server *s, PyObject *hook);
 int http_watch_traverse(struct http_watch *w, visitproc visit, void *arg);
@@ -469,6 +476,10 @@ int http_stream_send(http_conn *c, const char *extra, size_t nextra);
 Py_ssize_t http_stream_recv(http_conn *c, char *dst, Py_ssize_t n);
 /* Who reads or writes shall fail: c->leaving is set. */
 void http_stream_expel(http_conn *c);
+/* A deadline of c->pace was changed: who reads, or writes, heeds it. */
+void http_stream_limit(http_conn *c, bool read);
+/* Take c off its server: the stream object, which is the caller's from now on. */
+PyObject *http_stream_take(http_conn *c);
 
 /* ---- the same without the lock ---- */
 
@@ -497,7 +508,8 @@ int http_conn_serve(http_conn *c, Goroutine *gp, PyObject **fatal);
 
 /* ---- streams ---- */
 
-/* Close those that are silent, or all (abort).  Any thread; runs Python. */
+/* Close those that have been silent for HTTP_SETTLED, with s->hasten all that are silent, or all
+   (abort).  Any thread; runs Python. */
 void http_streams_close(http_server *s, bool abort);
 /* The next request of a stream begins: what one handler has left in its context is not for
    the next. */
@@ -653,6 +665,8 @@ int http_context_check(PyObject *ctx);
 void http_context_end(PyObject *context);
 /* The client has gone: end the context (stolen), in a goroutine.  By the shard's M. */
 void http_context_gone(http_conn *c, PyObject *context);
+/* The same for a stream, by who has found that out, without c->lock.  Runs Python. */
+void http_context_lost(http_conn *c);
 
 /* Headers of a request: a view of r's fields. */
 PyObject *http_headers_of_request(http_request *r);

@@ -56,7 +56,8 @@ http_conn_new(http_server *s, int fd, const struct sockaddr *peer)
 {
     http_conn *c = PyMem_Calloc(1, sizeof(*c));
     if (c == NULL) {
-        close(fd);
+        if (fd >= 0)
+            close(fd);
         return NULL;
     }
     c->refs = 1;
@@ -485,7 +486,7 @@ begin_request(http_conn *c, const rt_http1_req *head, int n)
         c->paced = false;
     }
     if (!c->body_done && s->body_timeout != INT64_MAX) {
-        c->pace.read_until = rt_nanotime() + s->body_timeout;
+        c->pace.read_until = http_now(c) + s->body_timeout;
         c->paced = true;
     }
     if (head->chunked)

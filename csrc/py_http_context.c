@@ -10,6 +10,9 @@
  * harmless.  That the client has gone is found by the poller, which must not run Python: a
  * goroutine of the shard's M ends the context.  No byte is read to find that out, so what
  * is pipelined, or an unread body, is no hindrance.
+ *
+ * A stream tells nothing by itself: that its client has gone is found by who reads or writes,
+ * and only then the context ends before the request does.
  */
 #include "py_http.h"
 
@@ -58,6 +61,19 @@ http_context_gone(http_conn *c, PyObject *context)
         PyErr_Clear();
         Py_DECREF(context);
     }
+}
+
+void
+http_context_lost(http_conn *c)
+{
+    py_acquire(&c->lock);
+    bool ours = !c->aborted && !c->leaving && c->req != NULL;
+    PyObject *context = ours ? Py_XNewRef(c->req->context) : NULL;
+    c->peer_closed = c->peer_closed || ours;
+    py_release(&c->lock);
+    if (context != NULL)
+        end_context(context, CLIENT_GONE);
+    Py_XDECREF(context);
 }
 
 int

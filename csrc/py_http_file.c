@@ -7,6 +7,8 @@
  *
  * Rejected: MSG_ZEROCOPY and splice (more calls than they save at these sizes); reading
  * ahead on other threads (the page cache does so).
+ *
+ * To a stream the file is read and sent in pieces, as where sendfile() cannot.
  */
 #include "py_core.h"                    /* first: Python's settings make off_t 64 bits wide */
 #include "py_http.h"
@@ -100,7 +102,8 @@ send_head(http_conn *c)
 {
     http_out *out = &c->out;
     size_t n = out->len - out->sent;
-    if (RT_LIKELY(!c->broken && !c->aborted && !http_server_is_parents(c->server) && n != 0)) {
+    if (RT_LIKELY(!c->broken && !c->aborted && !http_server_is_parents(c->server) && n != 0
+                  && c->stream == NULL)) {
         ssize_t sent = send(c->pd.fd, out->data + out->sent, n, MSG_NOSIGNAL | MSG_MORE);
         if (sent > 0)
             out->sent += (uint32_t)sent;
@@ -211,6 +214,8 @@ send_locked(http_writer *w, source *src, const char *start, size_t nstart, PyObj
             goto no_memory;
         http_out_add(&c->out, size, (size_t)len);
     }
+    if (c->stream != NULL && (src->copy = PyMem_Malloc(COPY)) == NULL)
+        goto no_memory;
     /* From here on the response is whole or the connection ends. */
     if (send_head(c) < 0)
         return -1;

@@ -6,6 +6,7 @@
  * than those before it.
  */
 #include "py_http.h"
+#include "py_wait.h"
 
 bool
 http_gate_enter(http_server *s, Goroutine *gp)
@@ -24,9 +25,9 @@ http_gate_enter(http_server *s, Goroutine *gp)
     py_release(&g->lock);
     if (!wait)
         return in;
-    int64_t now = rt_nanotime();
+    int64_t now = s->bubbled ? py_now() : rt_nanotime();
     int64_t deadline = g->patience > RT_FOREVER - now ? RT_FOREVER : now + g->patience;
-    uint32_t why = py_park(gp, PY_WAIT_IO, deadline);
+    uint32_t why = py_park(gp, s->bubbled ? PY_WAIT_SEMA : PY_WAIT_IO, deadline);
     if (why == RT_WAKE_INTERRUPT)
         PyErr_Clear();
     py_acquire(&g->lock);

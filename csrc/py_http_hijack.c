@@ -8,6 +8,8 @@
  * Lists, timers and registration belong to the shard's M.  A handler that hijacks there, as
  * nearly all do, takes the socket itself.  On another thread it gets a duplicate: it cannot
  * wait for the shard's M, which may be waiting for that very thread.
+ *
+ * Of a stream the handler gets the object itself, wherever it runs.
  */
 #include "py_http.h"
 #include "py_netfd.h"
@@ -23,7 +25,8 @@ static struct {
 } hooks;
 
 typedef struct {
-    int fd;                     /* owned */
+    int fd;                     /* owned, or -1 */
+    PyObject *io;               /* owned: the object of a stream, or NULL */
     http_block *in;             /* owned reference, or NULL: unread input is */
     uint32_t pos, len;          /* in->data[pos, len) */
     http_server *server;        /* owned reference: c's own goes when the handler returns */
@@ -53,6 +56,8 @@ finish_http(http_writer *w, http_conn *c, PyObject **drop)
         r = refuse(HTTP_REQUEST_OVER);
     else if (r == 0 && c->reading)
         r = refuse("hijack(): a goroutine reads the body of the request");
+    else if (r == 0 && c->sending)
+        r = refuse("hijack(): a goroutine sends the response");
     else if (r == 0 && c->aborted) {
         PyErr_SetString(PyExc_ConnectionError,
                         "the server was closed while the request was running");
@@ -70,7 +75,12 @@ take_locked(http_writer *w, http_conn *c, taken *t, PyObject **drop)
     if (finish_http(w, c, drop) < 0)
         return -1;
     t->fd = c->pd.fd;
-    if (py_tls_m == c->shard->mp) {
+    t->io = NULL;
+    if (c->stream != NULL) {
+        c->hijacked = HTTP_TAKEN;
+        t->io = http_stream_take(c);
+    }
+    else if (py_tls_m == c->shard->mp) {
         c->hijacked = HTTP_TAKEN;
         rt_pd_close(&c->pd);
         http_shard_remove(c);
@@ -125,10 +135,26 @@ family_of(int fd)
     return getsockname(fd, (struct sockaddr *)&ss, &len) == 0 ? ss.ss_family : AF_UNSPEC;
 }
 
+/* The server's time-outs are not for who has a stream (stolen, and returned) now. */
+static PyObject *
+lift_limits(PyObject *io)
+{
+    static const char *const names[] = {"set_read_deadline", "set_write_deadline"};
+    for (size_t i = 0; i < RT_ARRAY_LEN(names); i++) {
+        PyObject *r = PyObject_CallMethod(io, names[i], "O", Py_None);
+        if (r == NULL)
+            PyErr_Clear();      /* it is closed: using it tells */
+        Py_XDECREF(r);
+    }
+    return io;
+}
+
 /* A Conn for t->fd, which it owns from then on. */
 static PyObject *
 make_conn(const http_conn *c, taken *t)
 {
+    if (t->io != NULL)
+        return lift_limits(Py_NewRef(t->io));
     PyObject *peer = peer_address(c);
     PyObject *type = peer ? PyObject_CallFunction(hooks.conn_type, "ii", family_of(t->fd),
                                                   SOCK_STREAM) : NULL;
@@ -178,6 +204,8 @@ http_writer_hijack(http_writer *w, PyObject *Py_UNUSED(ignored))
         return NULL;
     if (py_tls_m != NULL)
         RT_COUNT(py_tls_m->http.closed, 1);
+    if (t.server->watch != NULL)
+        http_watch_note(c, HTTP_CONN_HIJACKED);
     http_server_closed_one(t.server, t.left);
     Py_DECREF(t.server);
 
@@ -192,6 +220,7 @@ http_writer_hijack(http_writer *w, PyObject *Py_UNUSED(ignored))
     if (t.fd >= 0)
         close(t.fd);
     http_block_unref(t.in);
+    Py_XDECREF(t.io);
     Py_XDECREF(conn);
     Py_XDECREF(reader);
     return result;

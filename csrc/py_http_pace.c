@@ -11,8 +11,12 @@
  *
  * Sending.  The socket wakes us only when a good part of its buffer is free, which takes a slow
  * client long.  So what the client has taken is reckoned from what is left in the buffer.
+ *
+ * Streams.  Deadlines are set on the stream before each read and write (py_http_stream.c), and in
+ * a bubble they are on its clock, as all time of what is in memory alone.
  */
 #include "py_http.h"
+#include "py_wait.h"
 
 #include <sys/ioctl.h>
 #ifdef __linux__
@@ -23,6 +27,8 @@
 static int64_t
 queued_bytes(const http_conn *c)
 {
+    if (c->stream != NULL)
+        return 0;
 #if defined(SIOCOUTQ)
     int n;
     return ioctl(c->pd.fd, SIOCOUTQ, &n) == 0 ? n : 0;
@@ -101,6 +107,28 @@ http_pace_deadline(http_conn *c, bool read, int64_t timeout, int64_t now)
     return own != 0 ? own : limit(c, read, timeout, now, read ? p->read_waited : p->write_waited);
 }
 
+int64_t
+http_now(const http_conn *c)
+{
+    return c->stream != NULL && c->server->bubbled ? py_now() : rt_nanotime();
+}
+
+int64_t
+http_pace_deadline_stream(http_conn *c, bool read, int64_t timeout, int64_t now, int64_t n)
+{
+    http_pace *p = &c->pace;
+    if (!read && !p->writes) {
+        p->writes = true;
+        p->sent = p->queued = 0;
+    }
+    p->sent += n;
+    if (read)
+        return http_pace_deadline(c, true, timeout, now);
+    c->paced = true;
+    return p->write_deadline != 0 ? p->write_deadline
+                                  : limit(c, false, timeout, now, p->write_waited);
+}
+
 bool
 http_pace_goes_on(http_conn *c, bool read, int64_t timeout, int64_t began, int64_t *deadline)
 {
@@ -123,7 +151,7 @@ http_pace_goes_on(http_conn *c, bool read, int64_t timeout, int64_t began, int64
 void
 http_pace_waited(http_conn *c, bool read, int64_t began)
 {
-    *(read ? &c->pace.read_waited : &c->pace.write_waited) += rt_nanotime() - began;
+    *(read ? &c->pace.read_waited : &c->pace.write_waited) += http_now(c) - began;
 }
 
 bool
@@ -133,7 +161,7 @@ http_pace_over(const http_conn *c, bool read)
     int64_t deadline = read ? p->read_deadline : p->write_deadline;
     if (deadline == 0 && read)
         deadline = p->read_until;
-    return deadline != 0 && deadline != RT_FOREVER && deadline <= rt_nanotime();
+    return deadline != 0 && deadline != RT_FOREVER && deadline <= http_now(c);
 }
 
 /* ---- the handler's own deadlines ---- */
@@ -141,27 +169,30 @@ http_pace_over(const http_conn *c, bool read)
 static PyObject *
 set_deadline(http_writer *w, bool read, PyObject *arg)
 {
-    int64_t deadline = RT_FOREVER;
+    double s = 0;
     if (arg != Py_None) {
-        double s = PyFloat_AsDouble(arg);
+        s = PyFloat_AsDouble(arg);
         if (s == -1.0 && PyErr_Occurred())
             return NULL;
         if (s != s) {
             PyErr_SetString(PyExc_ValueError, "a deadline in seconds must be a number, not NaN");
             return NULL;
         }
-        if (s < 9e9)
-            deadline = rt_nanotime() + (s > 0 ? (int64_t)(s * 1e9) : 0);
     }
     http_conn *c = w->conn;
     py_waitq woken = {0};
     py_acquire(&c->lock);
     bool over = w->ended;
     if (!over) {
+        int64_t deadline = RT_FOREVER;
+        if (arg != Py_None && s < 9e9)
+            deadline = http_now(c) + (s > 0 ? (int64_t)(s * 1e9) : 0);
         *(read ? &c->pace.read_deadline : &c->pace.write_deadline) = deadline;
         c->paced = true;
         /* Who waits now looks again. */
         py_waitq_claim_all(read ? &c->readers : &c->writers, RT_WAKE_READY, &woken);
+        if (c->stream != NULL)
+            http_stream_limit(c, read);
     }
     py_release(&c->lock);
     py_ready_all(&woken);

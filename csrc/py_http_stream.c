@@ -23,7 +23,11 @@
  * connection's goroutine where it can: a silent one, about which nobody need be told, is marked
  * `doomed` and woken by a deadline that has passed.  The order of steps makes that safe: its
  * goroutine sets its deadline, then looks at the mark, then reads; the server marks, then sets
- * the deadline.  The same holds for `leaving` and `aborted`.
+ * the deadline.  The same holds for `leaving` and `aborted`, and for deadlines that a handler
+ * changes while another goroutine reads or writes.
+ *
+ * A connection that a handler has hijacked is off the server's list; its goroutine finds out when
+ * the handler has returned.
  */
 #include "py_http.h"
 #include "py_wait.h"
@@ -41,10 +45,11 @@ struct http_stream {
     PyObject *tls;              /* owned, or NULL */
     PyObject *server;           /* owned: of a Request without a connection, or NULL */
     http_conn *next_doomed, *next_aborted;  /* see http_streams_close() */
-    bool read_limited, write_limited;       /* a deadline is set */
+    _Atomic bool read_limited, write_limited;       /* a deadline may be set */
     /* Guarded by the server's lock: */
+    int64_t quiet_since;        /* http_now() */
     bool quiet;                 /* nothing of a request has come */
-    bool doomed;                /* it was quiet when the server began to close */
+    bool doomed;                /* it was quiet when the server closed such ones */
     bool aborted;
 };
 
@@ -97,15 +102,15 @@ call(PyObject *io, PyObject *name, PyObject *arg)
 static int
 limit(http_stream *st, bool read, int64_t ns)
 {
-    bool *limited = read ? &st->read_limited : &st->write_limited;
-    if (ns == INT64_MAX && !*limited)
+    _Atomic bool *limited = read ? &st->read_limited : &st->write_limited;
+    if (ns == INT64_MAX && !RT_LOAD(*limited))
         return 0;
     PyObject *seconds = ns == INT64_MAX ? Py_NewRef(Py_None) : PyFloat_FromDouble((double)ns / 1e9);
     if (seconds == NULL)
         return -1;
     int r = call(st->io, read ? names.set_read_deadline : names.set_write_deadline, seconds);
     Py_DECREF(seconds);
-    *limited = ns != INT64_MAX;
+    RT_STORE(*limited, ns != INT64_MAX);
     return r;
 }
 
@@ -182,16 +187,65 @@ must_go(http_conn *c)
     return go;
 }
 
+static void end_wait(PyObject *io, bool read);
+
+static int64_t
+own_deadline(const http_conn *c, bool read)
+{
+    return read ? c->pace.read_deadline : c->pace.write_deadline;
+}
+
+/* Before a read, or a write of n bytes, which c->reading or c->sending tell: set how long it may
+   take.  The lock is let go of meanwhile.  0 or an error; *began: when that was. */
+static int
+begin_io(http_conn *c, bool read, int64_t n, int64_t *began)
+{
+    int64_t timeout = read ? c->server->read_timeout : c->server->write_timeout;
+    *began = http_now(c);
+    for (;; n = 0) {
+        int64_t own = own_deadline(c, read);
+        int64_t deadline = http_pace_deadline_stream(c, read, timeout, *began, n);
+        py_release(&c->lock);
+        int64_t left = deadline == RT_FOREVER ? INT64_MAX : deadline - http_now(c);
+        int err = limit(c->stream, read, left > 0 ? left : 0) < 0 ? error_of_exception() : 0;
+        py_acquire(&c->lock);
+        if (err != 0)
+            return err;
+        if (c->aborted || c->leaving)
+            return -ECANCELED;
+        if (RT_LIKELY(own == own_deadline(c, read)))
+            return 0;
+    }
+}
+
+void
+http_stream_limit(http_conn *c, bool read)
+{
+    http_stream *st = c->stream;
+    if (st->io == NULL || !(read ? c->reading : c->sending))
+        return;                 /* begin_io() will see it */
+    PyObject *io = Py_NewRef(st->io);
+    int64_t deadline = own_deadline(c, read);
+    RT_STORE(*(read ? &st->read_limited : &st->write_limited), true);
+    py_release(&c->lock);
+    int64_t left = deadline - http_now(c);
+    PyObject *seconds = deadline == RT_FOREVER ? Py_NewRef(Py_None)
+                                               : PyFloat_FromDouble((double)left / 1e9);
+    if (seconds == NULL
+        || call(io, read ? names.set_read_deadline : names.set_write_deadline, seconds) < 0)
+        PyErr_Clear();          /* it is over */
+    Py_XDECREF(seconds);
+    if (must_go(c))             /* what it was told meanwhile holds */
+        end_wait(io, read);
+    Py_DECREF(io);
+    py_acquire(&c->lock);
+}
+
 /* Without the lock. */
 static Py_ssize_t
 recv_unlocked(http_conn *c, char *dst, Py_ssize_t n)
 {
-    http_stream *st = c->stream;
-    if (limit(st, true, c->server->read_timeout) < 0)
-        return error_of_exception();
-    if (must_go(c))
-        return -ECANCELED;
-    PyObject *data = read_bytes(st, n);
+    PyObject *data = read_bytes(c->stream, n);
     if (data == NULL)
         return error_of_exception();
     Py_ssize_t got = PyBytes_GET_SIZE(data);
@@ -216,31 +270,22 @@ http_stream_recv(http_conn *c, char *dst, Py_ssize_t n)
         return HTTP_STREAM_RAISED;
     }
     c->reading = true;
-    py_release(&c->lock);
-    Py_ssize_t got = recv_unlocked(c, dst, dst != NULL && n < PIECE ? n
-                                           : dst != NULL            ? PIECE
-                                                                    : READ_SIZE);
-    py_acquire(&c->lock);
+    int64_t began;
+    Py_ssize_t got = begin_io(c, true, 0, &began);
+    if (got == 0) {
+        py_release(&c->lock);
+        got = recv_unlocked(c, dst, dst != NULL && n < PIECE ? n
+                                    : dst != NULL            ? PIECE
+                                                             : READ_SIZE);
+        if (got == 0 || got == -EPIPE)
+            http_context_lost(c);
+        py_acquire(&c->lock);
+        http_pace_waited(c, true, began);
+    }
     leave_io(c, &c->reading);
     if (got != HTTP_STREAM_RAISED && (c->aborted || c->leaving))
         return -ECANCELED;
     return got;
-}
-
-/* Without the lock; data is stolen. */
-static int
-send_unlocked(http_conn *c, PyObject *data)
-{
-    http_stream *st = c->stream;
-    if (limit(st, false, c->server->write_timeout) < 0) {
-        Py_DECREF(data);
-        return error_of_exception();
-    }
-    if (must_go(c)) {
-        Py_DECREF(data);
-        return -ECANCELED;
-    }
-    return write_bytes(st, data) < 0 ? error_of_exception() : 0;
 }
 
 int
@@ -279,9 +324,17 @@ http_stream_send(http_conn *c, const char *extra, size_t nextra)
             memcpy(PyBytes_AS_STRING(data) + from_out, extra + done, n - from_out);
         out->sent += (uint32_t)from_out;
         done += n - from_out;
+        int64_t began;
+        err = begin_io(c, false, (int64_t)n, &began);
         py_release(&c->lock);
-        err = send_unlocked(c, data);
+        if (err != 0)
+            Py_DECREF(data);
+        else if (write_bytes(c->stream, data) < 0)
+            err = error_of_exception();
+        if (err == -EPIPE)
+            http_context_lost(c);
         py_acquire(&c->lock);
+        http_pace_waited(c, false, began);
         if (err != 0 && err != HTTP_STREAM_RAISED && (c->aborted || c->leaving))
             err = -ECANCELED;
     }
@@ -352,7 +405,8 @@ http_streams_close(http_server *s, bool abort)
     for (http_link *link = s->streams.next; link != &s->streams; link = link->next) {
         http_conn *c = RT_CONTAINER_OF(link, http_conn, link);
         http_stream *st = c->stream;
-        if (abort ? st->aborted : st->doomed || !st->quiet)
+        bool settled = RT_LOAD(s->hasten) || http_now(c) - st->quiet_since >= HTTP_SETTLED;
+        if (abort ? st->aborted : st->doomed || !st->quiet || !settled)
             continue;
         st->doomed = true;
         st->aborted = abort;
@@ -404,15 +458,19 @@ set_state(http_conn *c, int state)
     s->nstreams[state]++;
     c->state = (uint8_t)state;
     py_release(&s->lock);
+    if (RT_UNLIKELY(s->watch != NULL) && (state == HTTP_ACTIVE || state == HTTP_IDLE))
+        http_watch_note(c, state == HTTP_ACTIVE ? HTTP_CONN_ACTIVE : HTTP_CONN_IDLE);
 }
 
-/* Nothing of a request has come.  False: the server is closing. */
+/* Nothing of a request has come.  False: the server waits for none. */
 static bool
 begin_quiet(http_conn *c)
 {
     http_server *s = c->server;
     py_acquire(&s->lock);
-    bool go_on = !RT_LOAD(s->closing) && !c->stream->doomed;
+    bool go_on = !RT_LOAD(s->hasten) && !c->stream->doomed;
+    if (!c->stream->quiet)      /* else since it was admitted */
+        c->stream->quiet_since = http_now(c);
     c->stream->quiet = go_on;
     py_release(&s->lock);
     return go_on;
@@ -540,6 +598,8 @@ static bool
 send_last(http_conn *c)
 {
     py_acquire(&c->lock);
+    c->pace = (http_pace){0};   /* that was for the request before */
+    c->paced = false;
     int err = http_send(c, NULL, 0);
     py_release(&c->lock);
     if (err < 0 && PyErr_ExceptionMatches(PyExc_Exception))
@@ -583,24 +643,32 @@ serve(http_conn *c, Goroutine *gp, PyObject **fatal)
     }
 }
 
-/* Take it off the server and let go of everything; its stream is closed, or nobody's. */
-static void
-discard(http_conn *c)
+PyObject *
+http_stream_take(http_conn *c)
 {
     http_server *s = c->server;
-    http_stream *st = c->stream;
     py_acquire(&s->lock);
     c->link.prev->next = c->link.next;
     c->link.next->prev = c->link.prev;
     s->nstreams[c->state]--;
-    PyObject *io = st->io;
-    st->io = NULL;
+    PyObject *io = c->stream->io;
+    c->stream->io = NULL;
     py_release(&s->lock);
+    return io;
+}
+
+/* Take it off the server and let go of everything; its stream is closed, or nobody's. */
+static void
+discard(http_conn *c)
+{
+    PyObject *io = http_stream_take(c);
     http_block_unref(c->in);
     c->in = NULL;
     http_out_release(&c->out);
     PyObject *exc = py_take_exception();
-    Py_CLEAR(st->context);
+    if (c->id != 0)
+        http_watch_note(c, HTTP_CONN_CLOSED);
+    Py_CLEAR(c->stream->context);
     Py_DECREF(io);
     http_conn_discard(c);
     if (exc != NULL)
@@ -616,6 +684,17 @@ close_stream(http_conn *c)
         && (exc != NULL || PyErr_ExceptionMatches(PyExc_Exception)))
         PyErr_Clear();
     discard(c);
+    if (exc != NULL)
+        py_raise(exc);
+}
+
+/* A handler has taken the stream: let go of the rest. */
+static void
+forget(http_conn *c)
+{
+    PyObject *exc = py_take_exception();
+    Py_CLEAR(c->stream->context);
+    http_hijack_end(c);
     if (exc != NULL)
         py_raise(exc);
 }
@@ -688,6 +767,7 @@ http_server_admit_stream(http_server *s, PyObject *io)
     st->io = Py_NewRef(io);
     st->quiet = true;
     c->stream = st;
+    st->quiet_since = http_now(c);
     self->conn = c;
     c->writable = false;
     py_acquire(&s->lock);
@@ -695,7 +775,7 @@ http_server_admit_stream(http_server *s, PyObject *io)
         s->forks = core->forks;
         RT_STORE(s->streamed, true);
     }
-    st->doomed = RT_LOAD(s->closing);
+    st->doomed = RT_LOAD(s->hasten);
     c->link.prev = s->streams.prev;
     c->link.next = &s->streams;
     c->link.prev->next = s->streams.prev = &c->link;
@@ -744,6 +824,8 @@ stream_serve(StreamConn *self, PyObject *args)
         PyErr_NoMemory();
     else {
         http_shard_count(c->shard, 1);
+        if (RT_UNLIKELY(c->server->watch != NULL))
+            http_watch_note(c, HTTP_CONN_NEW);
         http_stream_context(st);
         if (serve(c, gp, &fatal) == HTTP_FORKED)
             return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
@@ -753,7 +835,7 @@ stream_serve(StreamConn *self, PyObject *args)
         PyErr_Clear();
         py_raise(fatal);
     }
-    close_stream(c);
+    (c->hijacked ? forget : close_stream)(c);
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 

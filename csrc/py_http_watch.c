@@ -69,28 +69,63 @@ call(http_watch *w, const event *e)
     Py_XDECREF(r);
 }
 
-static PyObject *
-watch_main(Goroutine *gp)
+static void
+tell(http_server *s)
 {
-    http_server *s = gp->call.c.arg;
     event e;
     while (take(s->watch, &e)) {
         call(s->watch, &e);
         Py_XDECREF(e.addr);
     }
+}
+
+static PyObject *
+watch_main(Goroutine *gp)
+{
+    http_server *s = gp->call.c.arg;
+    tell(s);
     Py_DECREF(s);
     Py_RETURN_NONE;
 }
 
 /* There is no memory to run it: the next event tries again. */
 static void
-watch_cancel(Goroutine *gp)
+give_up(http_server *s)
 {
-    http_server *s = gp->call.c.arg;
     py_acquire(&s->watch->lock);
     s->watch->running = false;
     py_release(&s->watch->lock);
     Py_DECREF(s);
+}
+
+static void
+watch_cancel(Goroutine *gp)
+{
+    give_up(gp->call.c.arg);
+}
+
+/* ---- the same in a bubble, whose goroutines are those that go() starts ---- */
+
+static PyObject *
+tell_bubbled(PyObject *s, PyObject *Py_UNUSED(ignored))
+{
+    tell((http_server *)s);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef tell_def = {"conn_state", tell_bubbled, METH_NOARGS, NULL};
+
+/* s: a reference, stolen on success. */
+static bool
+spawn_bubbled(http_server *s)
+{
+    PyObject *fn = PyCFunction_New(&tell_def, (PyObject *)s);
+    PyObject *gp = fn ? py_go(NULL, &fn, 1, NULL) : NULL;
+    Py_XDECREF(fn);
+    Py_XDECREF(gp);
+    if (gp != NULL)
+        Py_DECREF(s);
+    return gp != NULL;
 }
 
 void
@@ -104,6 +139,11 @@ http_watch_note(http_conn *c, int what)
     py_acquire(&w->lock);
     if (what == HTTP_CONN_NEW)
         c->id = ++w->last_id;
+    else if (c->told == what) { /* still active: another request was there already */
+        py_release(&w->lock);
+        return;
+    }
+    c->told = (uint8_t)what;
     bool minor = what == HTTP_CONN_ACTIVE || what == HTTP_CONN_IDLE;
     bool kept = !(minor && w->len >= MAX_EVENTS) && (w->len < w->cap || grow_locked(w));
     if (kept)
@@ -116,13 +156,14 @@ http_watch_note(http_conn *c, int what)
     if (!spawn)
         return;
     Py_INCREF(s);
-    if (py_g_spawn_c(c->shard->mp, watch_main, watch_cancel, s) < 0) {
-        PyErr_Clear();
-        py_acquire(&w->lock);
-        w->running = false;
-        py_release(&w->lock);
-        Py_DECREF(s);
+    if (RT_UNLIKELY(s->bubbled)) {
+        if (spawn_bubbled(s))
+            return;
     }
+    else if (py_g_spawn_c(c->shard->mp, watch_main, watch_cancel, s) == 0)
+        return;
+    PyErr_Clear();
+    give_up(s);
 }
 
 PyObject *

@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import threading
-import time
 import tokenize  # noqa: F401 (for tracebacks: without descriptors it could not be imported then)
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -258,7 +257,7 @@ class Server:
     def draining(self) -> bool:
         """True from the start of a shutdown on: for the handler that load balancers ask.
 
-            mux.handle("/ready", lambda w, r: 503 if server.draining else 200)
+        mux.handle("/ready", lambda w, r: 503 if server.draining else 200)
         """
         return self._drained_at is not None
 
@@ -607,6 +606,6 @@ def listen_and_serve_tls(
 def serve(handler: Handler | None = None, addr: str = ":8080", **options: Any) -> None:
     """As listen_and_serve(), with the handler first.
 
-        serve(lambda w, r: "Hello", ":8080")
+    serve(lambda w, r: "Hello", ":8080")
     """
     listen_and_serve(addr, handler, **options)

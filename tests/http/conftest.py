@@ -274,9 +274,12 @@ def serve(transport: str) -> Iterator[Callable[..., Running]]:
         server = http.Server(handler, addr, **(NO_RATES | options))
         listeners = []
         if transport == "stream":
-            plain = net.listen("tcp", addr)
+            unix = addr.startswith("unix:")
+            plain = net.listen("unix", addr[5:]) if unix else net.listen("tcp", addr)
             listeners.append(Streams(plain._fd, plain._unlink, plain._conn_type))
         started.append(Running(server, *listeners))
+        if listeners and unix:
+            started[-1].addr = addr
         return started[-1]
 
     yield start

@@ -15,6 +15,11 @@ GET = "GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 CLOSE = "GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 
 
+@pytest.fixture(params=["socket", "stream"])
+def transport(request):
+    return request.param
+
+
 class Seen:
     def __init__(self) -> None:
         self.events: runtime.Chan = runtime.Chan(1 << 14)

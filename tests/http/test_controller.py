@@ -13,6 +13,11 @@ POST = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n"
 CHUNKED = "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
+@pytest.fixture(params=["socket", "stream"])
+def transport(request):
+    return request.param
+
+
 # --- deadlines ------------------------------------------------------------------------------------
 
 
@@ -297,6 +302,7 @@ def test_timeout_handler_logs_what_a_late_handler_raises(serve, caplog, wait_unt
     ]
 
 
+@pytest.mark.parametrize("transport", ["socket"])  # a stream does not tell
 def test_timeout_handler_lets_go_when_the_client_does(serve):
     begun, ended = runtime.Chan(1), runtime.Chan(1)
 

@@ -15,6 +15,11 @@ SAFETY = 60.0
 UPGRADE = "GET /echo HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
 
 
+@pytest.fixture(params=["socket", "stream"])
+def transport(request):
+    return request.param
+
+
 def get(target="/", fields=""):
     return f"GET {target} HTTP/1.1\r\nHost: t\r\n{fields}\r\n"
 

@@ -560,7 +560,7 @@ def test_time_out_of_a_head_on_the_clock_of_a_bubble():
 
 @testing.bubble()
 def test_time_out_of_a_body_on_the_clock_of_a_bubble():
-    with httptest.Server(echo, read_timeout=30) as server:
+    with httptest.Server(echo, read_timeout=30, min_read_rate=None) as server:
         conn = server.dial()
         conn.write(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\na")
         runtime.sleep(29)
