@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import tokenize  # noqa: F401 (for tracebacks: without descriptors it could not be imported then)
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress

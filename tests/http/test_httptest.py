@@ -261,7 +261,7 @@ def announces_trailers(w, r):
 
 def sends_this_file(w, r):
     with open(__file__, "rb") as file:
-        w.send_file(file, 0, 10_000)
+        w.send_file(file, 0, 20_000)
 
 
 HANDLERS = [
