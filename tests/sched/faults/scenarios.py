@@ -37,6 +37,7 @@ from runtime import (
     testing,
 )
 from runtime._core import _open_beneath
+from runtime._http import server
 from runtime.time import Ticker, Timer, after, after_func
 
 logging.getLogger("runtime.http").disabled = True
@@ -1090,6 +1091,7 @@ class Shutdown(HTTP):
 
     def __init__(self) -> None:
         super().__init__()
+        server._SETTLED = 0.01  # it gives such a connection half a second, many times here
         self.idle = net.dial("tcp", self.server.addr)
         self.request(self.idle, self.head + b"\r\n")
 
