@@ -158,6 +158,19 @@ def _interleave(targets: Iterable[Target]) -> list[Target]:
 # --- several attempts ---------------------------------------------------------------------------
 
 
+class _Begin:
+    """Tells if there was no memory to start the goroutine of an attempt."""
+
+    def __init__(self, target: Target, errors: list[_Failure], news: Chan[Conn | None]) -> None:
+        self._target, self._errors, self._news = target, errors, news
+        self.done = False
+
+    def __del__(self) -> None:
+        if not self.done:
+            self._errors.append((self._target, MemoryError("no memory for an attempt to connect")))
+            self._news.try_send(None)
+
+
 class _Race:
     """Attempts to connect to one of several addresses."""
 
@@ -176,7 +189,9 @@ class _Race:
                 if waiting:
                     target = waiting.pop()
                     start = go.named(f"dial {_text(target)}")
-                    attempts.append(start(self._attempt, target, news))
+                    begin = _Begin(target, self._errors, news)
+                    attempts.append(start(self._attempt, target, news, begin))
+                    del begin
                 wait = _left(deadline, self._errors, self._address)
                 if waiting:
                     wait = _ATTEMPT_DELAY if wait is None else min(wait, _ATTEMPT_DELAY)
@@ -191,7 +206,8 @@ class _Race:
                 attempt.cancel()
         raise _error(self._address, self._errors)
 
-    def _attempt(self, target: Target, news: Chan[Conn | None]) -> None:
+    def _attempt(self, target: Target, news: Chan[Conn | None], begin: _Begin) -> None:
+        begin.done = True
         conn = None
         try:
             conn = _dial_ip(self._network, target, self._options, None, None)
