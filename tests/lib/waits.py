@@ -4,13 +4,23 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from runtime import Chan, Goroutine, gosched, sleep
+from runtime import Chan, Goroutine, goroutines, gosched, sleep
 
 
 def until(condition: Callable[[], Any]) -> None:
     """Return once the condition holds; other goroutines and threads run meanwhile."""
     while not condition():
         sleep(0.0005)
+
+
+def settle() -> None:
+    """Let the others run until all wait or have ended; not for ever: some of them may go on."""
+    for _ in range(3):
+        gosched()
+    for _ in range(1000):
+        if all(g.state == "waiting" for g in goroutines()[1:]):
+            return
+        gosched()
 
 
 def parked(g: Goroutine[Any]) -> Goroutine[Any]:

@@ -9,13 +9,7 @@ from typing import Any
 import pytest
 
 from runtime import Chan, ChanClosed, go, gosched, num_goroutine, sleep
-from waits import parked
-
-
-def settle() -> None:
-    for _ in range(3):
-        gosched()
-
+from waits import parked, settle
 
 # --- sending and receiving ------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ import pytest
 
 import runtime
 from programs import run
-from runtime import Chan, Goroutine, current, go, gosched
+from runtime import Chan, Goroutine, current, go
+from waits import settle
 
 
 class Failure(Exception):
@@ -16,11 +17,6 @@ class Failure(Exception):
 
 def fail(*args: Any) -> None:
     raise Failure(*args)
-
-
-def settle() -> None:
-    for _ in range(3):
-        gosched()
 
 
 Reports = list[tuple[Goroutine[Any], BaseException]]

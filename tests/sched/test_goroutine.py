@@ -11,13 +11,7 @@ import pytest
 
 import runtime
 from runtime import Chan, Goroutine, current, go, goexit, gosched, num_goroutine
-
-
-def settle() -> None:
-    """Let all other goroutines that can run do so."""
-    for _ in range(3):
-        gosched()
-
+from waits import settle
 
 # --- what can be started --------------------------------------------------------------------------
 

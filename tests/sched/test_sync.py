@@ -19,13 +19,7 @@ from runtime import (
     nopreempt,
     sleep,
 )
-from waits import parked
-
-
-def settle() -> None:
-    for _ in range(3):
-        gosched()
-
+from waits import parked, settle
 
 # --- Mutex ----------------------------------------------------------------------------------------
 
