@@ -34,7 +34,7 @@ class Forms:
     def form(self) -> Values:
         with self._lock:
             if self._form is None:
-                form = Values((name, list(items)) for name, items in self._posted().items())
+                form = Values({name: list(items) for name, items in self._posted().items()})
                 for name, items in self._live().query.items():
                     form.setdefault(name, []).extend(items)
                 self._form = form
