@@ -65,7 +65,7 @@ class Names(Limited):
         assert self.look_up() == self.gs[0].join() == self.gs[1].join()
 
     def release(self) -> None:
-        # Whatever has happened, the next lookup is as good as ever; one may still be about to fail.
+        # Whatever has happened, the next lookup is as good as ever.  One may be about to fail.
         try:
             self.look_up()
         except MemoryError:
