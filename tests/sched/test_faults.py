@@ -21,7 +21,7 @@ import runtime
 
 ROOT = Path(runtime.__file__).resolve().parents[1]
 FAULTS = Path(__file__).with_name("faults")
-OFFSET = int(os.environ.get("GOSCHED_FAULTS_OFFSET", 0))
+OFFSET = int(os.environ.get("GOSCHED_FAULTS_OFFSET", "0"))
 
 # There CPython corrupts the dict of a type for which memory runs out while it is made.
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
