@@ -24,8 +24,9 @@ FAULTS = Path(__file__).with_name("faults")
 OFFSET = int(os.environ.get("GOSCHED_FAULTS_OFFSET", "20785"))
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
-# CPython 3.13 corrupts the dict of a type for which memory runs out while it is made.
-TYPES_BREAK = sys.version_info >= (3, 13)
+# CPython 3.13 corrupts the dict of a type for which memory runs out while it is made, and crashes
+# where a generator cannot be made: there only what the core allocates fails in imports and forms.
+CPYTHON_BREAKS = sys.version_info >= (3, 13)
 
 # Steps from one n to the next, such that each scenario takes about a second.
 ALLOCATIONS = {
@@ -174,7 +175,8 @@ def every(step: int) -> str:
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
 def test_allocation_fails_with_an_exception(shim: Path, name: str) -> None:
-    hits = run(shim, "inject.py", name, "1", every(ALLOCATIONS[name]), "alloc:ENOMEM")
+    what = "core_alloc:ENOMEM" if CPYTHON_BREAKS and name == "Files" else "alloc:ENOMEM"
+    hits = run(shim, "inject.py", name, "1", every(ALLOCATIONS[name]), what)
     assert hits > 0 or name == "Shutdown"
 
 
@@ -215,8 +217,8 @@ def test_threads_start_later_that_cannot_be_started_now(shim: Path) -> None:
 
 
 def test_import_fails_and_works_the_next_time(shim: Path) -> None:
-    what = "core_alloc:ENOMEM" if TYPES_BREAK else "alloc:ENOMEM"
-    assert run(shim, "imports.py", every(5 if TYPES_BREAK else 61), what) > 0
+    what = "core_alloc:ENOMEM" if CPYTHON_BREAKS else "alloc:ENOMEM"
+    assert run(shim, "imports.py", every(5 if CPYTHON_BREAKS else 61), what) > 0
     assert run(shim, "imports.py", "1:1", *POLLER, *THREADS) > 0
 
 
