@@ -29,6 +29,7 @@ from runtime._net.addr import UnixAddr
 from runtime._net.bufio import Reader
 from runtime._net.conn import conn_type
 from runtime._net.listener import Listener as NetListener
+from runtime._net.stream import ListenerOver
 
 if TYPE_CHECKING:
     from runtime._core import Request, _Context
@@ -258,7 +259,7 @@ class Server:
     def draining(self) -> bool:
         """True from the start of a shutdown on: for the handler that load balancers ask.
 
-        mux.handle("/ready", lambda w, r: 503 if server.draining else 200)
+            mux.handle("/ready", lambda w, r: 503 if server.draining else 200)
         """
         return self._drained_at is not None
 
@@ -366,23 +367,26 @@ class Server:
         self._listening.append(hot.Listening(fd, self._wanted, None))
 
     def _serve_listener(self, listener: Listener) -> None:
-        plain = type(listener) is NetListener and listener.addr.network != "unixpacket"
-        if self._tls is not None or not plain:
+        base: Any = listener
+        while isinstance(base, ListenerOver):
+            base = base._listener
+        in_core = self._tls is None and type(listener) is NetListener
+        # First: once it is served, others may end the server.
+        if isinstance(base, NetListener):
+            in_core = in_core and base.addr.network != "unixpacket"
+            unlink, base._unlink = base._unlink, None
+            if unlink is not None:
+                self._files.append(unlink)
+            where = base.addr
+            if self._addr is None:
+                self._addr = f"unix:{where}" if isinstance(where, UnixAddr) else str(where)
+            fd = base._fd.detach() if in_core else base.fileno()
+            self._listening.append(hot.Listening(fd, None, unlink))
+        if not in_core:
             if self._streams is None:
                 self._streams = self._make_streams()
             self._streams.add(listener)
             return
-        assert isinstance(listener, NetListener)
-        where = listener.addr
-        unlink = listener._unlink
-        fd = listener._fd.detach()
-        # First: once it is served, others may end the server.
-        listener._unlink = None
-        if unlink is not None:
-            self._files.append(unlink)
-        self._listening.append(hot.Listening(fd, None, unlink))
-        if self._addr is None:
-            self._addr = f"unix:{where}" if isinstance(where, UnixAddr) else str(where)
         try:
             self._core.listen(fd)
         except BaseException:
@@ -457,23 +461,19 @@ class Server:
         waiting for them.
         """
         self._stop()
-        with suppress(runtime.ChanClosed):
-            self._hurry.close()
-        try:
-            if not self._core.abort():
-                self._core.wait_closed(None)
-        finally:
-            self._contexts.end(_CLOSED)
+        if not self._abort():
+            self._core.wait_closed(None)
 
     def stats(self) -> dict[str, int]:
         """Connections by state, accepted connections, and requests served."""
         return self._core.stats()
 
-    def _abort(self) -> None:
+    def _abort(self) -> bool:
+        """Close all connections; False: that is not done yet."""
         with suppress(runtime.ChanClosed):
             self._hurry.close()
         try:
-            self._core.abort()
+            return self._core.abort()
         finally:
             self._contexts.end(_CLOSED)
 
@@ -607,6 +607,6 @@ def listen_and_serve_tls(
 def serve(handler: Handler | None = None, addr: str = ":8080", **options: Any) -> None:
     """As listen_and_serve(), with the handler first.
 
-    serve(lambda w, r: "Hello", ":8080")
+        serve(lambda w, r: "Hello", ":8080")
     """
     listen_and_serve(addr, handler, **options)

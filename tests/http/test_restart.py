@@ -169,8 +169,9 @@ def test_old_program_that_ends_meanwhile_takes_the_new_one_with_it(restarting, w
     wait_until("the child is gone", lambda: not Path(f"/proc/{pid}").exists())
 
 
-def test_listeners_given_to_serve_are_inherited(restarting, tmp_path):
-    r = restarting(mode="listeners")
+@pytest.mark.parametrize("mode", ["listeners", "proxied"])
+def test_listeners_given_to_serve_are_inherited(restarting, mode):
+    r = restarting(mode=mode)
     path = Path(f"{r.mode}.socket")
     load = Load(r.program)
     new = r.restart()

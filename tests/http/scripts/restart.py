@@ -1,8 +1,8 @@
 """A server with hot restart: restart.py address mode-file.
 
 The mode file says what a program that starts anew does: serve, exit, hang, wait (hang,
-with a minute's time) or listeners (those of
-net.listen()).  Prints its address, and its process id when it serves.
+with a minute's time), listeners (those of net.listen()), proxied (in ProxyListeners).
+Prints its address, and its process id when it serves.
 """
 
 import logging
@@ -32,7 +32,7 @@ def handler(w, r):
 
 server = http.Server(handler, address, hot_restart=0.5 if mode == "hang" else True)
 listeners: list[net.Listener] = []
-if mode == "listeners":
+if mode in ("listeners", "proxied"):
     listeners = http.inherited_listeners() or [
         net.listen("tcp", "127.0.0.1:0"),
         net.listen("unix", f"{sys.argv[2]}.socket"),
@@ -42,5 +42,8 @@ else:
     server.listen()
     print(server.addr, flush=True)
 print(os.getpid(), flush=True)
-server.serve(*listeners)
+if mode == "proxied":
+    server.serve(*(net.ProxyListener(i, trusted=[], untrusted="plain") for i in listeners))
+else:
+    server.serve(*listeners)
 print("over", os.getpid(), flush=True)
