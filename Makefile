@@ -149,10 +149,10 @@ bench: ## benchmarks against their peers (in .venv-bench)
 	@$(MAKE) build VENV=.venv-bench
 	.venv-bench/bin/python benchmarks/peers/build.py --install
 	.venv-bench/bin/python benchmarks/http_hello.py $(ARGS)
-	.venv-bench/bin/python benchmarks/http_table.py
+	.venv-bench/bin/python benchmarks/http_table.py $(ARGS)
 	.venv-bench/bin/python benchmarks/http_overload.py
 	.venv-bench/bin/python benchmarks/http_files.py $(ARGS)
-	.venv-bench/bin/python benchmarks/mux.py
+	.venv-bench/bin/python benchmarks/mux.py $(ARGS)
 	.venv-bench/bin/python benchmarks/net_echo.py $(ARGS)
 	.venv-bench/bin/python benchmarks/net_stream.py $(ARGS)
 	.venv-bench/bin/python benchmarks/net_churn.py $(ARGS)

@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import report
-import wrk
-from harness import pick_cores, prepare
-from http_hello import Samples, Scenario, measure_all
+from harness import prepare
+from http_hello import Scenario, measure_all, table
+from options import parse, parser
 from peers import build
 from probe import Expectation
 from servers import BIN, OURS, Server, from_checkout, python
@@ -36,50 +36,11 @@ def servers(root: str) -> dict[str, Server]:
     }
 
 
-def table(samples: Samples, labels: dict[str, Server]) -> str:
-    def column(name: str, field: str) -> dict[int, float]:
-        return {turn: getattr(s, field) for turn, s in samples.get(name, {}).items()}
-
-    rows = []
-    for name in sorted(
-        (name for name in samples if samples[name]),
-        key=lambda name: report.middle(column(name, "cpu_us")),
-    ):
-        cost = column(name, "cpu_us")
-        rows.append(
-            [
-                labels[name].label,
-                f"{report.middle(column(name, 'per_second')):,.0f}",
-                f"{report.middle(column(name, 'busy')):.0%}",
-                report.significant(report.middle(cost)),
-                report.times(report.median_ratio(cost, column(OURS, "cpu_us"))),
-            ]
-        )
-    return report.markdown(["server", "req/s", "core busy", "core µs/req", "vs gosched"], rows)
-
-
 def arguments() -> argparse.Namespace:
-    server_core, load_core = pick_cores()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3, help="measured time a server and round")
-    parser.add_argument("--connections", type=int, default=16)
-    parser.add_argument("--only", metavar="A,B", help="of: gosched, go, nginx")
-    parser.add_argument("--server-core", type=int, default=server_core)
-    parser.add_argument("--load-core", type=int, default=load_core)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save every sample")
-    options = parser.parse_args()
-    options.pipeline = 1
-    known = servers("")
-    options.names = options.only.split(",") if options.only else list(known)
-    for name in options.names:
-        if name not in known:
-            parser.error(f"no server is called {name!r}; there are {', '.join(known)}")
-    if not wrk.installed():
-        parser.error("wrk is not installed (Debian: apt-get install wrk)")
-    return options
+    made = parser(__doc__, list(servers("")), seconds=3)
+    made.add_argument("--connections", type=int, default=16)
+    made.set_defaults(pipeline=1)
+    return parse(made, needs_wrk=True)
 
 
 def main() -> None:

@@ -10,13 +10,13 @@ the server's core for each request.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import report
 import wrk
-from harness import Unavailable, pick_cores, prepare
+from harness import Unavailable, prepare
+from options import parse, parser
 from peers import build
 from probe import Expectation, verify
 from servers import OURS, SERVERS, Server
@@ -114,7 +114,7 @@ def measure_all(
     return samples
 
 
-def table(samples: Samples) -> str:
+def table(samples: Samples, servers: Mapping[str, Server]) -> str:
     def column(name: str, field: str) -> dict[int, float]:
         fields = {turn: getattr(s, field) for turn, s in samples.get(name, {}).items()}
         return {turn: value for turn, value in fields.items() if value is not None}
@@ -132,7 +132,7 @@ def table(samples: Samples) -> str:
         cost = column(name, "cpu_us")
         rows.append(
             [
-                SERVERS[name].label,
+                servers[name].label,
                 f"{report.middle(column(name, 'per_second')):,.0f}",
                 micros(name, "p50"),
                 micros(name, "p99"),
@@ -145,27 +145,11 @@ def table(samples: Samples) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    server_core, load_core = pick_cores()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scenario", choices=SCENARIOS, default="hello")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3, help="measured time a server and round")
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--pipeline", type=int, default=1, metavar="DEPTH")
-    parser.add_argument("--only", metavar="A,B", help=f"of: {', '.join(SERVERS)}")
-    parser.add_argument("--server-core", type=int, default=server_core)
-    parser.add_argument("--load-core", type=int, default=load_core)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save every sample")
-    options = parser.parse_args()
-    options.names = options.only.split(",") if options.only else list(SERVERS)
-    for name in options.names:
-        if name not in SERVERS:
-            parser.error(f"no server is called {name!r}; there are {', '.join(SERVERS)}")
-    if not wrk.installed():
-        parser.error("wrk is not installed (Debian: apt-get install wrk)")
-    return options
+    made = parser(__doc__, list(SERVERS), seconds=3)
+    made.add_argument("--scenario", choices=SCENARIOS, default="hello")
+    made.add_argument("--connections", type=int, default=64)
+    made.add_argument("--pipeline", type=int, default=1, metavar="DEPTH")
+    return parse(made, needs_wrk=True)
 
 
 def main() -> None:
@@ -177,7 +161,7 @@ def main() -> None:
     print(f"\n{scenario.title}; {options.connections} connections, pipeline {options.pipeline},")
     print(f"median of {options.rounds} rounds of {options.seconds} s.")
     print(f"{report.machine()}\n")
-    print(table(samples))
+    print(table(samples, SERVERS))
     for name, rounds in samples.items():
         if errors := sum(sample.errors for sample in rounds.values()):
             print(f"\n{SERVERS[name].label}: {errors:,} errors (sockets, timeouts, statuses)")

@@ -11,18 +11,17 @@ connections, all of which answer afterwards.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import http_hello
 import idle
 import report
 import wrk
-from harness import Unavailable, pick_cores, prepare
+from harness import Unavailable, prepare
+from options import chosen, parse, parser
 from peers import build
 from probe import Expectation, verify
 from servers import OURS, WORKERS, Server
@@ -148,28 +147,11 @@ def line(title: str, target: float | None, unit: str, figures: Figures) -> list[
 
 
 def arguments() -> Namespace:
-    server_core, load_core = pick_cores()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
     rows = [*ROWS, P99, MEMORY]
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=2, help="measured time a server and round")
-    parser.add_argument("--rows", default=",".join(rows), metavar="A,B", help=f"of: {rows}")
-    parser.add_argument("--only", default=",".join(WORKERS), metavar="A,B", help="servers")
-    parser.add_argument("--server-core", type=int, default=server_core)
-    parser.add_argument("--load-core", type=int, default=load_core)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save every figure")
-    options = parser.parse_args()
-    options.rows, options.only = options.rows.split(","), options.only.split(",")
-    for name in options.rows:
-        if name not in rows:
-            parser.error(f"no row is called {name!r}; there are {', '.join(rows)}")
-    for name in options.only:
-        if name not in WORKERS:
-            parser.error(f"no server is called {name!r}; there are {', '.join(WORKERS)}")
-    if not wrk.installed():
-        parser.error("wrk is not installed (Debian: apt-get install wrk)")
+    made = parser(__doc__, list(WORKERS), rounds=3, seconds=2)
+    made.add_argument("--rows", metavar="A,B", help=f"of: {', '.join(rows)}")
+    options = parse(made, needs_wrk=True)
+    options.rows = chosen(made, options.rows, rows)
     return options
 
 
@@ -177,7 +159,7 @@ def main() -> None:
     options = arguments()
     prepare()
     build.build()
-    servers = [WORKERS[name] for name in options.only]
+    servers = [WORKERS[name] for name in options.names]
     header = ["work", "gosched", "Go", "to Go", "target", "", *(
         server.label for name, server in WORKERS.items() if name not in (OURS, GO)
     )]  # fmt: skip

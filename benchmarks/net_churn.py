@@ -14,8 +14,9 @@ The figure to compare is the CPU time of the measured program's core for each co
 import argparse
 
 from harness import Program, Unavailable
+from options import parse, parser
 from servers import BIN, OURS, Server, from_checkout, python
-from tcp import ECHO_SERVERS, Sample, Scenario, parse, parser, run, under_load
+from tcp import ECHO_SERVERS, Sample, Scenario, run, under_load
 
 CONNECTIONS = 64
 CONNECT = "connection"  # the unit
@@ -60,7 +61,7 @@ SCENARIOS = {
 
 
 if __name__ == "__main__":
-    made = parser(__doc__, list(ECHO_SERVERS | DIALERS))
+    made = parser(__doc__, list(ECHO_SERVERS | DIALERS), seconds=3.0)
     made.add_argument("--what", choices=SCENARIOS, help="one of them; otherwise all in turn")
     options = parse(made)
     run([s for name, s in SCENARIOS.items() if options.what in (None, name)], options)

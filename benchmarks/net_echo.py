@@ -8,10 +8,11 @@ under way. The figure to compare is the CPU time of the server's core for each e
 echoes per second are bounded by the load generator, too.
 """
 
-from tcp import ECHO_SERVERS, Scenario, parse, parser, run, under_load
+from options import parse, parser
+from tcp import ECHO_SERVERS, Scenario, run, under_load
 
 if __name__ == "__main__":
-    made = parser(__doc__, list(ECHO_SERVERS))
+    made = parser(__doc__, list(ECHO_SERVERS), seconds=3.0)
     made.add_argument("--connections", type=int, default=64)
     made.add_argument("--bytes", type=int, default=64, help="of a message")
     options = parse(made)

@@ -12,11 +12,11 @@ import argparse
 import socket
 import struct
 import sys
-from pathlib import Path
 
 import idle
 import report
 from harness import Unavailable, pick_cores, prepare
+from options import parse, parser
 from peers import build
 from servers import OURS
 from tcp import ECHO_SERVERS
@@ -57,19 +57,9 @@ def measure(name: str, count: int) -> float:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--connections", type=int, default=18_000)
-    parser.add_argument("--only", metavar="A,B", help=f"of: {', '.join(ECHO_SERVERS)}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save every sample")
-    options = parser.parse_args()
-    options.names = options.only.split(",") if options.only else list(ECHO_SERVERS)
-    for name in options.names:
-        if name not in ECHO_SERVERS:
-            parser.error(f"no server is called {name!r}; there are {', '.join(ECHO_SERVERS)}")
-    return options
+    made = parser(__doc__, list(ECHO_SERVERS), rounds=1)
+    made.add_argument("--connections", type=int, default=18_000)
+    return parse(made)
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ The floor is a loop of plain blocking calls in C.  The figure to compare is the 
 server's core for each MiB.
 """
 
-from tcp import Scenario, parse, parser, peers, run, under_load
+from options import parse, parser
+from tcp import Scenario, peers, run, under_load
 
 SERVERS = peers("stream", "C, blocking", "blocking_stream")
 WAYS = {  # name: what the load does
@@ -18,7 +19,7 @@ WAYS = {  # name: what the load does
 
 
 if __name__ == "__main__":
-    made = parser(__doc__, list(SERVERS))
+    made = parser(__doc__, list(SERVERS), seconds=3.0)
     made.add_argument("--way", choices=WAYS, help="what the servers do; otherwise both in turn")
     options = parse(made)
     run(

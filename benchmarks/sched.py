@@ -12,12 +12,12 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 
 import idle
 import report
 from harness import Program, Unavailable, pick_cores, prepare
+from options import parse, parser
 from peers import build
 from probe import Connection
 from servers import BIN, OURS, SERVERS, from_checkout, python
@@ -156,18 +156,7 @@ def table(results: Mapping[str, Samples]) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", metavar="A,B", help=f"of: {', '.join(MEASURES)}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save every sample")
-    options = parser.parse_args()
-    options.names = options.only.split(",") if options.only else list(MEASURES)
-    for name in options.names:
-        if name not in MEASURES:
-            parser.error(f"no measure is called {name!r}; there are {', '.join(MEASURES)}")
-    return options
+    return parse(parser(__doc__, list(MEASURES), rounds=3))
 
 
 def main() -> None:

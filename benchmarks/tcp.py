@@ -12,10 +12,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import report
-from harness import Unavailable, last_line, pick_cores, pin, prepare
+from harness import Unavailable, last_line, pin, prepare
 from peers import build
 from servers import BIN, OURS, Server, from_checkout, python
 
@@ -143,31 +142,6 @@ def table(scenario: Scenario, samples: Samples) -> str:
             ]
         )
     return report.markdown(header, rows)
-
-
-def parser(doc: str, names: Sequence[str]) -> argparse.ArgumentParser:
-    """The options that all have."""
-    server_core, load_core = pick_cores()
-    made = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument("--rounds", type=int, default=5)
-    made.add_argument("--seconds", type=float, default=3, help="measured time a server and round")
-    made.add_argument("--only", metavar="A,B", help=f"of: {', '.join(names)}")
-    made.add_argument("--server-core", type=int, default=server_core)
-    made.add_argument("--load-core", type=int, default=load_core)
-    made.add_argument("--json", type=Path, metavar="FILE", help="save every sample")
-    made.set_defaults(all_names=names)
-    return made
-
-
-def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
-    options = made.parse_args()
-    options.names = options.only.split(",") if options.only else list(options.all_names)
-    for name in options.names:
-        if name not in options.all_names:
-            made.error(f"no server is called {name!r}; there are {', '.join(options.all_names)}")
-    return options
 
 
 def run(scenarios: Sequence[Scenario], options: argparse.Namespace) -> None:

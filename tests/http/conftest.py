@@ -78,6 +78,19 @@ class Conn:
         self.buf += data
         return bool(data)
 
+    def trickle(self, piece: str) -> Conn:
+        """Send it again and again, each soon after the other, until there is an answer."""
+        self.sock.settimeout(0.001)
+        while True:
+            self.send(piece)
+            try:
+                assert self._more(), "the connection ended without an answer"
+                break
+            except TimeoutError:
+                pass
+        self.sock.settimeout(SAFETY)
+        return self
+
     def line(self) -> bytes:
         while b"\r\n" not in self.buf:
             assert self._more(), f"the connection ended within a line: {self.buf!r}"

@@ -249,17 +249,8 @@ def test_sender_below_the_rate_is_408(serve, framing):
     server = serve(lambda w, r: r.body.read(), rate_grace=0.05, min_read_rate=1 << 20)
     with server.connect() as c:
         c.send(f"POST / HTTP/1.1\r\nHost: t\r\n{framing}\r\n\r\n")
-        c.sock.settimeout(0.001)
-        piece = "1\r\nx\r\n" if "chunked" in framing else "x"
-        while True:  # each byte comes in time
-            try:
-                c.send(piece)
-                assert c._more()
-                break
-            except TimeoutError:
-                pass
-        c.sock.settimeout(SAFETY)
-        r = c.response()
+        # Each byte comes in time.
+        r = c.trickle("1\r\nx\r\n" if "chunked" in framing else "x").response()
         assert (r.status, r["connection"]) == (408, "close")
 
 
@@ -294,17 +285,7 @@ def test_time_the_handler_spends_elsewhere_is_not_the_clients(serve):
 def test_whole_body_has_a_time_limit_however_steadily_it_comes(serve):
     server = serve(lambda w, r: r.body.read(), body_timeout=0.1, min_read_rate=None)
     with server.connect() as c:
-        c.send(POST.format(1 << 20))
-        c.sock.settimeout(0.001)
-        while True:
-            try:
-                c.send("x")
-                assert c._more()
-                break
-            except TimeoutError:
-                pass
-        c.sock.settimeout(SAFETY)
-        assert c.response().status == 408
+        assert c.send(POST.format(1 << 20)).trickle("x").response().status == 408
 
 
 def test_reader_below_the_rate_is_given_up(serve):
