@@ -25,19 +25,19 @@ from servers import BIN, OURS, Server, from_checkout, python
 SIZES = {"64 KiB": 64 << 10, "1 MiB": 1 << 20}
 
 
-def servers(root: str) -> dict[str, Server]:
+def servers(root: str, work: str) -> dict[str, Server]:
     return {
         server.name: server
         for server in (
             Server(OURS, "gosched", (*python("files_gosched.py"), root), from_checkout()),
             Server("go", "Go FileServer", (str(BIN / "files_go"), root), {"GOMAXPROCS": "1"}),
-            Server("nginx", "nginx, 1 worker", (*python("files_nginx.py"), root)),
+            Server("nginx", "nginx, 1 worker", (*python("files_nginx.py"), root, work)),
         )
     }
 
 
 def arguments() -> argparse.Namespace:
-    made = parser(__doc__, list(servers("")), seconds=3)
+    made = parser(__doc__, list(servers("", "")), seconds=3)
     made.add_argument("--connections", type=int, default=16)
     made.set_defaults(pipeline=1)
     return parse(made, needs_wrk=True)
@@ -48,8 +48,8 @@ def main() -> None:
     prepare()
     build.build()
     saved = {}
-    with tempfile.TemporaryDirectory() as root:
-        known = servers(root)
+    with tempfile.TemporaryDirectory() as root, tempfile.TemporaryDirectory() as work:
+        known = servers(root, work)
         for title, size in SIZES.items():
             data = os.urandom(size)
             Path(root, f"{size}.bin").write_bytes(data)

@@ -23,7 +23,7 @@ import wrk
 from harness import Unavailable, prepare
 from options import chosen, parse, parser
 from peers import build
-from probe import Expectation, verify
+from probe import Connection, Expectation, verify
 from servers import OURS, WORKERS, Server
 
 GO = "go"
@@ -123,7 +123,8 @@ def memories(servers: list[Server], options: Namespace) -> Figures:
     for server in servers:
         try:
             with server.running([options.server_core]) as (program, address):
-                found[server.name] = {0: idle.bytes_each(program, address, IDLE)}
+                each = idle.bytes_each(program, lambda: Connection(address), IDLE)
+                found[server.name] = {0: each}
         except Unavailable as exc:
             print(f"{server.label}: left out: {exc}", file=sys.stderr)
     return found
@@ -168,8 +169,8 @@ def main() -> None:
         if name in options.rows:
             everything[name], _ = costs(row, servers, options)
             lines.append(line(row.title, row.target, "µs", everything[name]))
-    if P99 in options.rows:
-        go = [server for server in servers if server.name == GO]
+    go = [server for server in servers if server.name == GO]
+    if go and P99 in options.rows:
         capacity = costs(ROWS["hello"], go, options)[1].get(GO)
         if capacity:
             rate = SHARE * report.middle(capacity)

@@ -148,6 +148,7 @@ def run(scenarios: Sequence[Scenario], options: argparse.Namespace) -> None:
     """Measure, print a table for each scenario, and save the samples."""
     prepare()
     build.build()
+    scenarios = [s for s in scenarios if not s.servers.keys().isdisjoint(options.names)]
     results = [(scenario, measure_all(scenario, options)) for scenario in scenarios]
     print(f"\nMedian of {options.rounds} rounds of {options.seconds:g} s.")
     print(report.machine())

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Protocol
 
 from runtime._core import ClosedError, NetFD
 from runtime._net.addr import (
     Addr,
+    AddrError,
     TCPAddr,
     UDPAddr,
     UnixAddr,
@@ -328,12 +330,21 @@ def conn_type(family: int, kind: int) -> type[Conn]:
     return Conn
 
 
-def open_socket(family: int, kind: int) -> socket.socket:
-    """A new socket; the error says so, as those of other system calls do."""
+@contextmanager
+def doing(what: str, address: str | None = None) -> Iterator[None]:
+    """An error of the system says what was being done, and to which address."""
     try:
-        return socket.socket(family, kind)
+        yield
     except OSError as e:
-        raise OSError(e.errno, f"socket: {e.strerror}") from None
+        if e.errno is None:  # the socket module's own
+            raise AddrError(f"{address}: {e}") from None
+        raise OSError(e.errno, f"{what}: {e.strerror}", address) from None
+
+
+def open_socket(family: int, kind: int) -> socket.socket:
+    """A new socket."""
+    with doing("socket"):
+        return socket.socket(family, kind)
 
 
 def adopt(s: socket.socket, peer: object = None) -> Conn:

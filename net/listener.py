@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from runtime._core import Chan, ChanClosed, ClosedError, NetFD
 from runtime._net.addr import Addr, AddrError, UnixAddr, from_sockaddr, unix_sockaddr
-from runtime._net.conn import Conn, conn_type, duplicate, keep_alive_options, open_socket
+from runtime._net.conn import (
+    Conn,
+    conn_type,
+    doing,
+    duplicate,
+    keep_alive_options,
+    open_socket,
+)
 from runtime._net.resolve import Target, resolve
 from runtime._net.stream import Accepting
 from runtime._net.waits import io_chan, passes
@@ -177,18 +184,14 @@ def listen(
     targets.sort(key=lambda target: target.family != socket.AF_INET)  # IPv4 first
     target = local_target(network, targets)
     s = open_socket(target.family, socket.SOCK_STREAM)
-    what = "setsockopt"
     try:
-        for option in options:
-            s.setsockopt(*option)
-        what = "bind"
-        bind(s, network, target, control)
-        what = "listen"
-        s.listen(backlog)
+        with doing("setsockopt", address):
+            for option in options:
+                s.setsockopt(*option)
+        bind(s, network, address, target, control)
+        with doing("listen", address):
+            s.listen(backlog)
         return _own(s)
-    except OSError as e:
-        s.close()
-        raise OSError(e.errno, f"{what}: {e.strerror}", address) from None
     except BaseException:
         s.close()
         raise
@@ -203,15 +206,19 @@ def local_target(network: str, targets: list[Target]) -> Target:
     return ipv4 if network.endswith("4") or (both and not socket.has_dualstack_ipv6()) else ipv6
 
 
-def bind(s: socket.socket, network: str, target: Target, control: Control | None) -> None:
+def bind(
+    s: socket.socket, network: str, address: str, target: Target, control: Control | None
+) -> None:
     """Bind a socket of an IP network."""
     if target.family == socket.AF_INET6:
         both = not network.endswith("6") and target.sockaddr[0] in ("", "::")
-        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not both))
+        with doing("setsockopt", address):
+            s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not both))
     if control is not None:
         version = "4" if target.family == socket.AF_INET else "6"
         control(network[:3] + version, str(from_sockaddr(target.sockaddr)), s.fileno())
-    s.bind(target.sockaddr)
+    with doing("bind", address):
+        s.bind(target.sockaddr)
 
 
 def _own(s: socket.socket, unlink: str | None = None) -> Listener:
@@ -229,19 +236,14 @@ def _own(s: socket.socket, unlink: str | None = None) -> Listener:
 def _listen_unix(network: str, path: str, backlog: int, control: Control | None) -> Listener:
     sockaddr = unix_sockaddr(path)
     s = open_socket(socket.AF_UNIX, _UNIX[network])
-    what = "bind"
     try:
         if control is not None:
             control(network, path, s.fileno())
-        s.bind(sockaddr)
-        what = "listen"
-        s.listen(backlog)
+        with doing("bind", path):
+            s.bind(sockaddr)
+        with doing("listen", path):
+            s.listen(backlog)
         return _own(s, path if isinstance(sockaddr, str) else None)
-    except OSError as e:
-        s.close()
-        if e.errno is None:  # the socket module's own: the path is too long
-            raise AddrError(f"{path}: {e}") from None
-        raise OSError(e.errno, f"{what}: {e.strerror}", path) from None
     except BaseException:
         s.close()
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from runtime._net.addr import AddrError, unix_sockaddr
-from runtime._net.conn import PacketConn, UDPConn, UnixConn, open_socket
+from runtime._net.conn import PacketConn, UDPConn, UnixConn, doing, open_socket
 from runtime._net.listener import Control, bind, local_target
 from runtime._net.resolve import resolve
 
@@ -44,12 +44,10 @@ def listen_packet(
     s = open_socket(target.family, socket.SOCK_DGRAM)
     try:
         if reuse_port:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bind(s, network, target, control)
+            with doing("setsockopt", address):
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bind(s, network, address, target, control)
         conn = UDPConn(s.fileno())
-    except OSError as e:
-        s.close()
-        raise OSError(e.errno, f"bind: {e.strerror}", address) from None
     except BaseException:
         s.close()
         raise
@@ -64,13 +62,9 @@ def _listen_unixgram(path: str, control: Control | None) -> UnixConn:
         if control is not None:
             control("unixgram", path, s.fileno())
         if sockaddr is not None:
-            s.bind(sockaddr)
+            with doing("bind", path):
+                s.bind(sockaddr)
         conn = UnixConn(s.fileno())
-    except OSError as e:
-        s.close()
-        if e.errno is None:  # the socket module's own: the path is too long
-            raise AddrError(f"{path}: {e}") from None
-        raise OSError(e.errno, f"bind: {e.strerror}", path) from None
     except BaseException:
         s.close()
         raise

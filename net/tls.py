@@ -421,15 +421,19 @@ class TLSConn(Stream):
         return None if seconds is None else self._clock() + seconds
 
     def _set_deadlines(self, read: bool = True, write: bool = True) -> None:
-        # Only what is asked for: another goroutine may be changing the other one.
-        limit, now = self._handshake_deadline, self._clock()
-        for wanted, point, apply in (
-            (read, self._read_deadline, self._conn.set_read_deadline),
-            (write, self._write_deadline, self._conn.set_write_deadline),
-        ):
-            if wanted:
-                points = [p for p in (point, limit) if p is not None]
-                apply(max(0.0, min(points) - now) if points else None)
+        # Others may change them meanwhile: of those who apply, the last has seen the last change.
+        while True:
+            seen = (self._handshake_deadline, self._read_deadline, self._write_deadline)
+            limit, now = seen[0], self._clock()
+            for wanted, point, apply in (
+                (read, seen[1], self._conn.set_read_deadline),
+                (write, seen[2], self._conn.set_write_deadline),
+            ):
+                if wanted:
+                    points = [p for p in (point, limit) if p is not None]
+                    apply(max(0.0, min(points) - now) if points else None)
+            if seen == (self._handshake_deadline, self._read_deadline, self._write_deadline):
+                return
 
     # --- between OpenSSL and the connection ---------------------------------------------------
 
@@ -673,6 +677,8 @@ def _check_context(context: object) -> None:
     if not isinstance(context, ssl.SSLContext) and not callable(context):
         kind = type(context).__name__
         raise TypeError(f"context must be an ssl.SSLContext, or return one, not {kind}")
+    if isinstance(context, ssl.SSLContext) and context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError("the context is one for clients: ssl.PROTOCOL_TLS_SERVER is needed")
 
 
 class TLSListener(ListenerOver[TLSConn]):

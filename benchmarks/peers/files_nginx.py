@@ -1,17 +1,15 @@
-"""nginx with one worker: files_nginx.py ROOT HOST:PORT."""
+"""nginx with one worker: files_nginx.py ROOT WORK HOST:PORT; its own files go into WORK."""
 
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
-root, address = sys.argv[1:]
+root, work, address = sys.argv[1:]
 nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 if nginx is None:
     sys.exit("nginx is not installed")
-work = Path(tempfile.mkdtemp(prefix="nginx-"))
-(work / "nginx.conf").write_text(
+Path(work, "nginx.conf").write_text(
     f"""daemon off; master_process off; pid {work}/pid; error_log stderr;
 events {{ worker_connections 1024; }}
 http {{
@@ -23,4 +21,4 @@ http {{
 }}
 """
 )
-os.execv(nginx, [nginx, "-p", str(work), "-c", str(work / "nginx.conf")])
+os.execv(nginx, [nginx, "-p", work, "-c", f"{work}/nginx.conf"])

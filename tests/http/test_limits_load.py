@@ -8,6 +8,7 @@ import pytest
 
 import runtime
 from runtime import http
+from waits import parked
 
 SAFETY = 60.0
 GET = "GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -273,13 +274,19 @@ def test_sender_above_the_rate_may_take_longer_than_the_grace(serve):
 
 
 def test_time_the_handler_spends_elsewhere_is_not_the_clients(serve):
-    def handler(w, r):
-        runtime.sleep(0.05)
-        return r.body.read()
+    waits: runtime.Chan = runtime.Chan(1)
 
-    server = serve(handler, rate_grace=0.02, min_read_rate=1 << 20)
+    def handler(w, r):
+        runtime.sleep(0.5)
+        reader = parked(runtime.go(r.body.read))
+        waits.send(None)
+        return reader.join()
+
+    server = serve(handler, rate_grace=0.4, min_read_rate=1 << 20)
     with server.connect() as c:
-        assert c.send(POST.format(10) + "0123456789").response().body == b"0123456789"
+        c.send(POST.format(10))
+        waits.recv(timeout=SAFETY)
+        assert c.send("0123456789").response().body == b"0123456789"
 
 
 def test_whole_body_has_a_time_limit_however_steadily_it_comes(serve):

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from runtime import Chan, Goroutine, goroutines, gosched, sleep
+from runtime import Goroutine, goroutines, gosched, sleep
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -46,22 +46,3 @@ class Gate:
         if self.error is not None:
             raise self.error
         return self.result
-
-
-class Context:
-    """A context that ends at end(), with Ended."""
-
-    class Ended(Exception):
-        pass
-
-    def __init__(self) -> None:
-        self._done: Chan[None] = Chan()
-
-    def done(self) -> Chan[None]:
-        return self._done
-
-    def err(self) -> BaseException | None:
-        return self.Ended() if self._done.closed else None
-
-    def end(self) -> None:
-        self._done.close()

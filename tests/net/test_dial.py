@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import runtime
+from contexts import Context, Ended
 from runtime import net
 from runtime._net.dial import _interleave
 from runtime._net.resolve import Target
-from waits import Context
 
 pytestmark = pytest.mark.usefixtures("procs")
 
@@ -214,12 +214,12 @@ def test_context_that_ends_ends_the_dial(tmp_path, monkeypatch, addresses):
         while g.wait_reason != "IO wait":
             runtime.gosched()
         ctx.end()
-        with pytest.raises(Context.Ended):
+        with pytest.raises(Ended):
             g.join(NEVER)
         attempts_have_ended()
-    with pytest.raises(Context.Ended):
+    with pytest.raises(Ended):
         net.dial("tcp", "127.0.0.1:1", ctx=ctx)
-    with pytest.raises(Context.Ended):
+    with pytest.raises(Ended):
         net.dial("unix", str(tmp_path / "none"), ctx=ctx)
 
 

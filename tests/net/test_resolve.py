@@ -12,9 +12,10 @@ import time
 import pytest
 
 import runtime
+from contexts import Context, Ended
 from runtime import net
 from runtime._net import resolve as module
-from waits import Context, Gate, until
+from waits import Gate, until
 
 pytestmark = pytest.mark.usefixtures("procs")
 
@@ -165,7 +166,7 @@ def test_other_waiters_stay_when_one_gives_up(names):
     ctx.end()
     with pytest.raises(runtime.Cancelled):
         cancelled.join(NEVER)
-    with pytest.raises(Context.Ended):
+    with pytest.raises(Ended):
         ended.join(NEVER)
     names.gate.open()
     assert stays.join(NEVER) == ["192.0.2.1"]
@@ -175,7 +176,7 @@ def test_other_waiters_stay_when_one_gives_up(names):
 def test_context_that_has_ended_looks_up_nothing(names):
     ctx = Context()
     ctx.end()
-    with pytest.raises(Context.Ended):
+    with pytest.raises(Ended):
         net.Resolver().lookup_host("a.name", ctx=ctx)
     assert not names.calls
 

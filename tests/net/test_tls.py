@@ -13,8 +13,8 @@ import pytest
 from certs import Authority
 
 import runtime
+from contexts import Context, Ended
 from runtime import net
-from waits import Context
 
 pytestmark = pytest.mark.usefixtures("procs")
 
@@ -333,7 +333,7 @@ def test_handshake_ends_with_timeout_deadline_context_and_cancel(server_context,
         g = runtime.go(conn.handshake, ctx=ctx)
         parked(g)
         ctx.end()
-        with pytest.raises(Context.Ended):
+        with pytest.raises(Ended):
             g.join(NEVER)
     a, conn = start()
     with a, conn:
