@@ -12,6 +12,7 @@
  */
 #include "py_core.h"                    /* first: Python's settings make off_t 64 bits wide */
 #include "py_http.h"
+#include "py_wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -105,8 +106,10 @@ send_head(http_conn *c)
     if (RT_LIKELY(!c->broken && !c->aborted && !http_server_is_parents(c->server) && n != 0
                   && c->stream == NULL)) {
         ssize_t sent = send(c->pd.fd, out->data + out->sent, n, MSG_NOSIGNAL | MSG_MORE);
-        if (sent > 0)
+        if (sent > 0) {
             out->sent += (uint32_t)sent;
+            c->pace.sent += sent;
+        }
     }
     return http_send(c, NULL, 0);
 }
@@ -161,7 +164,12 @@ send_bytes(http_conn *c, source *src)
 {
     while (src->left > 0) {
         if (RT_UNLIKELY(c->aborted || c->leaving))
-            return http_wait_writable(c);       /* raises why */
+            return http_raise_gone(c);
+        if (RT_UNLIKELY(c->paced) && http_pace_over(c, false)) {
+            c->io_failed = true;
+            py_raise_timeout("sending a response");
+            return -1;
+        }
         bool failed = false;
         Py_ssize_t n = move_unlocked(c, src, &failed);
         if (RT_UNLIKELY(failed))
@@ -182,13 +190,14 @@ send_bytes(http_conn *c, source *src)
         if (n == 0)
             return raise_shorter();
         if (n == -EPIPE || n == -ECONNRESET) {
-            c->peer_closed = c->io_failed = true;
-            PyErr_SetString(PyExc_ConnectionError, "the client has closed the connection");
-            return -1;
+            c->peer_closed = true;
+            return http_raise_gone(c);
         }
         if (n < 0)
             return raise_errno((int)-n);
-        if (src->copy != NULL && http_send(c, src->copy, (size_t)n) < 0)
+        if (src->copy == NULL)
+            c->pace.sent += n;          /* as http_send() does */
+        else if (http_send(c, src->copy, (size_t)n) < 0)
             return -1;
         src->offset += n;
         src->left -= n;
@@ -286,11 +295,13 @@ http_writer_send_file(http_writer *w, PyObject *args, PyObject *kwargs)
         Py_XDECREF(bytes);
         return result;
     }
-    char start[RT_HTTP1_SNIFF_LEN];
-    Py_ssize_t nstart;
-    Py_BEGIN_ALLOW_THREADS
-    nstart = read_at(src.fd, start, sizeof(start), src.offset);
-    Py_END_ALLOW_THREADS
+    char start[RT_HTTP1_SNIFF_LEN];     /* what a head that is still to come may tell of it */
+    Py_ssize_t nstart = 0;
+    if (!w->head_sent) {
+        Py_BEGIN_ALLOW_THREADS
+        nstart = read_at(src.fd, start, sizeof(start), src.offset);
+        Py_END_ALLOW_THREADS
+    }
     if (nstart < 0) {
         raise_errno((int)-nstart);
         return NULL;

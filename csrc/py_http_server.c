@@ -644,9 +644,13 @@ close_from_here(http_server *s, bool abort)
         RT_STORE(s->hasten, true);
     atomic_store(&s->closing, true);
     py_m *mp = atomic_load(&s->mp);
-    if (mp == NULL) {
-        if (abort)
+    wake_waiters(s);            /* who waits for room for a connection */
+    if (mp == NULL) {           /* of a bubble, or before it serves */
+        if (abort) {
             RT_STORE(s->aborted, true);
+            http_gate_close(s);
+            wake_waiters(s);
+        }
         return 0;
     }
     if (http_server_is_parents(s)) {

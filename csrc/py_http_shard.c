@@ -71,8 +71,10 @@ link_conn(http_shard *sh, http_conn *c, int state)
     last->next = list->ring.prev = &c->link;
     RT_COUNT(list->len, 1);
     int64_t timeout = c->server->timeouts[state];
-    if (timeout == INT64_MAX)
+    if (timeout == INT64_MAX) {
+        c->deadline = INT64_MAX;
         return;
+    }
     c->deadline = http_coarse_now() + timeout;
     /* Lists are in order of deadline, so only a first entry can be the earliest. */
     if (!rt_timer_started(&sh->sweep)) {

@@ -334,3 +334,33 @@ def test_slow_reader_with_progress_is_not_given_up(serve):
             got = len(c.sock.recv(1 << 16))
             assert got, f"cut off with {left} bytes missing"
             left -= got
+
+
+def test_slow_reader_of_a_file_is_not_given_up(serve, tmp_path):
+    """What sendfile() moves is progress, too."""
+    size = 8 << 20
+    path = tmp_path / "file"
+    path.write_bytes(bytes(size))
+
+    def handler(w, r):
+        with open(path, "rb") as file:
+            w.send_file(file)
+
+    server = serve(handler, rate_grace=0.2, min_write_rate=1000)
+    with server.connect(rcvbuf=16384) as c:
+        assert c.send(GET).head().status == 200
+        left = size - len(c.buf)
+        while left > 0:
+            got = len(c.sock.recv(1 << 16))
+            assert got, f"cut off with {left} bytes missing"
+            left -= got
+            runtime.sleep(0.005)
+
+
+def test_idle_connection_without_a_time_out_stays(serve):
+    server = serve(lambda w, r: "hello", idle_timeout=None, read_header_timeout=0.05)
+    with server.connect() as c, server.connect() as late:
+        assert c.send(GET).response().body == b"hello"
+        late.send("GET")
+        assert late.response().status == 408  # so much time has passed by now
+        assert c.send(GET).response().body == b"hello"
