@@ -2,8 +2,8 @@
  *
  * Connections change in callbacks of the poller, which must not run Python.  So what happens is
  * put into a queue, and a goroutine, one at a time, calls the program: later than Go does, but in
- * the same order.  The queue has a bound: while the program is so far behind, what is not the
- * beginning or the end of a connection is left out.
+ * the same order.  The queue has a bound: while the program is so far behind, new connections
+ * are not told of at all, and of others only the end.
  */
 #include "py_http.h"
 
@@ -138,9 +138,11 @@ http_watch_note(http_conn *c, int what)
         PyErr_Clear();
     py_acquire(&w->lock);
     if (what == HTTP_CONN_NEW)
-        c->id = ++w->last_id;
-    else if (c->told == what) { /* still active: another request was there already */
+        c->id = w->len < MAX_EVENTS ? ++w->last_id : 0;
+    /* Still active: another request was there already. */
+    if (c->id == 0 || (what != HTTP_CONN_NEW && c->told == what)) {
         py_release(&w->lock);
+        Py_XDECREF(addr);
         return;
     }
     c->told = (uint8_t)what;

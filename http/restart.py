@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from runtime._net.activation import listener_from_fd
 from runtime._net.listener import Listener
@@ -42,6 +42,7 @@ class Listening(NamedTuple):
     fd: int
     addr: str | None  # that of a Server; None: a listener given to serve()
     unlink: str | None  # the file of a unix socket
+    owner: Listener | None = None  # whose the descriptor is, if that is not the server
 
 
 # --- the new program ------------------------------------------------------------------------------
@@ -126,14 +127,17 @@ def inherited_listeners() -> list[Listener]:
 
 # --- the old program ------------------------------------------------------------------------------
 
+serving: list[Any] = []  # the Servers of this program
+
 
 class NewProgram:
     """The program started again, with the sockets that are being served."""
 
     def __init__(self, listening: list[Listening]) -> None:
+        listening = [e for e in listening if e.owner is None or not e.owner.closed]
         self._ready, theirs = os.pipe()
         try:
-            given = {"ready": theirs, "listening": listening}
+            given = {"ready": theirs, "listening": [(e.fd, e.addr, e.unlink) for e in listening]}
             self._process = subprocess.Popen(
                 [sys.executable, *sys.orig_argv[1:]],
                 env=os.environ | {_VARIABLE: json.dumps(given)},
@@ -161,7 +165,7 @@ class NewProgram:
             if os.read(self._ready, 1):
                 return None
         finally:
-            os.close(self._ready)
+            self._close()
         try:
             status = self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -175,5 +179,12 @@ class NewProgram:
         self._process.returncode = 0
 
     def kill(self) -> None:
+        """End it; twice is harmless."""
         self._process.kill()
         self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        ready, self._ready = self._ready, -1
+        if ready >= 0:
+            os.close(ready)

@@ -25,7 +25,7 @@ from runtime._http import restart as hot
 from runtime._http.connstate import ConnInfo, ConnState, Watch
 from runtime._http.context import Base, Contexts
 from runtime._http.mux import ServeMux
-from runtime._net.addr import UnixAddr
+from runtime._net.addr import UnixAddr, unix_sockaddr
 from runtime._net.bufio import Reader
 from runtime._net.conn import conn_type
 from runtime._net.listener import Listener as NetListener
@@ -90,9 +90,9 @@ def _split_addr(addr: str) -> tuple[str, int]:
 def _bind(addr: str, backlog: int) -> socket.socket:
     """Return a listening, non-blocking socket.  OSError names the address."""
     if addr.startswith("unix:"):
-        target: Any = addr[5:]
-        if not target:
+        if not addr[5:]:
             raise ValueError(f'address {addr!r}: want "unix:/path"')
+        target: Any = unix_sockaddr(addr[5:])
         sock = socket.socket(socket.AF_UNIX)
     else:
         host, port = _split_addr(addr)
@@ -254,6 +254,7 @@ class Server:
         self._listening: list[hot.Listening] = []  # what is being served
         self._files: list[str] = []  # of unix sockets, to be removed
         self._starting: hot.NewProgram | None = None
+        self._may_restart = [None]  # taken by who does it
 
     @property
     def draining(self) -> bool:
@@ -289,8 +290,9 @@ class Server:
         sock = hot.inherited_socket(self._wanted) or _bind(self._wanted, self._backlog)
         if sock.family == socket.AF_UNIX:
             self._addr = self._wanted
-            if self._addr.startswith("unix:/"):  # abstract addresses have no file
-                self._files.append(self._addr[5:])
+            path = unix_sockaddr(self._addr[5:])
+            if isinstance(path, str) and path[0] != "\0":  # abstract addresses have no file
+                self._files.append(path)
         else:
             host, port = sock.getsockname()[:2]
             self._addr = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -332,8 +334,9 @@ class Server:
                     self._serve_socket(self._socket)
                 for listener in listeners:
                     self._serve_listener(listener)
-                for fd, _, _ in self._listening:
-                    hot.served(fd)
+                hot.serving.append(self)
+                for entry in self._listening:
+                    hot.served(entry.fd)
                 if self._streams is not None:
                     self._streams.join()
                 self._core.wait_closed(None)
@@ -344,6 +347,8 @@ class Server:
             self._core.close_idle()
             raise
         finally:
+            with suppress(ValueError):
+                hot.serving.remove(self)
             if self._starting is not None:
                 self._starting.kill()
         self._contexts.end(_CLOSED)
@@ -381,7 +386,7 @@ class Server:
             if self._addr is None:
                 self._addr = f"unix:{where}" if isinstance(where, UnixAddr) else str(where)
             fd = base._fd.detach() if in_core else base.fileno()
-            self._listening.append(hot.Listening(fd, None, unlink))
+            self._listening.append(hot.Listening(fd, None, unlink, None if in_core else base))
         if not in_core:
             if self._streams is None:
                 self._streams = self._make_streams()
@@ -435,6 +440,7 @@ class Server:
             if ctx is None or ctx.err() is None:
                 raise
             self._stop()
+            self._call_at_shutdown()
         self._abort()
         return False
 
@@ -478,25 +484,44 @@ class Server:
             self._contexts.end(_CLOSED)
 
     def _restart(self) -> None:
-        """Start the program anew; once that serves, shut down."""
-        if self._starting is not None or self.draining:
-            logger.warning("hot restart: not now, another one or a shutdown is under way")
-            return
+        """Start the program anew; once that serves, shut all servers of this one down."""
         try:
-            new = self._starting = hot.NewProgram(list(self._listening))
-            problem = runtime.blocking(new.wait_ready, self._hot_restart)
-        except OSError as exc:
-            problem = str(exc)
-        if problem is None and self._stopped:  # a signal came meanwhile; serve() ends it
+            self._may_restart.pop()
+        except IndexError:
+            logger.warning("hot restart: another one is under way")
             return
-        self._starting = None
-        if problem is not None:
-            logger.error("hot restart failed, this program goes on: %s", problem)
-        else:
+        servers = list(hot.serving)
+        new = problem = None
+        try:
+            if self.draining:
+                problem = "a shutdown is under way"
+            else:
+                listening = [entry for server in servers for entry in server._listening]
+                new = self._starting = hot.NewProgram(listening)
+                # A signal may have come meanwhile; serve() looks at _starting when it ends.
+                problem = "the server was stopped" if self._stopped else None
+                problem = problem or runtime.blocking(new.wait_ready, self._hot_restart)
+        except Exception as exc:
+            problem = str(exc) or repr(exc)
+        if problem is None and not self._stopped:
+            assert new is not None
+            self._starting = None
             new.release()
             logger.info("hot restart: process %d serves now", new.pid)
-            self._stop(keep_files=True)
+            for server in servers:
+                server._stop(keep_files=True)
+            for server in servers:
+                if server is not self:
+                    shutdown = runtime.go.named("http.Server.shutdown")
+                    shutdown(server._shutdown, server._shutdown_timeout)
             self._shutdown(self._shutdown_timeout)
+            return
+        if new is not None:
+            new.kill()
+        self._starting = None
+        self._may_restart.append(None)
+        if not self._stopped:
+            logger.error("hot restart failed, this program goes on: %s", problem)
 
     def _stop(self, keep_files: bool = False) -> None:
         self._stopped = True

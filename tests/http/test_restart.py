@@ -185,6 +185,18 @@ def test_listeners_given_to_serve_are_inherited(restarting, mode):
     assert not path.exists()
 
 
+def test_all_servers_of_the_program_are_restarted(restarting):
+    r = restarting(mode="two")
+    first = r.program.addr
+    for _ in range(2):
+        new = r.restart()
+        for addr in (first, f"unix:{r.mode}.second"):
+            r.program.addr = addr
+            assert r.pid() == new
+        r.program.addr = first
+    r.end()
+
+
 def test_without_hot_restart_the_signal_is_not_touched(program):
     p = program("app.py")
     assert p.get("/hello").status == 200

@@ -142,9 +142,21 @@ def test_unix_socket_path_that_is_too_long_is_an_os_error(tmp_path):
         http.Server(hello, addr).listen()
 
 
-def test_unix_socket_in_the_abstract_namespace(serve):
-    name = f"\0gosched-test-{os.getpid()}"
-    assert serve(hello, f"unix:{name}").get().status == 200
+@pytest.mark.parametrize("first", ["@", "\0"])
+def test_unix_socket_in_the_abstract_namespace(serve, first, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    server = serve(hello, f"unix:{first}gosched-test-{os.getpid()}")
+    assert list(tmp_path.iterdir()) == []
+    server.addr = f"unix:\0{server.addr[6:]}"
+    assert server.get().status == 200
+
+
+def test_unix_socket_with_a_relative_path_is_removed(serve, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    server = serve(hello, "unix:socket")
+    assert server.get().status == 200
+    server.server.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- where it runs --------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """A server with hot restart: restart.py address mode-file.
 
 The mode file says what a program that starts anew does: serve, exit, hang, wait (hang,
-with a minute's time), listeners (those of net.listen()), proxied (in ProxyListeners).
+with a minute's time), listeners (those of net.listen()), proxied (in ProxyListeners), two (a
+second server, at unix:mode-file.second).
 Prints its address, and its process id when it serves.
 """
 
@@ -41,6 +42,10 @@ if mode in ("listeners", "proxied"):
 else:
     server.listen()
     print(server.addr, flush=True)
+if mode == "two":
+    second = http.Server(handler, f"unix:{sys.argv[2]}.second")
+    second.listen()
+    runtime.go(second.serve)
 print(os.getpid(), flush=True)
 if mode == "proxied":
     server.serve(*(net.ProxyListener(i, trusted=[], untrusted="plain") for i in listeners))
