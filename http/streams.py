@@ -14,18 +14,18 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, Union
 
-from runtime._core import Chan, ChanClosed, ClosedError, Semaphore, gosched
+from runtime._core import Chan, ChanClosed, ClosedError, Semaphore, WaitGroup, gosched
 from runtime._net import tls
+from runtime._net.listener import FIRST_PAUSE, LONGEST_PAUSE, SHORTAGE
 from runtime._net.proxyproto import ProxyError
+from runtime._net.waits import passes
 
 if TYPE_CHECKING:
     from runtime._core import HTTPServer, HTTPStream
 
 logger = logging.getLogger("runtime.http")
 
-_FIRST_PAUSE = 0.005  # seconds; doubled up to _LONGEST_PAUSE
-_LONGEST_PAUSE = 1.0
-_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EPROTO, errno.EINTR)
+_PASSING = (*SHORTAGE, errno.EPROTO, errno.EINTR)
 
 _NOT_TLS = (
     b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\n"
@@ -68,7 +68,11 @@ class Certificates:
         source = self._source
         if isinstance(source, ssl.SSLContext):
             return source
-        context = source()
+        try:
+            context = source()
+        except Exception:
+            logger.exception("there is no certificate for a TLS handshake")
+            raise
         if context is not self._ready:
             self._prepare(context)
         return context
@@ -98,13 +102,13 @@ def _load(cert: str | os.PathLike[str], key: str | os.PathLike[str]) -> ssl.SSLC
 class _Start:
     """Tells if there was no memory to start the goroutine that it is given to."""
 
-    def __init__(self, ended: Chan[BaseException | None]) -> None:
-        self._ended = ended
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
         self.made = False
 
     def __del__(self) -> None:
         if not self.made:
-            self._ended.try_send(MemoryError("there is no memory for a goroutine that accepts"))
+            self._streams._end(MemoryError("there is no memory for a goroutine that accepts"))
 
 
 class Streams:
@@ -125,8 +129,8 @@ class Streams:
         self._handshakes = Semaphore(max_handshakes)
         self._listeners: list[Listener] = []
         self._stopping: Chan[None] = Chan()
-        self._ended: Chan[BaseException | None] = Chan(64)
-        self._accepting = 0
+        self._accepting = WaitGroup()
+        self._failures: list[BaseException] = []
 
     def add(self, listener: Listener) -> None:
         """Accept and serve its connections, from now on."""
@@ -134,25 +138,26 @@ class Streams:
         if self.certificates is not None and not isinstance(listener, tls.TLSListener):
             # Without a time of its own: see _serve().
             listener = tls.TLSListener(listener, self.certificates, handshake_timeout=None)  # type: ignore[arg-type]
-        if self._accepting == 64:
-            raise ValueError("a server has at most 64 listeners of streams")
         self._core.attach()
-        self._core.spawn(self._accept, listener, _Start(self._ended))
-        self._accepting += 1
+        self._accepting.add()
+        self._core.spawn(self._accept, listener, _Start(self))
 
     def join(self) -> None:
         """Wait until all listeners are closed.  Raises what accept() of one of them raised."""
-        failure = None
-        while self._accepting:
-            ended = self._ended.recv()
-            self._accepting -= 1
-            if ended is not None:
-                failure = ended
+        self._accepting.wait()
+        for failure in self._failures:
+            raise failure
+
+    def _end(self, failure: BaseException | None) -> None:
+        """A listener is accepted from no more."""
+        try:
+            if failure is not None:
+                self._failures.append(failure)
                 # As Go does: whatever ends the server's loop, nothing is accepted any more.
                 self._stop()
                 self._core.begin_shutdown()
-        if failure is not None:
-            raise failure
+        finally:
+            self._accepting.done()
 
     def close(self) -> None:
         """Close all listeners; any thread."""
@@ -163,7 +168,7 @@ class Streams:
         for listener in self._listeners:
             try:
                 listener.close()
-            except OSError:
+            except Exception:  # whatever it is, the others are closed, too
                 logger.exception("closing a listener failed")
 
     def _accept(self, listener: Listener, start: _Start) -> None:
@@ -174,7 +179,7 @@ class Streams:
         except BaseException as e:
             failure = e
         finally:
-            self._ended.send(failure)
+            self._end(failure)
 
     def _accept_all(self, listener: Listener) -> None:
         pause = 0.0
@@ -197,17 +202,12 @@ class Streams:
                     return
                 if not _passes(e):
                     raise
-                pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
-                self._pause(pause, e)
-
-    def _pause(self, seconds: float, why: BaseException) -> None:
-        try:
-            logger.warning("accept() failed: %r; again in %.0f ms", why, seconds * 1000)
-            self._stopping.recv(timeout=seconds)
-        except (TimeoutError, ChanClosed):
-            pass
-        except MemoryError:
-            gosched()
+                pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
+                try:
+                    logger.warning("accept() failed: %r; again in %.0f ms", e, pause * 1000)
+                    passes(self._stopping, pause, None)
+                except MemoryError:
+                    gosched()
 
     def _serve(self, stream: HTTPStream, conn: Any) -> None:
         """The goroutine of a connection."""
@@ -218,15 +218,17 @@ class Streams:
                     conn.handshake(self._handshake_timeout)
                 state = conn.connection_state()
             remote_addr = str(getattr(conn, "remote_addr", None) or "") or "@"
-        except (OSError, EOFError, MemoryError) as e:
-            if isinstance(e, ssl.SSLError) and e.reason in ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST"):
-                _tell_no_tls(conn)
+        except BaseException as e:
+            try:
+                # An SSLError that was not made by OpenSSL has no reason.
+                if getattr(e, "reason", None) in ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST"):
+                    _tell_no_tls(conn)
+            finally:
+                stream.abandon()
+            if not isinstance(e, (OSError, EOFError, MemoryError)):
+                raise
             logger.debug("a connection ended before its first request: %s", e)
-            stream.abandon()
             return
-        except BaseException:
-            stream.abandon()
-            raise
         # "h2" would branch off here.
         if state is not None and state.negotiated_protocol not in (None, "http/1.1", "http/1.0"):
             logger.debug("no one speaks %s here", state.negotiated_protocol)

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 Control = Callable[[str, str, int], object]
 
 # What accept() fails with while the process or the system is short of something: it passes.
-_SHORTAGE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_FIRST_PAUSE = 0.005  # seconds; doubled up to _LONGEST_PAUSE
-_LONGEST_PAUSE = 1.0
+SHORTAGE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+FIRST_PAUSE = 0.005  # seconds; doubled up to LONGEST_PAUSE
+LONGEST_PAUSE = 1.0
 _KEEP_ALIVE = 15.0  # seconds; Go's
 _UNIX = {"unix": socket.SOCK_STREAM, "unixpacket": socket.SOCK_SEQPACKET}
 _ALL_THE_SYSTEM_ALLOWS = 65535  # the kernel lowers it to its own limit
@@ -76,19 +76,19 @@ class Listener(Accepting[Conn]):
         try:
             return self._fd.accept(self._conn_type, timeout, ctx=ctx)
         except OSError as e:
-            if e.errno not in _SHORTAGE:
+            if e.errno not in SHORTAGE:
                 raise
         deadline = None if timeout is None else time.monotonic() + timeout
-        pause = _FIRST_PAUSE
+        pause = FIRST_PAUSE
         while True:
             if not passes(self._closing, pause, ctx):
                 raise ClosedError("accept: use of closed network connection")
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, LONGEST_PAUSE)
             left = None if deadline is None else deadline - time.monotonic()
             try:
                 return self._fd.accept(self._conn_type, left, ctx=ctx)
             except OSError as e:
-                if e.errno not in _SHORTAGE:
+                if e.errno not in SHORTAGE:
                     raise
                 if left is not None and left <= 0:
                     raise TimeoutError("accept: the time is up") from e

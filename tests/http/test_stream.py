@@ -503,3 +503,49 @@ def test_plain_thread_serves_a_listener_of_streams():
     server.close()
     thread.join(SAFETY)
     assert not thread.is_alive()
+
+
+def test_what_was_written_is_sent_where_the_handler_fails(caplog):
+    def handler(w, r):
+        w.flush()
+        w.write("part of an answer")
+        raise ZeroDivisionError
+
+    with Serving(handler) as s:
+        conn = s.dial()
+        conn.set_deadline(SAFETY)
+        conn.write(GET.encode())
+        received = b""
+        while data := conn.read():
+            received += data
+        assert b"part of an answer" in received
+
+
+def test_served_twice_both_end():
+    listeners = [httptest.Listener(), httptest.Listener()]
+    server = http.Server(hello)
+    serving = [runtime.go(server.serve, listener) for listener in listeners]
+    for listener in listeners:
+        with httptest.Client(listener.dial) as client:
+            assert client.get("/").text == "hello"
+    assert server.shutdown(SAFETY) is True
+    for g in serving:
+        g.join(SAFETY)
+
+
+def test_listener_that_cannot_be_closed_leaves_the_others_to_be(caplog):
+    class Broken(Wrapping):
+        def close(self):
+            super().close()
+            raise ZeroDivisionError
+
+    broken, good = Broken(Least), Wrapping(Least)
+    server = http.Server(hello)
+    g = runtime.go(server.serve, broken, good)
+    with httptest.Client(good.listener.dial) as client:
+        assert client.get("/").text == "hello"
+    assert server.shutdown(SAFETY) is True
+    g.join(SAFETY)
+    assert "closing a listener failed" in caplog.text
+    with pytest.raises(ConnectionRefusedError):
+        good.listener.dial()

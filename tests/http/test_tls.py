@@ -386,3 +386,15 @@ def test_listen_and_serve_tls(monkeypatch, cert):
     monkeypatch.setattr(http.Server, "serve", serve)
     http.listen_and_serve_tls("127.0.0.1:0", cert.pem, cert.key, about)
     assert len(made) == 1
+
+
+def test_certificate_that_there_is_not_is_told_and_nothing_is_left(serve, authority, caplog):
+    def none():
+        raise ssl.SSLError("no certificate yet")
+
+    server = serve(about, tls=none)
+    for _ in range(3):
+        with pytest.raises(OSError):
+            secure(server, authority.client_context())
+    server.until(connections=0)
+    assert "there is no certificate for a TLS handshake" in caplog.text

@@ -301,3 +301,23 @@ def test_accept_of_another_type_is_refused():
             assert type(conn) is NetFD
             conn.close()
         fd.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "network", "address"),
+    [
+        (net.listen, "tcp", "127.0.0.1:0"),
+        (net.listen, "unix", "@gosched-test-control"),
+        (net.listen_packet, "udp", "127.0.0.1:0"),
+        (net.listen_packet, "unixgram", "@gosched-test-control"),
+    ],
+)
+def test_error_of_the_control_function_comes_through(make, network, address):
+    error = OSError("of the program's own")
+
+    def control(network, address, fd):
+        raise error
+
+    with pytest.raises(OSError) as e:
+        make(network, address, control=control)
+    assert e.value is error

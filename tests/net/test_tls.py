@@ -914,3 +914,9 @@ def test_changed_bytes_are_noticed(client_context, server_context, seed):
         assert got == bytes(len(got))
     for goroutine in (g, *relays):
         goroutine.join(NEVER)
+
+
+def test_context_for_clients_is_refused_by_a_server():
+    a, b = net.pipe()
+    with a, b, pytest.raises(ValueError, match="PROTOCOL_TLS_SERVER is needed"):
+        net.tls.server(a, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
