@@ -13,29 +13,15 @@ typedef struct {
     py_lock lock;
 } Mux;
 
-/* The table, for a search that runs no Python: with a GIL borrowed, since nobody replaces
-   it meanwhile. */
+/* The table (a new reference), or NULL: decoding a path may run the collector, and that
+   anything, which may replace it. */
 static inline http_mux_table *
-table_begin(Mux *m)
+table_of(Mux *m)
 {
-#ifdef Py_GIL_DISABLED
     py_acquire(&m->lock);
     PyObject *table = Py_XNewRef(m->table);
     py_release(&m->lock);
     return (http_mux_table *)table;
-#else
-    return (http_mux_table *)m->table;
-#endif
-}
-
-static inline void
-table_end(http_mux_table *t)
-{
-#ifdef Py_GIL_DISABLED
-    Py_DECREF(t);
-#else
-    (void)t;
-#endif
 }
 
 static RT_COLD PyObject *
@@ -60,7 +46,7 @@ serve_request(Mux *m, PyObject *const *args, http_request *r)
 {
     rt_slice wild[HTTP_MAX_WILD];
     uint32_t strip = 0;
-    http_mux_table *t = table_begin(m);
+    http_mux_table *t = table_of(m);
     if (RT_UNLIKELY(t == NULL))
         return serve_slow(m, args[0], args[1]);
     const char *base = r->base;
@@ -70,7 +56,7 @@ serve_request(Mux *m, PyObject *const *args, http_request *r)
         t, (http_bytes){base + head->method.off, head->method.len},
         (http_bytes){base + head->host.off, head->host.len},
         (http_bytes){base + path.off, path.len}, wild, &strip);
-    table_end(t);
+    Py_DECREF(t);
     if (route == NULL)
         return serve_slow(m, args[0], args[1]);
     http_request_matched(r, route, path.off, wild);
@@ -122,10 +108,10 @@ serve_other(Mux *m, PyObject *const *args)
     http_bytes method, host, path;
     if (ascii_attr(r, "method", &method, &owner[0]) && ascii_attr(r, "host", &host, &owner[1])
         && ascii_attr(r, "raw_path", &path, &owner[2])) {
-        http_mux_table *t = table_begin(m);
+        http_mux_table *t = table_of(m);
         if (t != NULL) {
             route = http_mux_lookup(t, method, host, path, wild, &strip);
-            table_end(t);
+            Py_DECREF(t);
         }
     }
     int go = 0;                 /* 0: the slow way, 1: call it, -1: an exception is set */

@@ -795,6 +795,7 @@ set_body(http_request *r, PyObject *value, void *Py_UNUSED(closure))
         PyErr_SetString(PyExc_TypeError, "the body of a request cannot be deleted");
         return -1;
     }
+    r = http_request_root(r);
     store_locked(r, &r->body, Py_NewRef(value));
     return 0;
 }
@@ -879,7 +880,6 @@ request_with_context(http_request *r, PyObject *context)
     http_request *copy = alloc_slow();
     if (copy == NULL)
         return NULL;
-    copy->head = r->head;
     copy->fields = copy->inline_fields;
     copy->conn = r->conn;
     http_count(&r->conn->refs, 1);
@@ -887,9 +887,7 @@ request_with_context(http_request *r, PyObject *context)
     copy->base = r->base;
     copy->origin = (http_request *)Py_NewRef((PyObject *)http_request_root(r));
     copy->context = Py_NewRef(context);
-    copy->tracked = true;
     RT_STORE(copy->made, true);
-    PyObject_GC_Track(copy);
     size_t n = r->head.nfields * sizeof(*r->fields);
     if (r->head.nfields > RT_ARRAY_LEN(copy->inline_fields)) {
         rt_http1_field *fields = PyMem_Malloc(n);
@@ -900,15 +898,17 @@ request_with_context(http_request *r, PyObject *context)
         copy->fields = fields;
     }
     memcpy(copy->fields, r->fields, n);
-    copy->head.fields = copy->fields;
-    copy->path_values = load_locked(r, &r->path_values);
-    copy->pattern = load_locked(r, &r->pattern);
     py_acquire(&r->conn->lock);
+    copy->head = r->head;
+    copy->path_values = Py_XNewRef(r->path_values);
+    copy->pattern = Py_XNewRef(r->pattern);
     copy->stripped = r->stripped;
-    copy->head.path = r->head.path;
     copy->route = (http_route *)Py_XNewRef((PyObject *)r->route);
     memcpy(copy->wild, r->wild, sizeof(copy->wild));
     py_release(&r->conn->lock);
+    copy->head.fields = copy->fields;
+    copy->tracked = true;
+    PyObject_GC_Track(copy);
     return (PyObject *)copy;
 }
 

@@ -31,6 +31,7 @@ http_trailers_keep(http_conn *c, const char *data, uint32_t n, bool last)
 PyObject *
 http_request_trailers(http_request *r, void *Py_UNUSED(closure))
 {
+    r = http_request_root(r);
     PyObject *trailers = http_lazy(&r->trailers);
     if (trailers != NULL)
         return Py_NewRef(trailers);

@@ -343,8 +343,10 @@ rt_p_put_pinned(rt_p *cur, rt_p *pp, rt_g *gp)
     gp->pinned = 1;
     gp->pp = pp;
     RT_STORE(gp->status, RT_G_RUNNABLE);
-    if (cur == pp)
+    if (cur == pp) {
+        count_runnable(pp, gp);
         rt_glist_push(&pp->pinned, gp);
+    }
     else
         rt_p_submit(pp, gp);
 }

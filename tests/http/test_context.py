@@ -326,3 +326,26 @@ def test_contexts_end_under_load_with_clients_that_go(serve, procs):
         for _ in range(3):
             ended.recv(timeout=SAFETY)
     server.until(connections=0)
+
+
+def test_body_that_a_copy_is_given_is_the_requests(serve):
+    limited = http.max_bytes_handler(lambda w, r: r.body.read(), 10)
+
+    def handler(w, r):
+        return limited(w, r.with_context(context.with_value(r.context, "k", "v")))
+
+    body = "14\r\n" + "x" * 20 + "\r\n0\r\n\r\n"
+    head = "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with serve(handler).connect() as c:
+        assert c.send(head + body).response().status == 413
+
+
+def test_copy_has_the_trailers(serve):
+    def handler(w, r):
+        copy = r.with_context(context.with_value(r.context, "k", "v"))
+        copy.body.read()
+        return dict(copy.trailers.items())
+
+    head = "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with serve(handler).connect() as c:
+        assert c.send(head + "0\r\nX-Sum: 5\r\n\r\n").response().body == b'{"X-Sum":"5"}'

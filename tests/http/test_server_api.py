@@ -1163,3 +1163,14 @@ def test_types_cannot_be_made_or_changed():
     for kind in (http.Request, http.ResponseWriter, http.Body, http.Headers, _core.HTTPServer):
         with pytest.raises(TypeError):
             kind.extra = 1
+
+
+def test_handlers_are_counted_in_the_histograms(serve):
+    server = serve(lambda w, r: "hello")
+    before = runtime.histograms()
+    with server.connect() as c:
+        for _ in range(320):
+            c.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n").response()
+    after = runtime.histograms()
+    assert (after.latency - before.latency).count >= 10
+    assert (after.run - before.run).count >= 10
