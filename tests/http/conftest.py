@@ -295,7 +295,10 @@ def serve(transport: str) -> Iterator[Callable[..., Running]]:
             started[-1].addr = addr
         return started[-1]
 
+    # The clients of a test block its thread: no goroutine may come to be bound to that.
+    runtime.lock_os_thread()
     yield start
+    runtime.unlock_os_thread()
     for running in started:
         running.server.close()
         running.join()

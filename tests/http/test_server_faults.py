@@ -140,11 +140,12 @@ def test_responses_too_large_for_the_memory_fail_alone(procs, program, asan_retu
 def send_until_answered(c: Any, n: int) -> None:
     """Send up to n bytes of a body."""
     piece = memoryview(bytes(1 << 20))
-    while n:
-        readable, _, _ = select.select([c.sock], [c.sock], [])
-        if readable:
-            return
-        n -= c.sock.send(piece[:n])
+    with suppress(ConnectionResetError, BrokenPipeError):
+        while n:
+            readable, _, _ = select.select([c.sock], [c.sock], [])
+            if readable:
+                return
+            n -= c.sock.send(piece[:n])
 
 
 def rest_or_reset(c: Any) -> bytes:

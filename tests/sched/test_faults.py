@@ -205,8 +205,11 @@ def test_allocation_fails_with_several_ps(shim: Path, name: str) -> None:
     assert run(shim, "inject.py", name, "1", step, "alloc:ENOMEM", procs=4) > 0
 
 
-# While nothing can be allocated nobody is preempted.
-@pytest.mark.parametrize("name", ["Blocking", *(n for n in ALLOCATIONS if "Preempt" not in n)])
+# While nothing can be allocated nobody is preempted, and a shutdown allocates nothing in the core.
+@pytest.mark.parametrize(
+    "name",
+    ["Blocking", *(n for n in ALLOCATIONS if "Preempt" not in n and n != "Shutdown")],
+)
 def test_core_gets_no_memory_any_more_fails_with_exceptions(shim: Path, name: str) -> None:
     assert run(shim, "inject.py", name, "-1", "1:1", "core_alloc:ENOMEM") > 0
 
