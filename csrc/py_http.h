@@ -205,7 +205,6 @@ struct http_conn {
     uint8_t hijacked;           /* L: a handler has taken the socket over: HTTP_TAKEN */
     bool close_after;           /* L: no further request on this connection */
     bool continue_due;          /* L: the client waits for 100 Continue */
-    bool busy;                  /* L: the response says when to try again */
     bool paced;                 /* L: something in pace is not 0 */
     bool chunked;               /* framing of the request body */
     bool body_done;             /* L: all of it was taken off the input */
@@ -402,6 +401,8 @@ int http_send(http_conn *c, const char *extra, size_t nextra);
 /* Wait until c->writable, which is off after the socket took no more.  -1 with an exception
    set. */
 int http_wait_writable(http_conn *c);
+/* Raise why there is no I/O any more; -1. */
+int http_raise_gone(http_conn *c);
 /* Let who is parked in c's I/O fail, and wait until they are gone; gp: the connection's
    own goroutine.  -1: the response is not whole. */
 int http_expel(http_conn *c, Goroutine *gp);
@@ -597,12 +598,6 @@ PyObject *http_request_cookies(http_request *r);
 PyObject *http_request_cookies_named(http_request *r, PyObject *name, bool first);
 PyObject *http_request_basic_auth(http_request *r);
 http_writer *http_writer_new(http_conn *c);
-/* Begin an operation of a handler: take the connection's lock and return it.  NULL with an
-   exception set where the response takes no more. */
-http_conn *http_writer_enter(http_writer *w);
-/* With the lock held: write the head and what was held back into c->out (large bodies may be
-   sent).  *drop: a reference the caller shall drop after the lock.  -1: exception set. */
-int http_writer_start(http_writer *w, const char *next, size_t nnext, PyObject **drop);
 /* Use what the handler returned (borrowed).  -1 with an exception set. */
 int http_writer_returned(http_writer *w, PyObject *value);
 /* End the response, completing it in c->out (large bodies may be sent).  -1: exception
@@ -610,19 +605,21 @@ int http_writer_returned(http_writer *w, PyObject *value);
 int http_writer_finish(http_writer *w);
 /* End it as it is.  True if its head has been sent. */
 bool http_writer_cut(http_writer *w);
-/* For what sends a body by other means than write(), with the lock that
-   http_writer_enter() takes; NULL with an exception set: the response takes no more. */
+/* Begin an operation of a handler: take the connection's lock and return it.  NULL with an
+   exception set where the response takes no more. */
 http_conn *http_writer_enter(http_writer *w);
-/* Put the head, and what was held back, into c->out unless that was done.  next: how what
-   comes then begins; *drop: a reference to drop after the lock. */
+/* With the lock held: put the head, and what was held back, into c->out (large bodies may be
+   sent) unless that was done.  next: how what comes then begins; *drop: a reference to drop
+   after the lock.  -1 with an exception set. */
 int http_writer_begin(http_writer *w, const char *next, size_t nnext, PyObject **drop);
 /* Count n bytes of body.  -1 with an exception set: more than was declared. */
 int http_writer_count(http_writer *w, int64_t n);
 PyObject *http_writer_write(http_writer *w, PyObject *data);
 PyObject *http_writer_send_file(http_writer *w, PyObject *args, PyObject *kwargs);
 /* A whole response without a handler, appended to c->out; says Connection: close
-   where c->close_after is set.  0, or -1 without an exception (no memory). */
-int http_simple_response(http_conn *c, int status, const char *text);
+   where c->close_after is set.  fields: further ones, complete lines.  0, or -1 without an
+   exception (no memory). */
+int http_simple_response(http_conn *c, int status, const char *text, const char *fields);
 const char *http_status_text(int status);
 void http_add_status_line(http_out *out, int status);       /* after reserve, 64 bytes */
 

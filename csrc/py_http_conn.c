@@ -186,7 +186,7 @@ refuse(http_conn *c, int status, const char *why)
 {
     c->close_after = true;
     c->body_done = false;       /* whatever follows is not read as a request */
-    if (http_simple_response(c, status, why) == 0) {
+    if (http_simple_response(c, status, why, "") == 0) {
         if (c->stream != NULL)
             return;             /* its goroutine sends it */
         /* A peer that does not even read this much gets no more of our time. */
@@ -269,7 +269,7 @@ failed_response(http_conn *c, http_writer *w, PyObject **fatal)
     if (err < 0 || *fatal != NULL || c->continue_due || (status == 413 && !c->body_done))
         c->close_after = true;
     if (err == 0)
-        err = http_simple_response(c, status, NULL);
+        err = http_simple_response(c, status, NULL, "");
     py_release(&c->lock);
     return err;
 }
@@ -365,8 +365,10 @@ http_conn_serve(http_conn *c, Goroutine *gp, PyObject **fatal)
                 err = -1;
             py_release(&c->lock);
         }
-        if (err < 0)
+        if (err < 0) {
+            send_rest(c);
             return -1;
+        }
         bool done = c->body_done;
         if (RT_UNLIKELY(!done)) {
             c->drain_left = MAX_DRAIN;
@@ -432,7 +434,6 @@ conn_main(Goroutine *gp)
     goto out;
 
 broken:
-    send_rest(c);
     http_conn_destroy(c);
 out:
     if (fatal != NULL) {

@@ -66,9 +66,8 @@ http_gate_refuse(http_conn *c)
     py_acquire(&c->lock);
     if (c->continue_due)
         c->close_after = true;  /* the client may or may not send the body */
-    c->busy = true;
-    int r = http_simple_response(c, 503, "too many requests are being served");
-    c->busy = false;
+    int r = http_simple_response(c, 503, "too many requests are being served",
+                                 "Retry-After: 1\r\n");
     py_release(&c->lock);
     return r;
 }

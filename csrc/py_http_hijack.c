@@ -48,8 +48,8 @@ finish_http(http_writer *w, http_conn *c, PyObject **drop)
         return refuse("hijack(): a goroutine reads the body of the request");
     w->hijack = HTTP_TAKING;
     int r = 0;
-    if (!w->head_sent && (w->status != 0 || w->written != 0))
-        r = http_writer_start(w, NULL, 0, drop);
+    if (w->status != 0 || w->written != 0)
+        r = http_writer_begin(w, NULL, 0, drop);
     if (r == 0)
         r = http_send(c, NULL, 0);
     if (r == 0 && (w->ended || c->leaving))

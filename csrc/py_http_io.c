@@ -104,8 +104,8 @@ http_out_release(http_out *out)
 
 /* ---- waiting ---- */
 
-static int
-raise_gone(http_conn *c)
+int
+http_raise_gone(http_conn *c)
 {
     c->io_failed = true;
     PyErr_SetString(PyExc_ConnectionError,
@@ -166,7 +166,7 @@ wait_edge(http_conn *c, bool read, int64_t timeout, const char *what)
 {
     bool *busy = read ? &c->reading : &c->sending;
     if (c->aborted || c->leaving)
-        return raise_gone(c);
+        return http_raise_gone(c);
     if (*busy) {
         PyErr_Format(PyExc_RuntimeError, "%s: another goroutine does so at the same time", what);
         return -1;
@@ -190,7 +190,7 @@ wait_edge(http_conn *c, bool read, int64_t timeout, const char *what)
     if (RT_UNLIKELY(c->leaving))
         py_waitq_wake_all(&c->readers, RT_WAKE_READY);
     if (why == RT_WAKE_READY)
-        return c->aborted || c->leaving ? raise_gone(c) : 0;
+        return c->aborted || c->leaving ? http_raise_gone(c) : 0;
     if (why == RT_WAKE_TIMEOUT) {
         c->io_failed = true;
         py_raise_timeout(what);
@@ -230,7 +230,7 @@ stream_failed(http_conn *c, Py_ssize_t err, const char *what)
         return -1;
     if (err != -ETIMEDOUT) {
         c->peer_closed = c->peer_closed || err == -EPIPE;
-        return raise_gone(c);
+        return http_raise_gone(c);
     }
     c->io_failed = true;
     py_raise_timeout(what);
@@ -242,6 +242,8 @@ stream_failed(http_conn *c, Py_ssize_t err, const char *what)
 int
 http_wait_writable(http_conn *c)
 {
+    if (c->aborted || c->leaving)
+        return http_raise_gone(c);
     while (!c->writable)
         if (wait_edge(c, false, c->server->write_timeout, "sending a response") < 0)
             return -1;
@@ -254,10 +256,10 @@ http_send(http_conn *c, const char *extra, size_t nextra)
     http_out *out = &c->out;
     size_t done = 0;
     if (RT_UNLIKELY(c->broken || http_server_is_parents(c->server))) {
-        raise_gone(c);
+        http_raise_gone(c);
         goto fail;
     }
-    if (RT_UNLIKELY(c->paced) && http_pace_over(c, false)) {
+    if (RT_UNLIKELY(c->paced) && out->len - out->sent + nextra != 0 && http_pace_over(c, false)) {
         c->io_failed = true;
         py_raise_timeout("sending a response");
         goto fail;
@@ -276,7 +278,7 @@ http_send(http_conn *c, const char *extra, size_t nextra)
         if (nout + (nextra - done) == 0)
             break;
         if (c->aborted) {
-            raise_gone(c);
+            http_raise_gone(c);
             goto fail;
         }
         ssize_t n;
@@ -300,7 +302,7 @@ http_send(http_conn *c, const char *extra, size_t nextra)
             continue;
         if (errno != EAGAIN) {
             c->peer_closed = true;
-            raise_gone(c);
+            http_raise_gone(c);
             goto fail;
         }
         c->writable = false;
@@ -401,7 +403,8 @@ send_continue(http_conn *c)
         return -1;
     }
     http_out_add(&c->out, text, sizeof(text) - 1);
-    return http_send(c, NULL, 0);
+    /* Who sends now, an informational response, sends this, too. */
+    return c->sending ? 0 : http_send(c, NULL, 0);
 }
 
 static int
@@ -409,7 +412,7 @@ body_broken(http_conn *c, const char *why)
 {
     c->close_after = c->io_failed = true;
     if (c->aborted)             /* then it is us who have shut the socket down */
-        return raise_gone(c);
+        return http_raise_gone(c);
     PyErr_SetString(PyExc_ConnectionError, why);
     return -1;
 }

@@ -547,7 +547,7 @@ next_head(http_conn *c, bool fresh)
         if (n == -ETIMEDOUT && avail != 0) {
             c->close_after = true;
             c->body_done = false;
-            return http_simple_response(c, 408, "the request head did not arrive in time") < 0
+            return http_simple_response(c, 408, "the request head did not arrive in time", "") < 0
                        ? OVER : REFUSED;
         }
         if (n <= 0)

@@ -161,7 +161,7 @@ http_add_status_line(http_out *out, int status)
 #define HEAD_ROOM 320
 
 int
-http_simple_response(http_conn *c, int status, const char *text)
+http_simple_response(http_conn *c, int status, const char *text, const char *fields)
 {
     const char *reason = http_status_text(status);
     bool head_only = c->req != NULL && c->req->head.method_id == RT_HM_HEAD;
@@ -174,8 +174,7 @@ http_simple_response(http_conn *c, int status, const char *text)
     ADD_LITERAL(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
     add_number(out, n);
     ADD_LITERAL(out, "\r\n");
-    if (c->busy)
-        ADD_LITERAL(out, "Retry-After: 1\r\n");
+    http_out_add(out, fields, strlen(fields));
     if (c->close_after)
         ADD_LITERAL(out, "Connection: close\r\n");
     ADD_LITERAL(out, "\r\n");
@@ -369,7 +368,7 @@ add_head_locked(http_writer *w, PyObject *headers, int64_t length, size_t extra,
     if (headers != NULL)
         http_headers_each(headers, add_field, out);
     int64_t announced = f.length >= 0 ? f.length : length;
-    if (req->method_id == RT_HM_HEAD && f.length < 0 && !w->wrote)
+    if (req->method_id == RT_HM_HEAD && f.length < 0 && w->written == 0)
         announced = -1;         /* the length a GET would have is not known */
     if (w->chunked)
         ADD_LITERAL(out, "Transfer-Encoding: chunked\r\n");
@@ -516,10 +515,9 @@ stream(http_writer *w, const char *data, size_t n)
     return 0;
 }
 
-/* Begin to stream: the head, then what was held back.  next: the bytes that will follow.
-   *drop: a reference that the caller shall drop after the lock. */
-int
-http_writer_start(http_writer *w, const char *next, size_t nnext, PyObject **drop)
+/* http_writer_begin() where it has not been done. */
+static int
+start(http_writer *w, const char *next, size_t nnext, PyObject **drop)
 {
     Py_ssize_t nheld = w->buf_len;
     const char *held = w->first ? object_bytes(w->first, &nheld) : w->buf;
@@ -537,7 +535,7 @@ http_writer_start(http_writer *w, const char *next, size_t nnext, PyObject **dro
 int
 http_writer_begin(http_writer *w, const char *next, size_t nnext, PyObject **drop)
 {
-    return w->head_sent ? 0 : http_writer_start(w, next, nnext, drop);
+    return w->head_sent ? 0 : start(w, next, nnext, drop);
 }
 
 static int
@@ -556,7 +554,7 @@ buffer_add(http_writer *w, const char *data, size_t n)
     return 0;
 }
 
-/* Take body bytes; a single object is kept by reference.  drop: see start_stream(). */
+/* Take body bytes; a single object is kept by reference.  drop: see http_writer_begin(). */
 static int
 write_piece(http_writer *w, const piece *p, PyObject **drop)
 {
@@ -573,7 +571,7 @@ write_piece(http_writer *w, const piece *p, PyObject **drop)
         return w->conn->out.len >= MAX_BUFFER ? http_send(w->conn, NULL, 0) : 0;
     }
     if (w->written > MAX_BUFFER) {
-        if (http_writer_start(w, p->bytes, n, drop) < 0)
+        if (start(w, p->bytes, n, drop) < 0)
             return -1;
         return stream(w, p->bytes, n);
     }
@@ -665,7 +663,7 @@ finish_locked(http_writer *w)
     if (RT_UNLIKELY(http_lazy(&w->trailers) != NULL) && !w->head_sent
         && http_trailers_wanted(w)) {
         PyObject *held = NULL;
-        int r = http_writer_start(w, NULL, 0, &held);
+        int r = start(w, NULL, 0, &held);
         w->first = held;        /* dropped with the writer */
         if (r < 0)
             return -1;
@@ -776,10 +774,8 @@ http_writer_returned(http_writer *w, PyObject *value)
 
 /* ---- methods ---- */
 
-/* Begin an operation: take the connection's lock.  NULL with an exception set where the
-   response takes no more. */
-static inline http_conn *
-enter(http_writer *w)
+http_conn *
+http_writer_enter(http_writer *w)
 {
     http_conn *c = w->conn;
     py_acquire(&c->lock);
@@ -794,12 +790,6 @@ enter(http_writer *w)
     return NULL;
 }
 
-http_conn *
-http_writer_enter(http_writer *w)
-{
-    return enter(w);
-}
-
 PyObject *
 http_writer_write(http_writer *w, PyObject *data)
 {
@@ -807,7 +797,7 @@ http_writer_write(http_writer *w, PyObject *data)
     PyObject *own, *drop = NULL;
     if (make_piece(&p, data, &own) < 0)
         return NULL;
-    http_conn *c = enter(w);
+    http_conn *c = http_writer_enter(w);
     int r = -1;
     if (RT_LIKELY(c != NULL)) {
         r = write_piece(w, &p, &drop);
@@ -826,7 +816,7 @@ writer_write_header(http_writer *w, PyObject *arg)
     long status = PyLong_AsLong(arg);
     if (status == -1 && PyErr_Occurred())
         return NULL;
-    http_conn *c = enter(w);
+    http_conn *c = http_writer_enter(w);
     if (c == NULL)
         return NULL;
     bool known = (status >= 200 && status <= 999) || status == 101, begun = w->status != 0 || w->written != 0;
@@ -850,7 +840,7 @@ writer_write_header(http_writer *w, PyObject *arg)
 static PyObject *
 writer_flush(http_writer *w, PyObject *Py_UNUSED(ignored))
 {
-    http_conn *c = enter(w);
+    http_conn *c = http_writer_enter(w);
     if (c == NULL)
         return NULL;
     PyObject *drop = NULL;

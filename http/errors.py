@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import http as _status
+from runtime._core import _status_text
 
 __all__ = ["BadRequestError", "BodyTooLargeError", "HTTPError", "MaxBytesError"]
-
-
-_PHRASES = {status.value: status.phrase for status in _status.HTTPStatus}
 
 
 class HTTPError(Exception):
@@ -24,7 +21,7 @@ class HTTPError(Exception):
         if not 400 <= status <= 599:
             raise ValueError(f"HTTPError({status}): the status must be 400 to 599")
         self.status = int(status)
-        super().__init__(message or _PHRASES.get(status, ""))
+        super().__init__(message or _status_text(int(status)))
 
 
 class BadRequestError(HTTPError, ValueError):

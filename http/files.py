@@ -33,7 +33,7 @@ from runtime._http.conditions import (
     range_holds,
 )
 from runtime._http.opening import FLAGS, Links, open_below
-from runtime._http.pattern import PATH_SAFE
+from runtime._http.pattern import quote_query
 from runtime._http.replies import error, send_redirect
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _not_found(w: ResponseWriter) -> None:
 
 def _redirect(w: ResponseWriter, r: Request, location: str) -> None:
     """301 to a path relative to the request's: right even where a proxy has cut off a prefix."""
-    query = quote(r.raw_query, safe=PATH_SAFE + "%[]?^`{|}", errors="replace")
+    query = quote_query(r.raw_query)
     send_redirect(w, r, f"{location}?{query}" if query else location, 301)
 
 

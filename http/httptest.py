@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from runtime import _core
-from runtime._core import Chan, ChanClosed, ClosedError, Headers, Request, go
+from runtime._core import Chan, ChanClosed, ClosedError, Headers, Request, WaitGroup, go
 from runtime._http import values
 from runtime._http.recorder import HeaderFields, Response, ResponseRecorder, copy_fields, record
-from runtime._http.server import Handler
+from runtime._http.server import Handler, default_mux
 from runtime._http.server import Server as HTTPServer
 from runtime._net import tls as _tls
 from runtime._net.addr import Addr, UnixAddr
@@ -165,12 +165,22 @@ class Server:
     """
 
     def __init__(self, handler: Handler | None = None, **options: Any) -> None:
-        self.server = HTTPServer(handler, **options)
+        handler = default_mux if handler is None else handler
+        self._handler = getattr(handler, "serve_http", handler)
+        self._requests = WaitGroup()
+        self.server = HTTPServer(self._handle if callable(handler) else handler, **options)
         """The http.Server."""
         self.listener = Listener()
         self._clients: list[Client] = []
         self._closing = False
         self._serving = go.named("httptest.Server")(self._serve)
+
+    def _handle(self, w: Any, r: Any) -> Any:
+        self._requests.add()
+        try:
+            return self._handler(w, r)
+        finally:
+            self._requests.done()
 
     def _serve(self) -> None:
         try:
@@ -199,14 +209,15 @@ class Server:
         return _transport(self.client())
 
     def close(self) -> None:
-        """Close everything at once, and wait until serve() has returned.
+        """Close everything at once, and wait until serve() and all handlers have returned.
 
-        Go: Server.Close, which waits for requests: that is server.shutdown().
+        Go: Server.Close.
         """
         self._closing = True
         self.listener.close()
         self.server.close()
         self._serving.join()
+        self._requests.wait()
         for client in self._clients:
             client.close()
 

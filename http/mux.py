@@ -35,6 +35,7 @@ from runtime._http.pattern import (
     clean_path,
     mounted,
     parse_pattern,
+    quote_query,
     split_path,
     strip_port,
 )
@@ -78,7 +79,7 @@ def _redirect(path: str, query: str) -> Handler:
     # percent-encoded.
     location = quote(path, safe=PATH_SAFE + "%[]", errors="replace")
     if query:
-        location += "?" + quote(query, safe=PATH_SAFE + "%[]?^`{|}", errors="replace")
+        location += "?" + quote_query(query)
 
     def redirect(w: replies.ResponseWriter, r: replies.Request) -> None:
         replies.send_redirect(w, r, location, 307)
@@ -439,19 +440,20 @@ class ServeMux(_core.Mux):
 
 def _register(added: list[tuple[ServeMux, Route]]) -> None:
     """Register all of them or, with an exception, none. Under _lock."""
-    for i, (mux, route) in enumerate(added):
-        others = [r for m, r in added[:i] if m is mux]
-        if route.host in mux._trees:
-            for other in meeting(mux._trees[route.host], route.segments, 0):
-                check_conflict(route, other)
-        for other in others:
-            if other.host == route.host:
-                check_conflict(route, other)
-        if route.name and (route.name in mux._names or route.name in (r.name for r in others)):
+    fresh: dict[ServeMux, tuple[dict[str, Node], set[str]]] = {}
+    for mux, route in added:
+        trees, names = fresh.setdefault(mux, ({}, set()))
+        for tree in (mux._trees.get(route.host), trees.get(route.host)):
+            if tree is not None:
+                for other in meeting(tree, route.segments, 0):
+                    check_conflict(route, other)
+        if route.name and (route.name in mux._names or route.name in names):
             raise ValueError(
                 f"a route is named {route.name!r} already (a mux that is mounted needs a name "
                 "if its routes' names are taken)"
             )
+        insert(trees.setdefault(route.host, Node()), route)
+        names.add(route.name)
     for mux, route in added:
         mux._publish(None)
         insert(mux._trees.setdefault(route.host, Node()), route)

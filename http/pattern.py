@@ -67,6 +67,12 @@ _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 PATH_SAFE = "/!$&'()*+,;=:@~"
 
 
+def quote_query(query: str) -> str:
+    """A raw query for a redirect: escaped are only what could end a header and what no URL has."""
+    return quote(query, safe=PATH_SAFE + "%[]?^`{|}", errors="replace")
+
+
+
 def _unescape(segment: str) -> str:
     """Decode percent-escapes. A segment with an invalid escape is taken as it is, as Go does."""
     if "%" not in segment or _BAD_ESCAPE.search(segment):

@@ -291,7 +291,7 @@ class ResponseRecorder:
                 head.set("Content-Type", detect_content_type(body[:_SNIFF]))
         self._chunked = length is None and declared is None and not no_body
         announced = length if declared is None else declared
-        if self._head_only and declared is None and not self._wrote:
+        if self._head_only and declared is None and not self._written:
             announced = None  # the length a GET would have is not known
         if self._chunked:
             head.set("Transfer-Encoding", "chunked")

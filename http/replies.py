@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from runtime._core import _status_text
 from runtime._http.pattern import PATH_SAFE, clean_path
 
 __all__ = ["error", "not_found", "not_found_handler", "redirect", "redirect_handler"]
@@ -96,11 +96,7 @@ def send_redirect(w: ResponseWriter, r: Request, location: str, code: int) -> No
     w.write_header(code)
     if with_body and r.method == "GET":
         href = location.replace("&", "&amp;").replace("'", "&#39;")
-        try:
-            text = HTTPStatus(code).phrase
-        except ValueError:
-            text = str(code)
-        w.write(f'<a href="{href}">{text}</a>.\n\n')
+        w.write(f'<a href="{href}">{_status_text(code)}</a>.\n\n')
 
 
 def redirect_handler(url: str, code: int) -> Callable[[Any, Any], None]:

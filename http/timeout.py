@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING, Any
 
 import runtime
@@ -62,6 +61,8 @@ class _Writer:
         self._status = status
 
     def copy_to(self, w: Any) -> None:
+        for name in self.headers:
+            w.headers.delete(name)
         for name, value in self.headers.items():
             w.headers.add(name, value)
         if self._status:
@@ -93,7 +94,7 @@ def timeout_handler(
 
     Go: http.TimeoutHandler.
     """
-    if not seconds > 0 or math.isnan(seconds):
+    if not seconds > 0:
         raise ValueError(f"timeout_handler(): seconds must be a positive number, not {seconds}")
     serve = getattr(handler, "serve_http", handler)
     if not callable(serve):

@@ -370,3 +370,36 @@ def test_timeout_handler_under_load(serve, procs):
             assert (r.status, r.body) in [(200, b"in time"), (503, b"late")]
     for c in conns:
         c.close()
+
+
+def test_write_deadline_that_passes_when_all_is_sent_ends_nothing(serve):
+    def handler(w, r):
+        controller = http.ResponseController(w)
+        controller.set_write_deadline(0.01)
+        w.headers["Content-Length"] = 2
+        w.write("ok")
+        controller.flush()
+        runtime.sleep(0.05)
+
+    with serve(handler).connect() as c:
+        for _ in range(3):
+            assert c.send(GET).response().body == b"ok"
+
+
+def test_timeout_handler_replaces_fields_that_were_set_before(serve):
+    def inner(w, r):
+        w.headers["Cache-Control"] = "no-store"
+        w.headers.add("X-Both", "1")
+        w.headers.add("X-Both", "2")
+
+    timed = http.timeout_handler(inner, SAFETY)
+
+    def outer(w, r):
+        w.headers["Cache-Control"] = "public"
+        w.headers["X-Outer"] = "kept"
+        timed(w, r)
+
+    with serve(outer).connect() as c:
+        r = c.send(GET).response()
+    assert (r["cache-control"], r["x-outer"]) == ("no-store", "kept")
+    assert r.all("x-both") == ["1", "2"]

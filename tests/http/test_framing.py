@@ -413,3 +413,11 @@ def test_continue_can_be_sent_by_hand(serve):
             assert interim(c.send(expect))[0] == 100
             r = c.send("hello").response()
             assert (r.body, r.all("connection")) == (b"hello", [])
+
+
+def test_length_of_what_was_not_written_for_head_is_not_told(serve):
+    server = serve(lambda w, r: w.write_header(200))
+    with server.connect() as c:
+        r = c.send("HEAD / HTTP/1.1\r\nHost: t\r\n\r\n").response("HEAD")
+        assert (r.status, r.all("content-length")) == (200, [])
+        assert c.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n").response()["content-length"] == "0"

@@ -653,3 +653,40 @@ def test_max_connections_in_a_bubble():
         first.get("/")
         assert second.get("/").status == 200
         assert now() == 7
+
+
+@testing.bubble()
+def test_close_lets_nobody_begin_who_waits_for_a_place():
+    begun = []
+
+    def handler(w, r):
+        begun.append(now())
+        runtime.sleep(20)
+
+    with httptest.Server(handler, max_requests=1) as server:
+        gs = [runtime.go(server.client().get, "/") for _ in range(2)]
+        testing.wait()
+        runtime.sleep(3)
+        server.server.close()
+        assert now() == 3
+        server._serving.join()  # it waits for no handler
+        assert now() == 3
+        for g in gs:
+            with pytest.raises((ConnectionError, client_http.HTTPException)):
+                g.join()
+    assert begun == [0]
+
+
+@testing.bubble()
+def test_close_wakes_who_waits_for_room_for_a_connection():
+    with httptest.Server(lambda w, r: runtime.sleep(20), max_connections=1) as server:
+        first = runtime.go(server.client().get, "/")
+        testing.wait()
+        second = runtime.go(server.client().get, "/")
+        runtime.sleep(3)
+        server.server.close()
+        server._serving.join()
+        assert now() == 3
+        for g in (first, second):
+            with pytest.raises((ConnectionError, client_http.HTTPException)):
+                g.join()
