@@ -399,7 +399,8 @@ http_server_admit(http_server *s)
 
 enum {                          /* why listen() fails, besides -errno */
     WAS_CLOSED = 1,
-    TOO_MANY
+    TOO_MANY,
+    RAISED                      /* an exception is set */
 };
 
 /* On the listeners' M.  0, -errno or one of the above. */
@@ -453,9 +454,10 @@ listen_main(Goroutine *gp)
     Py_RETURN_NONE;
 }
 
-/* For a plain thread, which cannot be interrupted: returns when it is done. */
+/* On another thread than the listeners' M.  What interrupts the wait is raised when that is
+   done; *raised tells. */
 static int
-listen_elsewhere(http_server *s, int fd)
+listen_elsewhere(http_server *s, int fd, bool *raised)
 {
     Goroutine *gp = py_current("HTTPServer.listen()");
     listen_call *call = gp ? PyMem_Calloc(1, sizeof(*call)) : NULL;
@@ -472,27 +474,34 @@ listen_elsewhere(http_server *s, int fd)
         return -ENOMEM;
     }
     py_wait wait = {RT_FOREVER, NULL};
+    PyObject *exc = NULL;
     py_acquire(&s->lock);
-    wait_locked(s, gp, &call->done, &wait);
+    while (wait_locked(s, gp, &call->done, &wait) == RT_WAKE_INTERRUPT) {
+        py_release(&s->lock);
+        Py_XSETREF(exc, py_take_exception());
+        py_acquire(&s->lock);
+    }
     py_release(&s->lock);
     int err = call->err;
     PyMem_Free(call);
+    *raised = exc != NULL;
+    if (exc != NULL)
+        py_raise(exc);
     return err;
 }
 
-/* Choose the listeners' M.  -1 with an exception set. */
+/* Choose the listeners' M, if that has not been done.  *here: it is the calling one.  -1 with
+   an exception set. */
 static int
-attach(http_server *s, bool *plain)
+attach(http_server *s, bool *here)
 {
-    py_m *mp = py_this_m(), *none = NULL;
-    *plain = mp == NULL;
-    if (*plain && (mp = py_spare()) == NULL)
+    py_m *mp = py_this_m(), *home = NULL;
+    *here = mp != NULL;
+    if (mp == NULL && (mp = py_spare()) == NULL)
         return -1;
-    if (!atomic_compare_exchange_strong(&s->mp, &none, mp) && none != mp) {
-        PyErr_SetString(PyExc_RuntimeError, "the server runs on another thread already");
-        return -1;
-    }
-    if (mp->p.id == RT_SPARE_P)
+    if (!atomic_compare_exchange_strong(&s->mp, &home, mp))
+        *here = *here && home == mp;
+    else if (mp->p.id == RT_SPARE_P)
         s->leave_main = true;
     return 0;
 }
@@ -500,12 +509,12 @@ attach(http_server *s, bool *plain)
 static PyObject *
 server_attach(http_server *s, PyObject *Py_UNUSED(ignored))
 {
-    bool plain;
+    bool here;
     if (s->bubbled)
         Py_RETURN_NONE;
     if (RT_LOAD(s->mp) == NULL)
         s->forks = core->forks;
-    if (attach(s, &plain) < 0)
+    if (attach(s, &here) < 0)
         return NULL;
     if (http_shard_get(s, home(s)) == NULL)
         return PyErr_NoMemory();
@@ -526,10 +535,14 @@ server_listen(http_server *s, PyObject *arg)
     long fd = PyLong_AsLong(arg);
     if (fd == -1 && PyErr_Occurred())
         return NULL;
-    bool plain;
-    if (attach(s, &plain) < 0)
+    bool here, raised = false;
+    int err = attach(s, &here) < 0 ? RAISED
+              : here               ? open_listener(s, (int)fd)
+                                   : listen_elsewhere(s, (int)fd, &raised);
+    if (err != 0)
+        close((int)fd);
+    if (raised || err == RAISED)
         return NULL;
-    int err = plain ? listen_elsewhere(s, (int)fd) : open_listener(s, (int)fd);
     if (err == 0)
         Py_RETURN_NONE;
     if (err == WAS_CLOSED)
@@ -756,8 +769,9 @@ server_stats(http_server *s, PyObject *Py_UNUSED(ignored))
 static PyMethodDef methods[] = {
     {"listen", (PyCFunction)server_listen, METH_O,
      "listen($self, fd, /)\n--\n\n"
-     "Accept connections of a non-blocking listening socket, and own it.\n\n"
-     "They belong to the calling thread; if it runs no goroutines, to one of the runtime."},
+     "Accept connections of a non-blocking listening socket.\n\n"
+     "The server owns it, and has closed it where this fails.  All listeners belong to the\n"
+     "thread that came first; if that runs no goroutines, to one of the runtime."},
     {"begin_shutdown", (PyCFunction)server_begin_shutdown, METH_NOARGS,
      "begin_shutdown($self, /)\n--\n\nStop accepting, close idle connections; never blocks."},
     {"close_idle", (PyCFunction)server_close_idle, METH_NOARGS,
@@ -785,7 +799,7 @@ static PyMethodDef methods[] = {
      "What contexts of requests are made of, before it serves."},
     {"attach", (PyCFunction)server_attach, METH_NOARGS,
      "attach($self, /)\n--\n\n"
-     "Let the server belong to the calling thread, as listen() does; to nothing in a bubble."},
+     "Let the server belong to a thread, as listen() does; to nothing in a bubble."},
     {"spawn", (PyCFunction)server_spawn, METH_VARARGS,
      "spawn($self, fn, /, *args)\n--\n\n"
      "Start a goroutine where the server belongs to."},

@@ -253,6 +253,7 @@ class Server:
         self._at_shutdown: list[Callable[[], object]] = []
         self._listening: list[hot.Listening] = []  # what is being served
         self._files: list[str] = []  # of unix sockets, to be removed
+        self._making = _core.Mutex()  # whose holder makes _streams
         self._starting: hot.NewProgram | None = None
         self._may_restart = [None]  # taken by who does it
 
@@ -359,6 +360,12 @@ class Server:
 
         return Streams(self._core, self._stop, self._tls, *self._handshakes)
 
+    def _over_streams(self) -> Streams:
+        with self._making:
+            if self._streams is None:
+                self._streams = self._make_streams()
+            return self._streams
+
     def _serve_socket(self, sock: socket.socket) -> None:
         fd = sock.fileno()
         if self._streams is not None and self._tls is not None:
@@ -367,8 +374,7 @@ class Server:
             sock.detach()
             self._streams.add(listener_from_fd(fd))
         else:
-            self._core.listen(fd)
-            sock.detach()
+            self._core.listen(sock.detach())
         self._listening.append(hot.Listening(fd, self._wanted, None))
 
     def _serve_listener(self, listener: Listener) -> None:
@@ -388,15 +394,9 @@ class Server:
             fd = base._fd.detach() if in_core else base.fileno()
             self._listening.append(hot.Listening(fd, None, unlink, None if in_core else base))
         if not in_core:
-            if self._streams is None:
-                self._streams = self._make_streams()
-            self._streams.add(listener)
+            self._over_streams().add(listener)
             return
-        try:
-            self._core.listen(fd)
-        except BaseException:
-            os.close(fd)
-            raise
+        self._core.listen(fd)
 
     def set_tls(self, tls: TLSSource) -> None:
         """Use another certificate, from the next handshake on.

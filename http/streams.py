@@ -138,6 +138,8 @@ class Streams:
         if self.certificates is not None and not isinstance(listener, tls.TLSListener):
             # Without a time of its own: see _serve().
             listener = tls.TLSListener(listener, self.certificates, handshake_timeout=None)  # type: ignore[arg-type]
+        if self._stopping.closed:
+            listener.close()  # close() may not have seen it
         self._core.attach()
         self._accepting.add()
         self._core.spawn(self._accept, listener, _Start(self))

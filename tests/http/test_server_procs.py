@@ -8,12 +8,13 @@ from __future__ import annotations
 import itertools
 import random
 import threading
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
 
 import runtime
-from runtime import http
+from runtime import http, net
 
 SAFETY = 60.0
 GET = "GET / HTTP/1.1\r\nHost: t\r\n\r\n"
@@ -387,6 +388,29 @@ def test_cancelled_serve_stops_accepting_and_finishes_requests(procs):
         g.join()
     with pytest.raises(RuntimeError, match="was closed"):
         server.serve()
+
+
+@pytest.mark.parametrize("start", [in_thread, runtime.go])
+def test_listeners_of_a_server_are_served_from_several_threads(procs, start):
+    """As in Go: each call of serve() has its listener, wherever it is made."""
+    runtime.lock_os_thread()  # the test blocks in its clients
+    for _ in range(20):
+        server = http.Server(lambda w, r: "hello")
+        listeners = [net.listen("tcp", "127.0.0.1:0") for _ in range(4)]
+        addrs = [str(listener.addr) for listener in listeners]
+        calls = [start(server.serve, listener) for listener in listeners]
+        for addr in addrs:
+            client = HTTPConnection(addr, timeout=SAFETY)
+            client.request("GET", "/")
+            assert client.getresponse().read() == b"hello"
+            client.close()
+        assert server.shutdown(SAFETY) is True
+        for call in calls:
+            call.join(SAFETY)
+        for addr in addrs:
+            with pytest.raises(ConnectionRefusedError):
+                HTTPConnection(addr).connect()
+    runtime.unlock_os_thread()
 
 
 def test_servers_come_and_go_while_clients_connect(procs, serve):
