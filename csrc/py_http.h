@@ -4,7 +4,8 @@
  *   py_http_shard.c    its parts, one a P: which gets a connection, time-outs
  *   py_http_conn.c     a connection's life: reading heads, running handlers, ending
  *   py_http_io.c       bytes: buffers, reading a body, sending with backpressure
- *   py_http_stream.c   connections over Python stream objects: TLS, pipes, and so on
+ *   py_http_stream.c   connections over Python stream objects: TLS, pipes, and so on, with
+ *                      py_http_stream_io.c and py_http_stream_watch.c
  *   py_http_writer.c   ResponseWriter and the response's framing
  *   py_http_file.c     files as bodies of responses
  *   py_http_request.c  Request and Body
@@ -479,6 +480,12 @@ Py_ssize_t http_stream_recv(http_conn *c, char *dst, Py_ssize_t n);
 void http_stream_expel(http_conn *c);
 /* A deadline of c->pace was changed: who reads, or writes, heeds it. */
 void http_stream_limit(http_conn *c, bool read);
+/* The context was asked for, or the body is read: from now on notice that the client goes.
+   Without the lock; cheap if there is no need to. */
+void http_stream_watch(http_conn *c);
+/* No more: c->reading is off when this returns.  The lock is let go of meanwhile.  -1 with the
+   exception set that was, or that has interrupted it. */
+int http_stream_recall(http_conn *c, Goroutine *gp);
 /* Take c off its server: the stream object, which is the caller's from now on. */
 PyObject *http_stream_take(http_conn *c);
 

@@ -361,7 +361,9 @@ http_conn_serve(http_conn *c, Goroutine *gp, PyObject **fatal)
         RT_COUNT(sh->mp->http.requests, 1);
         if (RT_UNLIKELY(http_request_end(c))) {
             py_acquire(&c->lock);
-            if (http_expel(c, gp) < 0)
+            if (c->stream != NULL && http_stream_recall(c, gp) < 0)
+                PyErr_Clear();
+            if ((c->reading || c->sending) && http_expel(c, gp) < 0)
                 err = -1;
             py_release(&c->lock);
         }

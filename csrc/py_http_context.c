@@ -11,8 +11,7 @@
  * goroutine of the shard's M ends the context.  No byte is read to find that out, so what
  * is pipelined, or an unread body, is no hindrance.
  *
- * A stream tells nothing by itself: that its client has gone is found by who reads or writes,
- * and only then the context ends before the request does.
+ * A stream tells nothing by itself: see py_http_stream_watch.c.
  */
 #include "py_http.h"
 
@@ -110,6 +109,8 @@ http_request_context(http_request *r)
     Py_DECREF(made);
     if (over || gone)
         end_context(context, over ? NULL : CLIENT_GONE);
+    else if (c->stream != NULL)
+        http_stream_watch(c);
     return context;
 }
 

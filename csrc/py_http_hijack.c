@@ -42,8 +42,10 @@ refuse(const char *why)
 
 /* Send what is due before the handler may. */
 static int
-finish_http(http_writer *w, http_conn *c, PyObject **drop)
+finish_http(http_writer *w, http_conn *c, Goroutine *gp, PyObject **drop)
 {
+    if (c->stream != NULL && http_stream_recall(c, gp) < 0)
+        return -1;
     if (c->reading)
         return refuse("hijack(): a goroutine reads the body of the request");
     w->hijack = HTTP_TAKING;
@@ -70,9 +72,9 @@ finish_http(http_writer *w, http_conn *c, PyObject **drop)
 
 /* With the lock held, which is let go of while earlier output is sent. */
 static int
-take_locked(http_writer *w, http_conn *c, taken *t, PyObject **drop)
+take_locked(http_writer *w, http_conn *c, Goroutine *gp, taken *t, PyObject **drop)
 {
-    if (finish_http(w, c, drop) < 0)
+    if (finish_http(w, c, gp, drop) < 0)
         return -1;
     t->fd = c->pd.fd;
     t->io = NULL;
@@ -192,12 +194,13 @@ close_silently(PyObject *conn)
 PyObject *
 http_writer_hijack(http_writer *w, PyObject *Py_UNUSED(ignored))
 {
-    http_conn *c = http_writer_enter(w);
+    Goroutine *gp = py_current("hijack()");
+    http_conn *c = gp ? http_writer_enter(w) : NULL;
     if (c == NULL)
         return NULL;
     taken t;
     PyObject *drop = NULL;
-    int r = take_locked(w, c, &t, &drop);
+    int r = take_locked(w, c, gp, &t, &drop);
     py_release(&c->lock);
     Py_XDECREF(drop);
     if (r < 0)

@@ -602,7 +602,10 @@ http_body_read(http_request *r, char *dst, Py_ssize_t n, int64_t *left)
         *left = http_body_left(c);
     else
         why = c->decoder.error;
+    bool watch = c->stream != NULL && c->body_done && r->context != NULL;
     py_release(&c->lock);
+    if (RT_UNLIKELY(watch))
+        http_stream_watch(c);
     if (RT_UNLIKELY(got == MALFORMED))
         raise_malformed(why);
     else if (RT_UNLIKELY(got == TOO_LARGE))

@@ -305,8 +305,8 @@ class Server:
         Without listeners it serves its address; where listen() was called before, that too.
         A listener is one of runtime.net's, as of net.listen() and net.activation_listeners(), or
         any object with accept() and close() whose connections have read(n), write(data), close(),
-        set_read_deadline(seconds) and set_write_deadline(seconds) as those of runtime.net have.
-        They belong to the server from now on.  What accept() raises ends serve(), but for errors
+        set_read_deadline(seconds) and set_write_deadline(seconds) as those of runtime.net have: a
+        read that fails at its deadline loses nothing.  They belong to the server from now on.  What accept() raises ends serve(), but for errors
         of one connection or for want of resources: then it tries again after a while.
 
         In the main goroutine SIGINT and SIGTERM shut it down: requests in flight are

@@ -297,7 +297,6 @@ def test_timeout_handler_logs_what_a_late_handler_raises(serve, caplog, wait_unt
     ]
 
 
-@pytest.mark.parametrize("transport", ["socket"])  # a stream does not tell
 def test_timeout_handler_lets_go_when_the_client_does(serve):
     begun, ended = runtime.Chan(1), runtime.Chan(1)
 

@@ -14,7 +14,7 @@ import requests
 from certs import Authority
 
 import runtime
-from runtime import http, httptest, net
+from runtime import context, http, httptest, net
 
 SAFETY = 60.0
 GET = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -111,6 +111,38 @@ def test_client_that_ends_without_close_notify_is_no_news(https, authority, capl
         socket.socket(fileno=c.sock.detach()).close()
     https.until(connections=0)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+def test_context_ends_when_the_client_goes(serve, cert, authority, goodbye):
+    begun, ended = runtime.Chan(1), runtime.Chan(1)
+
+    def handler(w, r):
+        ctx = r.context
+        body = r.body.read()
+        if r.path != "/wait":
+            return body
+        begun.send(None)
+        with pytest.raises(context.Canceled) as caught:
+            runtime.Chan().recv(timeout=SAFETY, ctx=ctx)
+        ended.send(caught.value.__cause__)
+
+    server = serve(handler, tls=(cert.pem, cert.key))
+    with secure(server, authority.client_context()) as c:
+        # What looks out for the client neither takes what it sends nor ends the connection.
+        for n in range(5):
+            body = b"x" * (n * 20_000)
+            head = f"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n\r\n"
+            c.send((head.encode() + body) * 2)
+            assert [c.response().body for _ in range(2)] == [body] * 2
+        c.send("GET /wait HTTP/1.1\r\nHost: t\r\n\r\n")
+        begun.recv(timeout=SAFETY)
+        if goodbye:
+            with pytest.raises(OSError):  # the server does not say it, too
+                c.sock.unwrap()
+        c.close()
+        assert isinstance(ended.recv(timeout=SAFETY), ConnectionError)
+    server.until(connections=0)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT"])

@@ -1085,6 +1085,10 @@ class HTTPStream(HTTP):
         self.gs[0] = go(self.server.serve, Strange(plain._fd, None, plain._conn_type))
         self.get()  # now it accepts
 
+    def handle(self, w: Any, r: Any) -> None:
+        assert r.context.err() is None  # from here on it looks out for the client
+        super().handle(w, r)
+
 
 class Shutdown(HTTP):
     """A server is shut down while a connection is idle."""
