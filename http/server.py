@@ -374,7 +374,10 @@ class Server:
             sock.detach()
             self._streams.add(listener_from_fd(fd))
         else:
-            self._core.listen(sock.detach())
+            try:
+                self._core.listen(fd)
+            finally:
+                sock.detach()  # whatever has come of it
         self._listening.append(hot.Listening(fd, self._wanted, None))
 
     def _serve_listener(self, listener: Listener) -> None:
