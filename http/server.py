@@ -306,8 +306,9 @@ class Server:
         A listener is one of runtime.net's, as of net.listen() and net.activation_listeners(), or
         any object with accept() and close() whose connections have read(n), write(data), close(),
         set_read_deadline(seconds) and set_write_deadline(seconds) as those of runtime.net have: a
-        read that fails at its deadline loses nothing.  They belong to the server from now on.  What accept() raises ends serve(), but for errors
-        of one connection or for want of resources: then it tries again after a while.
+        read that fails at its deadline loses nothing.  They belong to the server from now on.
+        What accept() raises ends serve(), but for errors of one connection or for want of
+        resources: then it tries again after a while.
 
         In the main goroutine SIGINT and SIGTERM shut it down: requests in flight are
         finished, then serve() returns.  A second signal closes it at once.  Handlers
