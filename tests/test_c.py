@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,14 @@ def _setarch() -> list[str]:
     ):
         return cmd
     return []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built(request: pytest.FixtureRequest) -> None:
+    """All programs that the chosen tests need, several at a time; each test sees to its own."""
+    items = [item for item in request.session.items if item.fspath == request.fspath]
+    chosen = [item.callspec.params["program"] for item in items if hasattr(item, "callspec")]
+    _make("-k", f"-j{os.cpu_count()}", "bin/model/sched_model", *(f"bin/{p}" for p in chosen))
 
 
 @pytest.mark.parametrize("program", _programs())
@@ -113,7 +122,9 @@ def test_model_finds_planted_mistakes() -> None:
     assert built.returncode == 0, built.stdout
     mistakes = _model("--mutants").stdout.split()
     assert mistakes
-    missed = [name for name in mistakes if _model("--mutant", name).returncode != 1]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        ended = pool.map(lambda name: _model("--mutant", name).returncode, mistakes)
+        missed = [name for name, code in zip(mistakes, ended, strict=True) if code != 1]
     assert not missed
 
 
