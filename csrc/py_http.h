@@ -552,10 +552,10 @@ struct http_request {
     http_block *trailer;        /* owned: the trailer section, as far as it has come, or NULL;
                                    this and the two before are guarded by conn->lock */
     /* Owned, made when asked for, and then there until the end: */
-    PyObject *method, *raw_query, *query, *host, *headers, *remote_addr, *trailers, *cookies;
+    PyObject *method, *raw_query, *query, *host, *headers, *trailers, *cookies, *state;
     PyObject *form;             /* the same: what decodes forms, and has them */
     /* The same, but guarded by conn->lock, as head.path and what follows is: */
-    PyObject *body, *path, *raw_path, *path_values, *pattern;
+    PyObject *body, *path, *raw_path, *path_values, *pattern, *remote_addr;
     PyObject *context;          /* see py_http_context.c */
     uint32_t stripped;          /* bytes in front of head.path that were part of it */
     http_route *route;          /* owned: what a mux has matched, or NULL.  Its pattern and

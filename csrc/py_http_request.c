@@ -125,6 +125,7 @@ request_clear(http_request *r)
     Py_CLEAR(r->pattern);
     Py_CLEAR(r->form);
     Py_CLEAR(r->trailers);
+    Py_CLEAR(r->state);
     http_block_unref(r->trailer);
     r->trailer = NULL;
     r->trailer_len = 0;
@@ -146,6 +147,7 @@ request_traverse(http_request *r, visitproc visit, void *arg)
     Py_VISIT(r->path_values);
     Py_VISIT(r->form);
     Py_VISIT(r->trailers);
+    Py_VISIT(r->state);
     Py_VISIT(r->context);
     Py_VISIT(r->origin);
     Py_VISIT(r->cookies);
@@ -271,13 +273,6 @@ http_conn_addr(const http_conn *c)
 }
 
 static PyObject *
-get_remote_addr(http_request *r, void *Py_UNUSED(closure))
-{
-    PyObject *addr = http_lazy(&r->remote_addr);
-    return addr ? Py_NewRef(addr) : keep(r, &r->remote_addr, http_conn_addr(r->conn));
-}
-
-static PyObject *
 get_tls(http_request *r, void *Py_UNUSED(closure))
 {
     return Py_NewRef(r->conn->stream ? http_stream_tls(r->conn) : Py_None);
@@ -320,6 +315,34 @@ fill_locked(http_request *r, PyObject **slot, PyObject *value)
     py_release(&r->conn->lock);
     Py_XDECREF(drop);
     return value;
+}
+
+static PyObject *
+get_remote_addr(http_request *r, void *Py_UNUSED(closure))
+{
+    PyObject *addr = load_locked(r, &r->remote_addr);
+    if (addr == NULL && (addr = http_conn_addr(r->conn)) != NULL)
+        addr = fill_locked(r, &r->remote_addr, addr);
+    return addr;
+}
+
+static int
+set_remote_addr(http_request *r, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == NULL || !PyUnicode_Check(value)) {
+        PyErr_SetString(PyExc_TypeError, "remote_addr must be a str");
+        return -1;
+    }
+    store_locked(r, &r->remote_addr, Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+get_state(http_request *r, void *Py_UNUSED(closure))
+{
+    r = http_request_root(r);
+    PyObject *state = http_lazy(&r->state);
+    return state ? Py_NewRef(state) : keep(r, &r->state, PyDict_New());
 }
 
 static PyObject *
@@ -902,6 +925,7 @@ request_with_context(http_request *r, PyObject *context)
     copy->head = r->head;
     copy->path_values = Py_XNewRef(r->path_values);
     copy->pattern = Py_XNewRef(r->pattern);
+    copy->remote_addr = Py_XNewRef(r->remote_addr);
     copy->stripped = r->stripped;
     copy->route = (http_route *)Py_XNewRef((PyObject *)r->route);
     memcpy(copy->wild, r->wild, sizeof(copy->wild));
@@ -988,7 +1012,7 @@ static PyGetSetDef getset[] = {
     RO(cookies, "The cookies that were sent, a tuple of Cookie.  Go: Request.Cookies."),
     RO(proto, "\"HTTP/1.1\" or \"HTTP/1.0\"."),
     RO(content_length, "Length of the body in bytes; -1 if not known before (chunked)."),
-    RO(remote_addr, "The client's \"ip:port\"."),
+    RO(state, "A dict for what handlers around handlers tell each other of this request."),
     RO(tls, "What TLS has agreed upon, a net.tls.ConnectionState; None without TLS."),
     {"trailers", (getter)http_request_trailers, NULL,
      "The fields after a chunked body, once it was read to its end; empty before, and without\n"
@@ -999,6 +1023,8 @@ static PyGetSetDef getset[] = {
        "handler returns; and when the server is closed.  What the client has sent beyond\n"
        "the request is no matter.\n\n"
        "Go: Request.Context."),
+    {"remote_addr", (getter)get_remote_addr, (setter)set_remote_addr,
+     "The client's \"ip:port\"; can be set where it is known better, as behind a proxy.", NULL},
     {"body", (getter)get_body, (setter)set_body,
      "The body, to be read while the handler runs.  Another reader can be put in its place,\n"
      "with the methods read(n=-1) and read_into(buffer): json(), form() and multipart() use it.",

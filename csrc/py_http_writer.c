@@ -718,7 +718,7 @@ set_whole(http_writer *w, PyObject *value, PyObject *data, bool is_json, int sta
     if (data != NULL && make_piece(&p, data, &own) < 0)
         return -1;
     py_acquire(&w->conn->lock);
-    bool refused = w->head_sent || w->written != 0 || (w->status != 0 && status != 0);
+    bool refused = w->ended || w->head_sent || w->written != 0 || (w->status != 0 && status != 0);
     if (!refused) {
         if (status != 0)
             w->status = status;
@@ -838,6 +838,18 @@ writer_write_header(http_writer *w, PyObject *arg)
 }
 
 static PyObject *
+writer_respond(http_writer *w, PyObject *value)
+{
+    http_conn *c = http_writer_enter(w);
+    if (c == NULL)
+        return NULL;
+    py_release(&c->lock);
+    if (value != Py_None && http_writer_returned(w, value) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 writer_flush(http_writer *w, PyObject *Py_UNUSED(ignored))
 {
     http_conn *c = http_writer_enter(w);
@@ -871,6 +883,15 @@ writer_get_status(http_writer *w, void *Py_UNUSED(closure))
     return PyLong_FromLong(status);
 }
 
+static PyObject *
+writer_get_bytes_written(http_writer *w, void *Py_UNUSED(closure))
+{
+    py_acquire(&w->conn->lock);
+    int64_t n = w->written;
+    py_release(&w->conn->lock);
+    return PyLong_FromLongLong(n);
+}
+
 static PyMethodDef methods[] = {
     {"write", (PyCFunction)http_writer_write, METH_O,
      "write($self, data, /)\n--\n\n"
@@ -880,6 +901,12 @@ static PyMethodDef methods[] = {
      "write_header($self, status, /)\n--\n\n"
      "Choose the status, once, before the body; without it the status is 200.\n\n"
      "200 to 999, or 101 where hijack() follows.  Go: ResponseWriter.WriteHeader."},
+    {"respond", (PyCFunction)writer_respond, METH_O,
+     "respond($self, value, /)\n--\n\n"
+     "Respond as if the handler had returned value; None adds nothing.\n\n"
+     "For who calls a handler and wants to know its response:\n\n"
+     "    w.respond(handler(w, r))\n"
+     "    print(w.status, w.bytes_written)"},
     {"flush", (PyCFunction)writer_flush, METH_NOARGS,
      "flush($self, /)\n--\n\n"
      "Send what was written so far; from now on the body is streamed.\n\n"
@@ -925,6 +952,8 @@ static PyGetSetDef getset[] = {
     {"headers", (getter)writer_get_headers, NULL,
      "The response's Headers; later changes than the first flush have no effect.", NULL},
     {"status", (getter)writer_get_status, NULL, "The status chosen, 0 before.", NULL},
+    {"bytes_written", (getter)writer_get_bytes_written, NULL,
+     "Bytes of the body so far, whether they are sent or not.", NULL},
     {"trailers", (getter)http_writer_trailers, NULL,
      "Fields to send after the body: a response that has some is chunked.  What is set before\n"
      "the head is sent is announced there, in a field Trailer.  Nothing is sent where there\n"

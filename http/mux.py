@@ -18,13 +18,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any, NamedTuple, Protocol, TypeVar, overload
 from urllib.parse import quote
 
 from runtime import _core
 from runtime._http import replies
+from runtime._http.chain import Middleware, chain
 from runtime._http.converters import BUILT_IN, Converter
 from runtime._http.pattern import (
     PATH_SAFE,
@@ -98,19 +99,25 @@ class _Lock:
     scheduler switch to it.
     """
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_holder", "_lock")
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         self._lock = threading.Lock()
+        self._holder: object = None
 
     def __enter__(self) -> None:
+        me = _core.current()
+        if self._holder is me:
+            raise RuntimeError("a middleware must not register routes while it is put around one")
         while not self._lock.acquire(timeout=0.001):
             pass
+        self._holder = me
 
     def __exit__(self, *exc: object) -> None:
+        self._holder = None
         self._lock.release()
 
 
@@ -202,7 +209,7 @@ class ServeMux(_core.Mux):
     pattern that matched ("" if none did), and ``r.path_values``.
     """
 
-    __slots__ = ("__weakref__", "_converters", "_mounts", "_names", "_routes", "_trees")
+    __slots__ = ("__weakref__", "_converters", "_mounts", "_names", "_routes", "_trees", "_use")
 
     def __init__(self) -> None:
         # All are written under _lock.
@@ -211,18 +218,28 @@ class ServeMux(_core.Mux):
         self._names: dict[str, Route] = {}
         self._converters = BUILT_IN
         self._mounts: list[_Mount] = []  # where this one is mounted
+        self._use: tuple[Middleware, ...] = ()  # around the handlers of all routes
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} with {len(self._routes)} routes>"
 
     @overload
-    def handle(self, pattern: str, *, name: str = "") -> Callable[[_H], _H]: ...
+    def handle(
+        self, pattern: str, *, name: str = "", use: Iterable[Middleware] = ()
+    ) -> Callable[[_H], _H]: ...
 
     @overload
-    def handle(self, pattern: str, handler: Handler, *, name: str = "") -> None: ...
+    def handle(
+        self, pattern: str, handler: Handler, *, name: str = "", use: Iterable[Middleware] = ()
+    ) -> None: ...
 
     def handle(
-        self, pattern: str, handler: Handler | _Missing = _MISSING, *, name: str = ""
+        self,
+        pattern: str,
+        handler: Handler | _Missing = _MISSING,
+        *,
+        name: str = "",
+        use: Iterable[Middleware] = (),
     ) -> Callable[[_H], _H] | None:
         """Register ``handler`` for ``pattern``. Go's ``ServeMux.Handle``.
 
@@ -232,7 +249,8 @@ class ServeMux(_core.Mux):
             def create(w, r): ...
 
         A handler is called as ``handler(w, r)``, and what it returns is returned by the mux. With
-        a ``name`` the route can be found by ``url``.
+        a ``name`` the route can be found by ``url``. The middleware in ``use`` is put around the
+        handler, the first outermost, within that of the mux (see ``use``).
 
         Raises:
             PatternError: the pattern is invalid (a ValueError).
@@ -243,18 +261,41 @@ class ServeMux(_core.Mux):
         route = parse_pattern(pattern, self._converters)
         route.where = _caller()
         route.name = name
+        around = tuple(use)
         if not isinstance(handler, _Missing):
-            self._add(route, handler)
+            self._add(route, handler, around)
             return None
 
         def decorate(fn: _H) -> _H:
-            self._add(route, fn)
+            self._add(route, fn, around)
             return fn
 
         return decorate
 
     handle_func = handle
     """The same as ``handle``. Go's ``ServeMux.HandleFunc``."""
+
+    def use(self, *middleware: Middleware) -> None:
+        """Put middleware around the handlers of all routes, the first outermost.
+
+            mux.use(middleware.request_id(), middleware.security_headers())
+
+        Each is a function that is given a handler and returns one. It runs when a route has
+        matched, so it sees ``r.pattern`` and the path values, and it does not run for replies of
+        the mux's own (redirects, 404, 405): for these wrap the mux, as with ``chain``. Around the
+        routes of a mounted mux there is first that of the mux it is mounted in. It comes before
+        the routes: RuntimeError where there are some. TypeError for what is not callable.
+        """
+        for wrap in middleware:
+            if not callable(wrap):
+                raise TypeError(f"use(): a middleware is callable, not {type(wrap).__name__}")
+        with _lock:
+            if self._routes:
+                raise RuntimeError(
+                    f"use() must come before the routes: {self._routes[0].pattern!r} was "
+                    f"registered at {self._routes[0].where}"
+                )
+            self._use += middleware
 
     def mount(self, prefix: str, sub: ServeMux, *, name: str = "") -> None:
         """Put all routes of ``sub``, and those it will get, below ``prefix``, ``[HOST]/path/``.
@@ -288,7 +329,7 @@ class ServeMux(_core.Mux):
                 raise ValueError(f"mount({prefix!r}): a mux cannot be mounted in itself")
             added: list[tuple[ServeMux, Route]] = []
             for route in sub._routes:
-                self._spread(mounted(root, name, route), added)
+                self._spread(self._wrapped(mounted(root, name, route)), added)
             _register(added)
             sub._mounts.append(mount)
 
@@ -299,18 +340,25 @@ class ServeMux(_core.Mux):
         """Collect what must be registered, here and where this mux is mounted."""
         added.append((self, route))
         for mount in self._mounts:
-            mount.outer._spread(mounted(mount.prefix, mount.name, route), added)
+            outer = mount.outer
+            outer._spread(outer._wrapped(mounted(mount.prefix, mount.name, route)), added)
 
-    def _add(self, route: Route, handler: Handler) -> None:
+    def _wrapped(self, route: Route) -> Route:
+        """The route, fresh, with this mux's middleware around it."""
+        if self._use:
+            route.target = chain(route.target, *self._use)
+        return route
+
+    def _add(self, route: Route, handler: Handler, use: tuple[Middleware, ...]) -> None:
         if not callable(handler):
             raise TypeError(
                 f"handler of {route.pattern!r} must be callable, not {type(handler).__name__}"
             )
         route.handler = handler
-        route.target = getattr(handler, "serve_http", handler)
+        route.target = chain(handler, *use)
         with _lock:
             added: list[tuple[ServeMux, Route]] = []
-            self._spread(route, added)
+            self._spread(self._wrapped(route), added)
             _register(added)
 
     def converter(

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from runtime import _core
 from runtime._core import Headers, Request, detect_content_type
-from runtime._http import values
 from runtime._http.controller import NotSupportedError
 from runtime._http.errors import HTTPError
+from runtime._http.replies import unpack
 from runtime._http.server import Handler
 
 if TYPE_CHECKING:
@@ -108,6 +108,11 @@ class ResponseRecorder:
         return self._status or (200 if self._wrote else 0)
 
     @property
+    def bytes_written(self) -> int:
+        """Bytes of the body so far."""
+        return self._written
+
+    @property
     def body(self) -> bytes:
         """The body so far, also where a client would get none, as of HEAD."""
         return bytes(self._body)
@@ -154,6 +159,12 @@ class ResponseRecorder:
             )
         self._status = int(status)
         self._wrote = True
+
+    def respond(self, value: object, /) -> None:
+        """As ResponseWriter.respond()."""
+        self._check()
+        if value is not None:
+            self._returned(value)
 
     def flush(self) -> None:
         """As ResponseWriter.flush()."""
@@ -348,21 +359,9 @@ class ResponseRecorder:
 
     def _returned(self, value: object) -> None:
         """Use what a handler has returned."""
-        if isinstance(value, str | bytes):
-            self._whole(value, value)
-        elif isinstance(value, dict | list):
-            self._whole(value, values.dump_json(value))
-            self._json = True
-        elif isinstance(value, int) and not isinstance(value, bool):
-            if not 200 <= value <= 599:
-                raise ValueError(f"a handler returned {value}, which is no status code")
-            text = _core._status_text(value)
-            self._whole(value, text + "\n" if value >= 400 and text else None, int(value))
-        else:
-            raise TypeError(
-                f"a handler returned a {type(value).__name__}; it may return None, str, bytes, "
-                "dict, list or a status code"
-            )
+        status, body, is_json = unpack(value)
+        self._whole(value, body, status)
+        self._json = is_json
 
     def _whole(self, value: object, body: str | bytes | None, status: int = 0) -> None:
         if self._head is not None or self._written or (self._status and status):
@@ -389,8 +388,7 @@ def record(handler: Handler, request: Request) -> ResponseRecorder:
     w = ResponseRecorder(request)
     try:
         value = getattr(handler, "serve_http", handler)(w, request)
-        if value is not None:
-            w._returned(value)
+        w.respond(value)
         w._finish()
     except HTTPError as e:
         if w._head is not None:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from runtime._core import _status_text
 from runtime._http.pattern import PATH_SAFE, clean_path
+from runtime._http.values import dump_json
 
 __all__ = ["error", "not_found", "not_found_handler", "redirect", "redirect_handler"]
 
@@ -46,6 +47,23 @@ def error(w: ResponseWriter, message: str, code: int) -> None:
     w.headers.set("X-Content-Type-Options", "nosniff")
     w.write_header(code)
     w.write(message + "\n")
+
+
+def unpack(value: object) -> tuple[int, str | bytes | None, bool]:
+    """What a handler has returned: status (0: as it was chosen), body, whether that is JSON."""
+    if isinstance(value, str | bytes):
+        return 0, value, False
+    if isinstance(value, dict | list):
+        return 0, dump_json(value), True
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 200 <= value <= 599:
+            raise ValueError(f"a handler returned {value}, which is no status code")
+        text = _status_text(value)
+        return int(value), text + "\n" if value >= 400 and text else None, False
+    raise TypeError(
+        f"a handler returned a {type(value).__name__}; it may return None, str, bytes, "
+        "dict, list or a status code"
+    )
 
 
 def not_found(w: ResponseWriter, r: object) -> None:

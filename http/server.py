@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import tokenize  # noqa: F401 (for tracebacks: without descriptors it could not be imported then)
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, overload
 
@@ -33,6 +33,7 @@ from runtime._net.stream import ListenerOver
 
 if TYPE_CHECKING:
     from runtime._core import Request, _Context
+    from runtime._http.chain import Middleware
     from runtime._http.streams import Listener, Streams, TLSSource
 
 __all__ = [
@@ -585,18 +586,28 @@ class Server:
 
 
 @overload
-def handle(pattern: str, handler: Handler, *, name: str = "") -> Handler: ...
+def handle(
+    pattern: str, handler: Handler, *, name: str = "", use: Iterable[Middleware] = ()
+) -> Handler: ...
 @overload
-def handle(pattern: str, *, name: str = "") -> Callable[[Handler], Handler]: ...
-def handle(pattern: str, handler: Handler | None = None, *, name: str = "") -> Any:
+def handle(
+    pattern: str, *, name: str = "", use: Iterable[Middleware] = ()
+) -> Callable[[Handler], Handler]: ...
+def handle(
+    pattern: str,
+    handler: Handler | None = None,
+    *,
+    name: str = "",
+    use: Iterable[Middleware] = (),
+) -> Any:
     """Register a handler with the default mux; without handler, a decorator.
 
     Raises ValueError where the pattern is malformed or conflicts with another.
     Go: http.Handle.
     """
     if handler is None:
-        return default_mux.handle(pattern, name=name)
-    return default_mux.handle(pattern, handler, name=name)
+        return default_mux.handle(pattern, name=name, use=use)
+    return default_mux.handle(pattern, handler, name=name, use=use)
 
 
 handle_func = handle

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import runtime
 from runtime import context
 from runtime._core import Chan, Headers
+from runtime._http.replies import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,28 @@ class _Writer:
     @property
     def status(self) -> int:
         return self._status
+
+    @property
+    def bytes_written(self) -> int:
+        return sum(
+            len(piece.encode() if isinstance(piece, str) else piece) for piece in self._body
+        )
+
+    def respond(self, value: object, /) -> None:
+        self._check()
+        if value is None:
+            return
+        status, body, is_json = unpack(value)
+        if self._body or (self._status and status):
+            raise TypeError(
+                "a handler must either write or return the response; this one did and returned "
+                f"a {type(value).__name__}"
+            )
+        self._status = self._status or status
+        if is_json and "Content-Type" not in self.headers:
+            self.headers.set("Content-Type", "application/json")
+        if body is not None:
+            self.write(body)
 
     def write(self, data: Any, /) -> None:
         self._check()

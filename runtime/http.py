@@ -7,6 +7,7 @@
 """
 
 from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from runtime._core import (
     Body,
@@ -20,6 +21,7 @@ from runtime._http.connstate import ConnInfo, ConnState
 from runtime._http.controller import NotSupportedError, ResponseController
 from runtime._http.cookies import Cookie, set_cookie
 from runtime._http.errors import BadRequestError, BodyTooLargeError, HTTPError, MaxBytesError
+from runtime._http.eventstream import EventStream, event_stream
 from runtime._http.files import file_server, serve_content, serve_file
 from runtime._http.maxbytes import MaxBytesReader, max_bytes_handler
 from runtime._http.multipart import FormFile, MultipartForm, MultipartReader, Part
@@ -40,6 +42,9 @@ from runtime._http.server import (
 from runtime._http.timeout import HandlerTimeoutError, timeout_handler
 from runtime._http.values import Values
 
+if TYPE_CHECKING:
+    from runtime._http import middleware as middleware
+
 __all__ = [
     "BadRequestError",
     "Body",
@@ -47,6 +52,7 @@ __all__ = [
     "ConnInfo",
     "ConnState",
     "Cookie",
+    "EventStream",
     "FormFile",
     "HTTPError",
     "HTTPStatus",
@@ -71,6 +77,7 @@ __all__ = [
     "default_mux",
     "detect_content_type",
     "error",
+    "event_stream",
     "file_server",
     "handle",
     "handle_func",
@@ -89,3 +96,11 @@ __all__ = [
     "strip_prefix",
     "timeout_handler",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "middleware":  # only now: most programs need none of it
+        from runtime._http import middleware
+
+        return middleware
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

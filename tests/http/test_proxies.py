@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from runtime.http import middleware
+
 SAFETY = 60.0
 LARGE = bytes(range(256)) * 20_000  # 5 MB
 
@@ -346,3 +348,33 @@ def test_requests_that_are_being_served_end_before_the_server_does(app, front, p
     released.close()
     release.close()
     assert (app.wait(), app.stderr()) == (0, "")
+
+
+@pytest.mark.parametrize("proxy", ["nginx", "haproxy"])
+def test_forged_address_is_not_believed(serve, front, proxy):
+    """The client is 127.0.0.2, the proxy 127.0.0.1, which is trusted."""
+
+    def handler(w, r):
+        return f"{r.remote_addr} {r.headers.get_all('X-Forwarded-For')}"
+
+    server = serve(middleware.real_address(["127.0.0.1"])(handler))
+    settings = {
+        "nginx": {"location": "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;"},
+        "haproxy": {},
+    }[proxy]
+    running = front(proxy, server, **settings)
+    for forged in ({}, {"X-Forwarded-For": "6.6.6.6"}, {"X-Forwarded-For": "127.0.0.1"}):
+        c = http.client.HTTPConnection(
+            *running.where, timeout=SAFETY, source_address=("127.0.0.2", 0)
+        )
+        running.clients.append(c)
+        status, body = ask(c, "GET", "/", headers=forged)
+        assert status == 200
+        assert body.startswith(b"127.0.0.2:0 "), body
+        assert all(value.encode() in body for value in forged.values())
+    direct = http.client.HTTPConnection(
+        *server.where, timeout=SAFETY, source_address=("127.0.0.2", 0)
+    )
+    running.clients.append(direct)
+    _, body = ask(direct, "GET", "/", headers={"X-Forwarded-For": "6.6.6.6"})
+    assert body.startswith(b"127.0.0.2:") and not body.startswith(b"127.0.0.2:0 ")

@@ -1,0 +1,35 @@
+"""Handlers around handlers: http.middleware.
+
+A middleware is a function that is given a handler and returns one. It is put around a single
+handler by calling it, around one route by ``mux.handle(pattern, handler, use=[...])``, around all
+routes of a mux by ``mux.use(...)``, and around everything by wrapping what is served::
+
+    mux = http.ServeMux()
+    mux.use(middleware.security_headers(), middleware.request_id())
+    http.serve(":8080", middleware.chain(mux, middleware.cors("https://app.example")))
+
+The first one named is the outermost: it sees the request first and the response last.
+"""
+
+from runtime._http.chain import chain
+from runtime._http.middleware.accesslog import AccessEntry, access_log
+from runtime._http.middleware.auth import api_key, basic_auth
+from runtime._http.middleware.client import real_address
+from runtime._http.middleware.cors import cors
+from runtime._http.middleware.origin import cross_origin_protection
+from runtime._http.middleware.security import security_headers
+from runtime._http.middleware.trace import TraceParent, request_id
+
+__all__ = [
+    "AccessEntry",
+    "TraceParent",
+    "access_log",
+    "api_key",
+    "basic_auth",
+    "chain",
+    "cors",
+    "cross_origin_protection",
+    "real_address",
+    "request_id",
+    "security_headers",
+]

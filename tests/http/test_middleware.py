@@ -1,0 +1,767 @@
+"""http.middleware, mux.use and use=: handlers around handlers."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import re
+import subprocess
+import sys
+
+import pytest
+
+import runtime
+from runtime import http, httptest
+from runtime.http import middleware
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
+
+
+def ok(w, r):
+    return "ok"
+
+
+def ask(handler, method="GET", target="/", **headers):
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httptest.record(handler, httptest.new_request(method, target, headers=fields))
+
+
+def named(name, log):
+    """A middleware that notes when it comes in and goes out."""
+
+    def around(handler):
+        def noting(w, r):
+            log.append(f"{name} in")
+            value = handler(w, r)
+            log.append(f"{name} out")
+            return value
+
+        return noting
+
+    return around
+
+
+# --- putting it around ----------------------------------------------------------------------------
+
+
+def test_chain_first_is_outermost():
+    log: list[str] = []
+    handler = middleware.chain(ok, named("a", log), named("b", log))
+    assert ask(handler).text == "ok"
+    assert log == ["a in", "b in", "b out", "a out"]
+
+
+def test_chain_takes_objects_with_serve_http():
+    mux = http.ServeMux()
+    mux.handle("/", ok)
+    assert ask(middleware.chain(mux, middleware.security_headers())).text == "ok"
+    assert middleware.chain(ok) is ok
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((None,), "a handler is needed, not NoneType"),
+        ((ok, 5), "a middleware is callable, not int"),
+        ((ok, lambda handler: None), "must return a handler"),
+    ],
+)
+def test_chain_of_what_is_none_raises(args, message):
+    with pytest.raises(TypeError, match=message):
+        middleware.chain(*args)
+
+
+def test_mux_use_runs_around_matched_routes_only_and_sees_the_route():
+    seen: list[str] = []
+
+    def around(handler):
+        def seeing(w, r):
+            seen.append(f"{r.pattern} {r.path_values}")
+            return handler(w, r)
+
+        return seeing
+
+    mux = http.ServeMux()
+    mux.use(around)
+    mux.handle("GET /users/{id:int}", ok)
+    assert ask(mux, target="/users/5").text == "ok"
+    assert ask(mux, target="/nowhere").status == 404
+    assert ask(mux, "POST", "/users/5").status == 405
+    assert seen == ["GET /users/{id:int} {'id': 5}"]
+
+
+def test_use_of_a_route_is_within_that_of_its_mux_and_of_the_mux_it_is_mounted_in():
+    log: list[str] = []
+    inner, outer = http.ServeMux(), http.ServeMux()
+    outer.use(named("outer", log))
+    inner.use(named("inner", log))
+    outer.mount("/api/", inner)
+    inner.handle("/late", ok, use=[named("route", log), named("last", log)])
+
+    @outer.handle("/other", use=[named("other", log)])
+    def other(w, r):
+        return "other"
+
+    assert ask(outer, target="/api/late").text == "ok"
+    assert log == [f"{n} in" for n in ("outer", "inner", "route", "last")] + [
+        f"{n} out" for n in ("last", "route", "inner", "outer")
+    ]
+    log.clear()
+    assert ask(inner, target="/late").text == "ok"
+    assert log[0] == "inner in" and "outer in" not in log
+    assert ask(outer, target="/other").text == "other"
+    assert outer.routes()[-1].handler is other
+
+
+def test_mux_mounted_with_its_routes_gets_the_middleware():
+    log: list[str] = []
+    inner, outer = http.ServeMux(), http.ServeMux()
+    inner.handle("/x", ok)
+    outer.use(named("outer", log))
+    outer.mount("/api/", inner)
+    assert ask(outer, target="/api/x").text == "ok"
+    assert log == ["outer in", "outer out"]
+
+
+def test_use_after_the_routes_raises_and_names_the_first():
+    mux = http.ServeMux()
+    mux.handle("GET /first", ok)
+    with pytest.raises(RuntimeError, match=r"'GET /first' was registered at .*test_middleware"):
+        mux.use(named("late", []))
+    with pytest.raises(TypeError, match="callable, not str"):
+        http.ServeMux().use("no")
+
+
+def test_middleware_that_registers_a_route_raises_and_registers_nothing():
+    mux = http.ServeMux()
+
+    def around(handler):
+        mux.handle("/more", ok)
+        return handler
+
+    mux.use(around)
+    with pytest.raises(RuntimeError, match="must not register"):
+        mux.handle("/", ok)
+    assert mux.routes() == []
+    assert ask(mux).status == 404
+
+
+def test_default_mux_handle_takes_middleware(monkeypatch):
+    mux = http.ServeMux()
+    monkeypatch.setattr("runtime._http.server.default_mux", mux)
+    log: list[str] = []
+    http.handle("/a", ok, use=[named("a", log)])
+    http.handle_func("/b", use=[named("b", log)])(ok)
+    assert [ask(mux, target=t).text for t in ("/a", "/b")] == ["ok", "ok"]
+    assert log == ["a in", "a out", "b in", "b out"]
+
+
+# --- what middleware works with -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "size", "body"),
+    [
+        (None, 0, 0, b""),
+        ("é", 0, 2, "é".encode()),
+        (b"abc", 0, 3, b"abc"),
+        ({"a": 1}, 0, 7, b'{"a":1}'),
+        ([], 0, 2, b"[]"),
+        (204, 204, 0, b""),
+        (404, 404, 10, b"Not Found\n"),
+    ],
+)
+@pytest.mark.parametrize("timed", [False, True])
+def test_respond_is_as_if_the_handler_had_returned_it(serve, value, status, size, body, timed):
+    seen: runtime.Chan = runtime.Chan(2)
+
+    def handler(w, r):
+        w.respond(value)
+        seen.send((w.status, w.bytes_written))
+
+    inner = http.timeout_handler(handler, 60) if timed else handler
+    response = serve(inner).get()
+    plain = serve(lambda w, r: value).get()
+    assert seen.recv(timeout=60) == (status, size)
+    assert (response.status, response.body) == (plain.status, plain.body) == (status or 200, body)
+    assert response.all("content-type") == plain.all("content-type")
+    recorder = httptest.ResponseRecorder()
+    recorder.respond(value)
+    assert (recorder.bytes_written, recorder.body) == (size, body)
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_respond_twice_or_after_writing_raises(serve, timed):
+    def handler(w, r):
+        with pytest.raises(TypeError, match="may return"):
+            w.respond(object())
+        with pytest.raises(ValueError, match="no status code"):
+            w.respond(5)
+        w.write("x")
+        with pytest.raises(TypeError, match="either write or return"):
+            w.respond("y")
+        assert w.bytes_written == 1
+
+    inner = http.timeout_handler(handler, 60) if timed else handler
+    assert serve(inner).get().body == b"x"
+
+
+def test_respond_when_the_handler_has_returned_raises(serve):
+    kept = runtime.Chan(1)
+    assert serve(lambda w, r: kept.send(w)).get().status == 200
+    w = kept.recv(timeout=60)
+    with pytest.raises(RuntimeError, match="has returned"):
+        w.respond("late")
+
+
+def test_state_is_one_dict_for_a_request_and_its_copies(serve):
+    def handler(w, r):
+        assert r.state == {} and r.state is r.state
+        r.state["user"] = "ann"
+        return r.with_context(r.context).state["user"]
+
+    with serve(handler).connect() as c:
+        for _ in range(3):
+            assert c.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n").response().body == b"ann"
+
+
+def test_remote_addr_can_be_set_and_copies_have_it(serve):
+    def handler(w, r):
+        assert r.remote_addr.startswith("127.0.0.1:")
+        r.remote_addr = "192.0.2.7:80"
+        assert r.with_context(r.context).remote_addr == "192.0.2.7:80"
+        for bad in (None, 5, b"x"):
+            with pytest.raises(TypeError, match="must be a str"):
+                r.remote_addr = bad
+        with pytest.raises(TypeError):
+            del r.remote_addr
+        return r.remote_addr
+
+    with serve(handler).connect() as c:
+        for _ in range(2):
+            response = c.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n").response()
+            assert response.body == b"192.0.2.7:80"
+
+
+# --- security_headers -----------------------------------------------------------------------------
+
+
+def test_security_headers_defaults_changed_and_left_out():
+    def handler(w, r):
+        w.headers.set("Referrer-Policy", "no-referrer")
+        w.headers.delete("X-Frame-Options")
+        return "ok"
+
+    changed = {"Content-Security-Policy": None, "Permissions-Policy": "camera=()"}
+    headers = ask(middleware.security_headers(changed)(handler)).response().headers
+    assert headers.get("X-Content-Type-Options") == "nosniff"
+    assert headers.get("Cross-Origin-Opener-Policy") == "same-origin"
+    assert headers.get("Permissions-Policy") == "camera=()"
+    assert headers.get("Referrer-Policy") == "no-referrer"
+    for missing in ("Content-Security-Policy", "X-Frame-Options", "Strict-Transport-Security"):
+        assert missing not in headers
+    assert "default-src 'self'" in ask(middleware.security_headers()(ok)).response().headers.get(
+        "Content-Security-Policy", ""
+    )
+
+
+def test_hsts_over_tls_only():
+    handler = middleware.security_headers(hsts=3600)(ok)
+    plain = httptest.record(handler, httptest.new_request("GET", "/"))
+    assert "Strict-Transport-Security" not in plain.response().headers
+    secure = httptest.record(handler, httptest.new_request("GET", "https://t/", tls=object()))
+    value = secure.response().headers.get("Strict-Transport-Security")
+    assert value == "max-age=3600; includeSubDomains"
+
+
+@pytest.mark.parametrize("args", [({"bad name": "x"},), ({"X": "a\nb"},)])
+def test_security_headers_that_are_none_are_refused_at_once(args):
+    with pytest.raises(ValueError):
+        middleware.security_headers(*args)
+    with pytest.raises(ValueError, match="seconds"):
+        middleware.security_headers(hsts=-1)
+
+
+# --- cors -----------------------------------------------------------------------------------------
+
+APP = "https://app.example"
+
+
+def test_cors_of_a_listed_origin():
+    handler = middleware.cors([APP], expose=["X-Total"], credentials=True)(ok)
+    headers = ask(handler, Origin=APP).response().headers
+    assert headers.get("Access-Control-Allow-Origin") == APP
+    assert headers.get("Access-Control-Allow-Credentials") == "true"
+    assert headers.get("Access-Control-Expose-Headers") == "X-Total"
+    assert headers.get("Vary") == "Origin"
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "https://app.example:444", "null"])
+def test_cors_of_another_origin_says_nothing_but_vary(origin):
+    w = ask(middleware.cors(APP)(ok), Origin=origin)
+    assert w.text == "ok"
+    headers = w.response().headers
+    assert "Access-Control-Allow-Origin" not in headers
+    assert headers.get("Vary") == "Origin"
+
+
+def test_cors_of_any_origin_and_of_a_function():
+    any_one = ask(middleware.cors("*")(ok), Origin="null").response().headers
+    assert any_one.get("Access-Control-Allow-Origin") == "*"
+    assert "Vary" not in any_one
+    mine = middleware.cors(lambda origin: origin.endswith(".example"))(ok)
+    headers = ask(mine, Origin="https://x.example").response().headers
+    assert headers.get("Access-Control-Allow-Origin") == "https://x.example"
+    refused = ask(mine, Origin="https://x.test").response().headers
+    assert "Access-Control-Allow-Origin" not in refused
+
+
+def test_cors_preflight_is_answered_without_the_handler():
+    handler = middleware.cors([APP], methods=["GET", "PUT"], headers=["X-Key"], max_age=60)(
+        lambda w, r: pytest.fail("called")
+    )
+    w = ask(handler, "OPTIONS", Origin=APP, Access_Control_Request_Method="PUT")
+    assert w.status == 204 or w.response().status == 204
+    headers = w.response().headers
+    assert headers.get("Access-Control-Allow-Methods") == "GET, PUT"
+    assert headers.get("Access-Control-Allow-Headers") == "X-Key"
+    assert headers.get("Access-Control-Max-Age") == "60"
+    refused = ask(handler, "OPTIONS", Origin="https://x.test", Access_Control_Request_Method="PUT")
+    assert refused.response().status == 204
+    assert "Access-Control-Allow-Methods" not in refused.response().headers
+
+
+def test_cors_preflight_with_credentials_repeats_what_is_asked():
+    handler = middleware.cors([APP], methods=["*"], headers=["*"], credentials=True)(ok)
+    fields = {"Access_Control_Request_Method": "PATCH", "Access_Control_Request_Headers": "x-a"}
+    headers = ask(handler, "OPTIONS", Origin=APP, **fields).response().headers
+    assert headers.get("Access-Control-Allow-Methods") == "PATCH"
+    assert headers.get("Access-Control-Allow-Headers") == "x-a"
+
+
+def test_cors_options_that_is_no_preflight_reaches_the_handler():
+    handler = middleware.cors(APP)(ok)
+    assert ask(handler, "OPTIONS", Origin=APP).text == "ok"
+    assert ask(handler, "OPTIONS", Access_Control_Request_Method="GET").text == "ok"
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"origins": "app.example"}, ValueError),
+        ({"origins": "https://app.example/path"}, ValueError),
+        ({"origins": "*", "credentials": True}, ValueError),
+        ({"origins": APP, "methods": "GET"}, TypeError),
+        ({"origins": APP, "max_age": -1}, ValueError),
+    ],
+)
+def test_cors_that_makes_no_sense_is_refused_at_once(options, error):
+    with pytest.raises(error):
+        middleware.cors(**options)
+
+
+# --- cross_origin_protection: the cases of Go's --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "allowed"),
+    [
+        ("POST", {"Sec_Fetch_Site": "same-origin"}, True),
+        ("POST", {"Sec_Fetch_Site": "none"}, True),
+        ("POST", {"Sec_Fetch_Site": "cross-site"}, False),
+        ("POST", {"Sec_Fetch_Site": "same-site"}, False),
+        ("POST", {"Sec_Fetch_Site": "nonsense"}, False),
+        ("POST", {}, True),
+        ("POST", {"Origin": "https://example.com"}, True),
+        ("POST", {"Origin": "https://attacker.example"}, False),
+        ("POST", {"Origin": "null"}, False),
+        ("POST", {"Origin": "https://example.com:8443"}, False),
+        ("GET", {"Sec_Fetch_Site": "cross-site"}, True),
+        ("HEAD", {"Origin": "https://attacker.example"}, True),
+        ("OPTIONS", {"Sec_Fetch_Site": "cross-site"}, True),
+        ("PUT", {"Sec_Fetch_Site": "cross-site"}, False),
+        ("DELETE", {"Origin": "https://attacker.example"}, False),
+        ("POST", {"Origin": "https://trusted.example", "Sec_Fetch_Site": "cross-site"}, True),
+        ("POST", {"Origin": "https://trusted.example"}, True),
+    ],
+)
+def test_cross_origin_protection(method, headers, allowed):
+    handler = middleware.cross_origin_protection(["https://trusted.example"])(ok)
+    w = ask(handler, method, "https://example.com/", **headers)
+    assert w.response().status == (200 if allowed else 403)
+
+
+def test_cross_origin_protection_bypassed_and_denied_by_the_program():
+    handler = middleware.cross_origin_protection(
+        bypass=lambda r: r.path == "/hook", deny=lambda w, r: 418
+    )(ok)
+    fields = {"Sec_Fetch_Site": "cross-site"}
+    assert ask(handler, "POST", "/hook", **fields).text == "ok"
+    assert ask(handler, "POST", "/other", **fields).status == 418
+
+
+def test_cross_origin_protection_of_no_origin_is_refused_at_once():
+    with pytest.raises(ValueError, match="no origin"):
+        middleware.cross_origin_protection(["trusted.example"])
+    with pytest.raises(TypeError, match="not a str"):
+        middleware.cross_origin_protection("https://trusted.example")
+
+
+# --- request_id -----------------------------------------------------------------------------------
+
+
+def traced(w, r):
+    return str(r.state["trace"])
+
+
+def test_request_id_is_that_of_the_trace():
+    w = ask(middleware.request_id()(traced), traceparent=f"00-{TRACE}-{PARENT}-01")
+    assert w.response().headers.get("X-Request-Id") == TRACE
+    match = re.fullmatch(rf"00-{TRACE}-([0-9a-f]{{16}})-01", w.text)
+    assert match is not None and match[1] != PARENT
+
+
+@pytest.mark.parametrize(
+    ("sent", "valid"),
+    [
+        (f"00-{TRACE}-{PARENT}-00", True),
+        (f"cc-{TRACE}-{PARENT}-01-what-the-future-will-be-like", True),
+        (f"cc-{TRACE}-{PARENT}-01.what", False),
+        (f"00-{TRACE}-{PARENT}-01-more", False),
+        (f"ff-{TRACE}-{PARENT}-01", False),
+        (f"00-{'0' * 32}-{PARENT}-01", False),
+        (f"00-{TRACE}-{'0' * 16}-01", False),
+        (f"00-{TRACE.upper()}-{PARENT}-01", False),
+        (f"00-{TRACE}-{PARENT}", False),
+        (f"00-{TRACE[1:]}-{PARENT}-01", False),
+        ("", False),
+    ],
+)
+def test_request_id_of_a_trace_that_is_not_valid_is_new(sent, valid):
+    """Cases of the test suite of W3C Trace Context."""
+    w = ask(middleware.request_id()(traced), traceparent=sent)
+    told = w.response().headers.get("X-Request-Id")
+    assert (told == TRACE) is valid
+    assert re.fullmatch("[0-9a-f]{32}", told)
+
+
+def test_request_ids_differ_and_need_not_be_told_or_trusted():
+    handler = middleware.request_id(header=None, trust=False)(traced)
+    sent = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+    seen = {ask(handler, **sent).text for _ in range(1000)}
+    assert len(seen) == 1000 and not any(TRACE in text for text in seen)
+    assert "X-Request-Id" not in ask(handler).response().headers
+
+
+# --- basic_auth and api_key -----------------------------------------------------------------------
+
+
+def user(w, r):
+    return str(r.state["user"])
+
+
+def basic(name, password):
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+@pytest.mark.parametrize("check", [{"ann": "sécret"}, lambda u, p: (u, p) == ("ann", "sécret")])
+def test_basic_auth(check):
+    handler = middleware.basic_auth(check, realm="the vault")(user)
+    assert ask(handler, Authorization=basic("ann", "sécret")).text == "ann"
+    for wrong in (basic("ann", "secret"), basic("bob", "sécret"), basic("ann", ""), "Basic !", "x"):
+        w = ask(handler, Authorization=wrong)
+        assert w.status == 401
+        challenge = w.response().headers.get("WWW-Authenticate")
+        assert challenge == 'Basic realm="the vault", charset="UTF-8"'
+    assert ask(handler).status == 401
+
+
+def test_basic_auth_with_curl(serve, tool):
+    server = serve(middleware.basic_auth({"ann": "secret"})(user))
+    curl = ["-q", "-sS", "--noproxy", "*", "-o", "-", "-w", " %{http_code}", server.url]
+    assert tool("curl", "-u", "ann:secret", *curl) == b"ann 200"
+    assert tool("curl", "-u", "ann:wrong", *curl).endswith(b" 401")
+
+
+@pytest.mark.parametrize("realm", ['a"b', "a\\b", "a\nb"])
+def test_realm_that_cannot_be_quoted_is_refused(realm):
+    with pytest.raises(ValueError, match="realm"):
+        middleware.basic_auth({}, realm=realm)
+
+
+@pytest.mark.parametrize(
+    ("keys", "whose"),
+    [({"k1": "shop"}, "shop"), (["k0", "k1"], "True"), ({"k1": "shop"}.get, "shop")],
+)
+def test_api_key_as_bearer(keys, whose):
+    handler = middleware.api_key(keys)(user)
+    assert ask(handler, Authorization="Bearer k1").text == whose
+    assert ask(handler, Authorization="bearer  k1").text == whose
+    for wrong in ("Bearer k2", "Bearer ", "k1", "Basic k1", "Bearer k1 k1"):
+        w = ask(handler, Authorization=wrong)
+        assert w.status == 401
+        assert w.response().headers.get("WWW-Authenticate") == "Bearer"
+
+
+def test_api_key_in_a_header_of_its_own():
+    handler = middleware.api_key(["k1"], header="X-Key")(user)
+    assert ask(handler, X_Key="k1").text == "True"
+    assert ask(handler, X_Key="Bearer k1").status == 401
+    assert ask(handler, Authorization="Bearer k1").status == 401
+
+
+def test_api_keys_that_are_none_are_refused_at_once():
+    with pytest.raises(TypeError, match="not a str"):
+        middleware.api_key("k1")
+    with pytest.raises(ValueError, match="empty"):
+        middleware.api_key([""])
+
+
+# --- real_address ---------------------------------------------------------------------------------
+
+
+def address(w, r):
+    return f"{r.remote_addr} {r.state.get('peer', '-')}"
+
+
+def from_peer(handler, peer, *fields):
+    r = httptest.new_request("GET", "/", headers=list(fields), remote_addr=peer)
+    return httptest.record(handler, r).text
+
+
+PROXIES = ["10.0.0.0/8", "2001:db8::/32", "unix"]
+
+
+@pytest.mark.parametrize(
+    ("peer", "sent", "real"),
+    [
+        ("10.0.0.1:99", "192.0.2.7", "192.0.2.7:0"),
+        ("10.0.0.1:99", "192.0.2.7:8080", "192.0.2.7:8080"),
+        ("10.0.0.1:99", "[2001:db9::1]:443", "[2001:db9::1]:443"),
+        ("10.0.0.1:99", "2001:db9::1", "[2001:db9::1]:0"),
+        ("[2001:db8::5]:99", "::ffff:192.0.2.7", "192.0.2.7:0"),
+        ("@", "192.0.2.7", "192.0.2.7:0"),
+        # What the client itself has sent stands before what the proxy has appended.
+        ("10.0.0.1:99", "6.6.6.6, 192.0.2.7", "192.0.2.7:0"),
+        ("10.0.0.1:99", "10.6.6.6, 192.0.2.7, 10.0.0.2", "192.0.2.7:0"),
+        ("10.0.0.1:99", "garbage, 192.0.2.7", "192.0.2.7:0"),
+        # All are proxies: the farthest.
+        ("10.0.0.1:99", "10.0.0.3, 10.0.0.2", "10.0.0.3:0"),
+        # Whoever is behind that one is not known.
+        ("10.0.0.1:99", "6.6.6.6, unknown, 10.0.0.2", "10.0.0.2:0"),
+        ("10.0.0.1:99", "unknown", None),
+        ("10.0.0.1:99", "", None),
+        ("10.0.0.1:99", "192.0.2.7,", None),
+        ("10.0.0.1:99", "192.0.2.7:99999", "192.0.2.7:0"),
+        ("10.0.0.1:99", "[2001:db9::1", None),
+        # Not from a proxy.
+        ("192.0.2.9:99", "6.6.6.6", None),
+        ("[2001:db9::5]:99", "6.6.6.6", None),
+    ],
+)
+def test_real_address_from_x_forwarded_for(peer, sent, real):
+    handler = middleware.real_address(PROXIES)(address)
+    for _ in range(2):  # the second time it is remembered
+        got = from_peer(handler, peer, ("X-Forwarded-For", sent), ("Forwarded", "for=6.6.6.6"))
+        assert got == (f"{real} {peer}" if real else f"{peer} -")
+
+
+@pytest.mark.parametrize(
+    ("sent", "real"),
+    [
+        ("for=192.0.2.7", "192.0.2.7:0"),
+        ('For="192.0.2.7:80";proto=http;by=203.0.113.43', "192.0.2.7:80"),
+        ('by="a,b;c";for="[2001:db9::1]:4711"', "[2001:db9::1]:4711"),
+        ("for=6.6.6.6, for=192.0.2.7, for=10.0.0.2", "192.0.2.7:0"),
+        ('for=6.6.6.6, for="\\1\\9\\2.0.2.7"', "192.0.2.7:0"),
+        ("for=6.6.6.6, for=_hidden, for=10.0.0.2", "10.0.0.2:0"),
+        ("for=6.6.6.6, proto=http", None),
+        ("for=unknown", None),
+        ('for="192.0.2.7', None),
+        ("for=192.0.2.7 for=6.6.6.6", None),
+        ("nonsense", None),
+    ],
+)
+def test_real_address_from_forwarded(sent, real):
+    """Values of RFC 7239 sections 4 to 7."""
+    handler = middleware.real_address(PROXIES, header="Forwarded")(address)
+    got = from_peer(handler, "10.0.0.1:99", ("Forwarded", sent), ("X-Forwarded-For", "6.6.6.6"))
+    assert got == (f"{real} 10.0.0.1:99" if real else "10.0.0.1:99 -")
+
+
+def test_real_address_takes_all_lines_of_the_field_in_order():
+    handler = middleware.real_address(PROXIES)(address)
+    fields = [("X-Forwarded-For", "6.6.6.6"), ("x-forwarded-for", "192.0.2.7")]
+    assert from_peer(handler, "10.0.0.1:99", *fields).startswith("192.0.2.7:0 ")
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "error"),
+    [
+        ((["nowhere"],), {}, ValueError),
+        ((["10.0.0.1/8"],), {}, ValueError),
+        (("10.0.0.0/8",), {}, TypeError),
+        ((), {"header": "X-Real-IP"}, ValueError),
+    ],
+)
+def test_real_address_that_makes_no_sense_is_refused_at_once(args, options, error):
+    with pytest.raises(error):
+        middleware.real_address(*args, **options)
+
+
+# --- access_log -----------------------------------------------------------------------------------
+
+
+class Lines:
+    """A file that tells of each write."""
+
+    def __init__(self) -> None:
+        self.written: runtime.Chan = runtime.Chan(1 << 12)
+
+    def write(self, text):
+        self.written.send(text)
+
+    def flush(self):
+        pass
+
+
+def failing(w, r):
+    match r.path:
+        case "/teapot":
+            raise http.HTTPError(418)
+        case "/fails":
+            raise ZeroDivisionError
+        case "/json":
+            return {"a": 1}
+        case "/cut":
+            w.write_header(203)
+            w.write("cut")
+            w.flush()
+            raise ZeroDivisionError
+        case "/status":
+            return 404
+    w.write("é")
+
+
+def test_access_log_common(serve, caplog):
+    file = Lines()
+    log = middleware.access_log(file=file)
+    server = serve(log(middleware.basic_auth({"ann": "x"})(failing)))
+    fields = f"Authorization: {basic('ann', 'x')}\r\n"
+    for path in ("/", "/json", "/status", "/teapot", "/fails", "/cut"):
+        with server.connect() as c:
+            head = f"GET {path}?q=1 HTTP/1.1\r\nHost: t\r\n{fields}Connection: close\r\n\r\n"
+            c.send(head).rest()
+    assert server.get("/denied").status == 401
+    text = ""
+    while text.count("\n") < 7:
+        text += file.written.recv(timeout=60)
+    found = []
+    for line in text.splitlines():
+        match = re.fullmatch(
+            r"127\.0\.0\.1 - (\S+) \[(\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\] "
+            r'"(.*)" (\d+) (\S+)',
+            line,
+        )
+        assert match, line
+        found.append((match[1], match[3], match[4], match[5]))
+    assert found == [
+        ("ann", "GET /?q=1 HTTP/1.1", "200", "2"),
+        ("ann", "GET /json?q=1 HTTP/1.1", "200", "7"),
+        ("ann", "GET /status?q=1 HTTP/1.1", "404", "10"),
+        ("ann", "GET /teapot?q=1 HTTP/1.1", "418", "-"),
+        ("ann", "GET /fails?q=1 HTTP/1.1", "500", "-"),
+        ("ann", "GET /cut?q=1 HTTP/1.1", "203", "3"),
+        ("-", "GET /denied HTTP/1.1", "401", "13"),
+    ]
+
+
+def test_access_log_combined_and_json_escape_what_clients_send(serve):
+    nasty = 'a"b\\c\x85\xff'
+    seen = {}
+    for format in ("combined", "json"):
+        file = Lines()
+        log = middleware.access_log(format, file=file)
+        mux = http.ServeMux()
+        mux.use(middleware.request_id(), log)
+        mux.handle("GET /users/{id}", ok)
+        with serve(mux).connect() as c:
+            head = "GET /users/5%22 HTTP/1.1\r\nHost: t\r\nReferer: http://r/\r\n"
+            c.send(head.encode() + b"User-Agent: " + nasty.encode("latin-1") + b"\r\n\r\n")
+            assert c.response().body == b"ok"
+        log.flush()
+        seen[format] = file.written.recv(timeout=60)
+    assert seen["combined"].count("\n") == 1 and seen["combined"].isascii()
+    assert seen["combined"].endswith('"http://r/" "a\\"b\\\\c\\u0085\\u00ff"\n')
+    entry = json.loads(seen["json"])
+    assert entry["agent"] == nasty and entry["route"] == "GET /users/{id}"
+    assert entry["target"] == "/users/5%22" and (entry["status"], entry["size"]) == (200, 2)
+    assert 0 <= entry["duration"] < 60 and len(entry["trace"]) == 32 and entry["user"] == ""
+
+
+def test_access_log_by_a_logger_has_fields(serve, caplog):
+    caplog.set_level("INFO", "access")
+    logger = logging.getLogger("access")
+    log = middleware.access_log(lambda e: f"{e.method} {e.status}", logger=logger)
+    server = serve(log(failing))
+    assert server.get("/status").status == 404
+    log.flush()
+    (record,) = [r for r in caplog.records if r.name == "access"]
+    assert record.getMessage() == "GET 404"
+    assert (record.status, record.client, record.size) == (404, "127.0.0.1", 10)
+
+
+def test_access_log_of_a_hijacked_connection(serve):
+    file = Lines()
+
+    def take(w, r):
+        w.headers["Upgrade"] = "x"
+        w.headers["Connection"] = "Upgrade"
+        w.write_header(101)
+        conn, _ = w.hijack()
+        conn.write(b"mine")
+        conn.close()
+
+    server = serve(middleware.access_log(file=file)(take))
+    with server.connect() as c:
+        c.send("GET / HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+        assert c.rest().endswith(b"mine")
+    assert '" 101 -\n' in file.written.recv(timeout=60)
+
+
+def test_access_log_whose_file_takes_no_more_loses_lines_and_says_so(monkeypatch):
+    monkeypatch.setattr("runtime._http.middleware.accesslog._MOST", 5)
+    file = Lines()
+    log = middleware.access_log(file=file)
+    handler = log(ok)
+    for _ in range(8):
+        ask(handler)
+    log.flush()
+    text = file.written.recv(timeout=60)
+    assert text.count("GET / HTTP/1.1") == 5
+    assert "3 lines were lost" in text
+    ask(handler)
+    log.flush()
+    assert file.written.recv(timeout=60).count("\n") == 1
+
+
+def test_access_log_is_written_at_the_end_of_the_program():
+    script = (
+        "from runtime import httptest\n"
+        "from runtime.http import middleware\n"
+        "handler = middleware.access_log()(lambda w, r: 'ok')\n"
+        "httptest.record(handler, httptest.new_request('GET', '/last'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert '"GET /last HTTP/1.1" 200 2' in done.stderr
+
+
+def test_access_log_that_makes_no_sense_is_refused_at_once():
+    with pytest.raises(ValueError, match="there are common, combined, json"):
+        middleware.access_log("fancy")
+    with pytest.raises(TypeError, match="not both"):
+        middleware.access_log(file=Lines(), logger=logging.getLogger())
