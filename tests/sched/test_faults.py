@@ -211,7 +211,9 @@ def test_allocation_fails_with_several_ps(shim: Path, name: str) -> None:
     ["Blocking", *(n for n in ALLOCATIONS if "Preempt" not in n and n != "Shutdown")],
 )
 def test_core_gets_no_memory_any_more_fails_with_exceptions(shim: Path, name: str) -> None:
-    assert run(shim, "inject.py", name, "-1", "1:1", "core_alloc:ENOMEM") > 0
+    hits = run(shim, "inject.py", name, "-1", "1:1", "core_alloc:ENOMEM")
+    # Whether plain threads have to wait, which takes memory, depends on who comes first.
+    assert hits > 0 or name == "ThreadWaits"
 
 
 @pytest.mark.parametrize("name", CALLS)

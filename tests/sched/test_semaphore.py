@@ -126,15 +126,15 @@ def test_event_set_and_cleared_at_once_wakes_those_who_waited() -> None:
 def test_barrier_lets_all_go_when_the_last_has_come_again_and_again() -> None:
     actions: list[int] = []
     barrier = sync.Barrier(4, lambda: actions.append(barrier.n_waiting))
-    arrived = [0] * 5
+    arrived: list[list[None]] = [[] for _ in range(5)]
     assert barrier.parties == 4
 
     def body() -> list[int]:
         indices = []
         for cycle in range(5):
-            arrived[cycle] += 1
+            arrived[cycle].append(None)
             indices.append(barrier.wait())
-            assert arrived[cycle] == 4
+            assert len(arrived[cycle]) == 4
         return indices
 
     results = [g.join() for g in [go(body) for _ in range(4)]]
