@@ -87,13 +87,16 @@ def test_errgroup_goroutine_cancelled_with_an_error_before_it_begins_is_one() ->
 def test_errgroup_limit_bounds_the_goroutines() -> None:
     group, inside, most = errgroup.Group(), 0, 0
     group.set_limit(3)
+    lock = threading.Lock()
 
     def body() -> None:
         nonlocal inside, most
-        inside += 1
-        most = max(most, inside)
+        with lock:
+            inside += 1
+            most = max(most, inside)
         gosched()
-        inside -= 1
+        with lock:
+            inside -= 1
 
     for _ in range(20):
         group.go(body)

@@ -15,14 +15,17 @@ from waits import parked, until
 def test_semaphore_bounds_how_many_are_inside() -> None:
     sem = sync.Semaphore(3)
     inside = most = 0
+    lock = threading.Lock()
 
     def body() -> None:
         nonlocal inside, most
         with sem:
-            inside += 1
-            most = max(most, inside)
+            with lock:
+                inside += 1
+                most = max(most, inside)
             gosched()
-            inside -= 1
+            with lock:
+                inside -= 1
 
     for g in [go(body) for _ in range(20)]:
         g.join()
