@@ -257,6 +257,7 @@ typedef struct {
     http_server *server;        /* owned reference */
     rt_timer retry;             /* accept again after running out of descriptors */
     int64_t backoff;            /* ns */
+    bool delays;                /* some of its connections may lack TCP_NODELAY */
 } http_listener;
 
 #define HTTP_MAX_LISTENERS 16

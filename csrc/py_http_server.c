@@ -107,6 +107,10 @@ accept_ready(rt_pd *pd, uint32_t Py_UNUSED(mode))
             return;
         }
         l->backoff = 0;
+        if (RT_UNLIKELY(l->delays)) {
+            int one = 1;
+            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+        }
         http_conn *c = http_conn_new(s, fd, &peer.sa);
         if (c == NULL)
             continue;
@@ -419,9 +423,12 @@ open_listener(http_server *s, int fd)
     }
     l->server = s;
     l->retry.fire = retry_fired;
-    /* Connections inherit it: small responses leave at once. */
-    int one = 1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    /* Small responses leave at once.  Connections inherit it, but for those that were there
+       before it was set: of another's socket some may be. */
+    int on = 0, one = 1;
+    socklen_t len = sizeof(on);
+    l->delays = getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, &len) == 0 && !on
+                && setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) == 0;
     int err = rt_pd_open(&l->pd, &home(s)->p, fd, accept_ready);
     if (err < 0) {
         PyMem_Free(l);

@@ -117,6 +117,8 @@ def _bind(addr: str, backlog: int) -> socket.socket:
             family, target = socket.AF_INET, ("0.0.0.0", port)
             sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Before clients can connect: connections inherit it then.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1 if host else 0)
     try:

@@ -15,7 +15,7 @@ import pytest
 
 import runtime
 from programs import environment
-from runtime import http
+from runtime import http, net
 
 SAFETY = 60.0
 GET = "GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -587,7 +587,7 @@ def test_keyboard_interrupt_in_a_handler_ends_the_program(app):
 def test_programs_own_signal_handlers_are_left_alone():
     code = """
 import os, signal, runtime
-from runtime import http
+from runtime import http, net
 seen = []
 signal.signal(signal.SIGTERM, lambda *a: seen.append("TERM"))
 server = http.Server(print, "127.0.0.1:0")
@@ -672,3 +672,35 @@ def test_server_without_descriptors_serves_on_and_does_not_spin(program):
     assert stats()["accepted"] == 30
     first.close()
     assert app.stop() == (0, "")
+
+
+@pytest.mark.parametrize("whose", ["its own", "inherited"])
+def test_connections_that_came_before_it_is_served_do_not_delay_what_is_sent(whose):
+    """What is sent in pieces does not wait for acknowledgements, TCP_NODELAY says so."""
+    nodelay: runtime.Chan = runtime.Chan(2)
+
+    def handler(w, r):
+        conn, _ = w.hijack()
+        nodelay.send(conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        conn.close()
+
+    server = http.Server(handler, "127.0.0.1:0")
+    if whose == "its own":
+        server.listen()
+        addr, listeners = server.addr, []
+    else:
+        plain = socket.create_server(("127.0.0.1", 0))
+        plain.setblocking(False)
+        listeners = [net.listener_from_fd(plain.detach())]
+        addr = str(listeners[0].addr)
+    host, port = addr.split(":")
+    with (
+        socket.create_connection((host, int(port))) as early,
+        socket.create_connection((host, int(port))) as other,
+    ):
+        g = runtime.go(server.serve, *listeners)
+        for conn in (early, other):
+            conn.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+            assert nodelay.recv(timeout=60) != 0
+        assert server.shutdown(60)
+        g.join()
