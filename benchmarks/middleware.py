@@ -1,0 +1,62 @@
+"""What each middleware costs a request, beside the same server without it.
+
+    python benchmarks/middleware.py [--rounds 5] [--only cors,access_log json]
+
+CPU time of the server's thread, in a fresh process on one core for each measurement, interleaved;
+the differences are taken within each round.
+"""
+
+from __future__ import annotations
+
+import report
+from harness import Program, pick_cores, prepare
+from options import parse, parser
+from servers import from_checkout, python
+
+COUNT = 100_000  # requests
+TIMEOUT = 120.0  # seconds for one process
+NONE = "none"
+NAMES = [
+    "security_headers",
+    "cors",
+    "cross_origin_protection",
+    "request_id",
+    "real_address",
+    "basic_auth",
+    "api_key",
+    "access_log common",
+    "access_log combined",
+    "access_log json",
+]
+
+
+def run(name: str, core: int) -> float:
+    """Nanoseconds for a request."""
+    argv = [*python("middleware_gosched.py"), name, str(COUNT)]
+    with Program(argv, cores=[core], env=from_checkout()) as program:
+        return float(program.output(TIMEOUT))
+
+
+def main() -> None:
+    options = parse(parser(__doc__ or "", NAMES))
+    prepare()
+    core, _ = pick_cores()
+    samples: dict[str, dict[int, float]] = {name: {} for name in [NONE, *options.names]}
+    for turn in range(options.rounds):
+        for name, rounds in samples.items():
+            rounds[turn] = run(name, core)
+    base = samples.pop(NONE)
+    rows = []
+    for name, rounds in samples.items():
+        extra = report.middle({turn: ns - base[turn] for turn, ns in rounds.items()})
+        target = 3000 if name.startswith("access_log") else 1000
+        verdict = "ok" if extra <= target else "MISSED"
+        rows.append([name, f"{report.significant(extra)} ns", f"{target:,} ns", verdict])
+    print(f"\nMedians of {options.rounds} rounds; without any a request takes "
+          f"{report.significant(report.middle(base))} ns.\n{report.machine()}\n")  # fmt: skip
+    print(report.markdown(["middleware", "costs", "at most", ""], rows))
+    report.save(options.json, {"samples": {NONE: base, **samples}})
+
+
+if __name__ == "__main__":
+    main()

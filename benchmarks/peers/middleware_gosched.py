@@ -1,0 +1,87 @@
+"""Serves requests with one middleware: python middleware_gosched.py NAME COUNT prints ns for each.
+
+What is counted is the CPU time of the server's thread. Another process sends the requests, 64 at a
+time, so that little of the figure is for system calls.
+"""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from runtime import http
+from runtime.http import middleware
+
+NAME, COUNT = sys.argv[1], int(sys.argv[2])
+BATCH, WARM = 64, 2000
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+HEAD = f"""POST /users/5 HTTP/1.1
+Host: example.com
+Origin: https://example.com
+Sec-Fetch-Site: same-origin
+User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0
+Authorization: Basic YW5uOnNlY3JldA==
+X-Key: 0123456789abcdef
+X-Forwarded-For: 192.0.2.7
+traceparent: {TRACE}
+Content-Length: 0
+
+""".replace("\n", "\r\n").encode()
+
+devnull = open(os.devnull, "w")  # noqa: SIM115
+logs = {name: middleware.access_log(name, file=devnull) for name in ("common", "combined", "json")}
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "none": lambda handler: handler,
+    "security_headers": middleware.security_headers(),
+    "cors": middleware.cors(["https://example.com"]),
+    "cross_origin_protection": middleware.cross_origin_protection(),
+    "request_id": middleware.request_id(),
+    "real_address": middleware.real_address(),
+    "basic_auth": middleware.basic_auth({"ann": "secret"}),
+    "api_key": middleware.api_key(["0123456789abcdef"], header="X-Key"),
+    **{f"access_log {name}": log for name, log in logs.items()},
+}
+
+
+def send(address: str) -> None:
+    """Until the server ends."""
+    host, port = address.split(":")
+    with suppress(OSError), socket.create_connection((host, int(port))) as conn:
+        while True:
+            conn.sendall(HEAD * BATCH)
+            received = b""
+            while received.count(b"Hello, World") < BATCH:
+                data = conn.recv(1 << 20)
+                if not data:
+                    return
+                received += data
+
+
+def main() -> None:
+    began = served = 0
+
+    def handler(w: http.ResponseWriter, r: http.Request) -> str:
+        nonlocal began, served
+        served += 1
+        if served == WARM:
+            began = time.thread_time_ns()
+        elif served == WARM + COUNT:
+            for log in logs.values():
+                log.flush()
+            print((time.thread_time_ns() - began) / COUNT, flush=True)
+            os._exit(0)
+        return "Hello, World"
+
+    server = http.Server(WAYS[NAME](handler), "127.0.0.1:0")
+    server.listen()
+    if os.fork() == 0:
+        send(server.addr)
+        os._exit(0)
+    server.serve()
+
+
+if __name__ == "__main__":
+    main()
