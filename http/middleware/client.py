@@ -23,6 +23,7 @@ _NAMED = {
     "private": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
 }
 _MOST = 64  # addresses in a field that are looked at
+_REMEMBERED = 256  # characters of a field whose client is remembered, at most
 # RFC 7239 section 4: token=token or token="quoted"; pairs are split by ";", elements by ",".
 _PAIR = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*"|[^\s;,"]*)\s*([;,]|$)')
 
@@ -152,7 +153,8 @@ def real_address(
             if values:
                 peer = r.remote_addr
                 if is_proxy(peer.rpartition(":")[0] or peer):
-                    real = client(values[0] if len(values) == 1 else ",".join(values))
+                    text = values[0] if len(values) == 1 else ",".join(values)
+                    real = (client if len(text) <= _REMEMBERED else client.__wrapped__)(text)
                     if real is not None:
                         r.state["peer"] = peer
                         r.remote_addr = real
