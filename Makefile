@@ -53,7 +53,8 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-deps pyproject.toml .ci/tools
 	@.ci/tools
 	@echo "installing what the tests need"
 	@$(call requirements,test)
-	@$(call requirements,cares) --only-binary :all: 2>/dev/null || echo "no pycares for this Python"
+	@for package in pycares brotli zstandard cryptography; do \
+		$(PIP) install --only-binary :all: $$package 2>/dev/null || echo "no $$package for this Python"; done
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-deps pyproject.toml
