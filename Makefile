@@ -2,12 +2,14 @@
 #
 #   PYTHON=...  the interpreter to work with   VENV=...  where its virtual environment goes
 #   ARGS=...    passed on to pytest (make test), the demo (make run) or the benchmarks
+#   JOBS=...    how many processes run the tests; each runs the tests of one file at a time
 #
 # Stamp files in $(VENV) make every target incremental; `make clean` removes them and all builds.
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+JOBS ?= 2
 FUZZ_SECONDS ?= 600
 SOAK_SECONDS ?= 3600
 SANITIZE_CC ?= gcc
@@ -19,7 +21,7 @@ FT_PYTHON ?= $(shell if [ -x $(FT_BUILDER) ]; then $(FT_BUILDER); \
 
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check --quiet
-PYTEST = $(PY) -m pytest -q
+PYTEST = $(PY) -m pytest -q -n $(JOBS) --dist loadfile
 KQUEUE_TESTS = tests/net tests/http/test_server_life.py tests/sched/test_signals.py \
 	tests/sched/test_fork.py tests/sched/test_deadlock.py
 CORE_SOURCES = $(wildcard csrc/*.c csrc/*.h csrc/*.py)

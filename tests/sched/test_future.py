@@ -151,7 +151,9 @@ def test_wait_future_of_another_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [None, 3, "future", object(), Future, blocking, Goroutine], ids=repr
+    "other",
+    [None, 3, "future", object(), Future, blocking, Goroutine],
+    ids=["None", "int", "str", "object", "Future", "function", "Goroutine"],
 )
 def test_wait_future_of_something_else_is_a_type_error(other: Any) -> None:
     if other is Future:
