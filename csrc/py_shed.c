@@ -6,9 +6,9 @@
  * 2015):
  *
  *   - The queue's delay is the time that the first of it has waited; 0 where it is empty.
- *   - A burst makes a long queue that soon is empty again: at some moment of each interval the
- *     delay is short.  Where it is longer than the target throughout an interval, more comes than
- *     can be served, and waiting only makes all of them late.  That is overload.
+ *   - A burst makes a long queue that soon is short again.  Where the delay is above the target
+ *     for a whole interval, more comes than can be served, and waiting only makes all of them
+ *     late.  That is overload, and lasts until somebody finds a free place.
  *   - In overload nobody waits for more than twice the target, and the last to come is served
  *     first: its client still waits, that of the first may have given up.  So those who are
  *     served are served soon, and the others hear at once that they are not.
@@ -16,6 +16,9 @@
  *
  * The delay is looked at when a place becomes free, and when somebody has to wait; nothing else
  * could change anything.  While there are free places no clock is read.
+ *
+ * Overload does not end when the delay is below the target once: in a short queue served from its
+ * end that happens by chance, and each time a long queue would come to be first.
  */
 #include "py_sync.h"
 
@@ -28,8 +31,8 @@ typedef struct {
     uint32_t running;           /* max_running while anybody waits */
     uint32_t waiting;           /* in the queue */
     bool overloaded;
-    int64_t until;              /* when this interval ends, py_now() */
-    int64_t least;              /* the shortest delay seen in it; RT_FOREVER: none yet */
+    int64_t above_since;        /* since when the delay is above the target, py_now();
+                                   RT_FOREVER: it is not */
     uint64_t shed, gone;
     py_waitq waiters;           /* in order of arrival; waiter.n: when it came */
 } Limit;
@@ -72,20 +75,29 @@ static void
 look_locked(Limit *l, int64_t now, py_waitq *out)
 {
     py_waiter *w = l->waiters.head;
-    int64_t delay = w ? now - w->n : 0;
-    if (delay < l->least)
-        l->least = delay;
-    /* The second: it is another clock. */
-    if (now >= l->until || l->until - now > l->interval) {
-        l->overloaded = w != NULL && l->least > l->target;
-        l->least = RT_FOREVER;
-        l->until = now + l->interval;
-    }
+    if (w == NULL)
+        return;
+    /* Since then w, or one before it, has waited for more than the target. */
+    int64_t since = w->n + l->target;
+    if (since >= now)
+        l->above_since = RT_FOREVER;
+    else if (since < l->above_since)
+        l->above_since = since;
+    if (l->above_since <= now - l->interval)
+        l->overloaded = true;
     if (!l->overloaded)
         return;
     while ((w = l->waiters.head) != NULL && now - w->n > 2 * l->target)
         if ((w = claim_locked(l, false, RT_WAKE_CLOSED)) != NULL)
             py_waitq_push(out, w);
+}
+
+/* There is a free place, so nobody waits. */
+static inline void
+end_overload_locked(Limit *l)
+{
+    l->overloaded = false;
+    l->above_since = RT_FOREVER;
 }
 
 static inline bool
@@ -95,7 +107,7 @@ try_locked(Limit *l)
     if (l->running >= l->max_running)
         return false;
     l->running++;
-    l->least = 0;
+    end_overload_locked(l);
     return true;
 }
 
@@ -186,8 +198,10 @@ limit_leave(Limit *l, PyObject *Py_UNUSED(ignored))
         look_locked(l, py_now(), &out);
         w = claim_locked(l, l->overloaded, RT_WAKE_READY);
     }
-    if (w == NULL && l->running > 0)
-        l->running--;
+    if (w == NULL) {
+        l->running -= l->running > 0;
+        end_overload_locked(l);
+    }
     py_release(&l->lock);
     if (w != NULL)
         py_ready(w->g, false);
@@ -202,7 +216,7 @@ limit_stats(Limit *l, PyObject *Py_UNUSED(ignored))
     check_fork_locked(l);
     uint32_t running = l->running, waiting = l->waiting;
     uint64_t shed = l->shed, gone = l->gone;
-    bool overloaded = l->overloaded && waiting > 0;
+    bool overloaded = l->overloaded;
     py_release(&l->lock);
     return Py_BuildValue("IIKKO", running, waiting, (unsigned long long)shed,
                          (unsigned long long)gone, overloaded ? Py_True : Py_False);
@@ -230,7 +244,7 @@ limit_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     l->target = target;
     l->interval = interval;
     l->max_wait = max_wait;
-    l->least = RT_FOREVER;
+    l->above_since = RT_FOREVER;
     l->forks = core->forks;
     return (PyObject *)l;
 }

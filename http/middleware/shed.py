@@ -23,7 +23,7 @@ class ConcurrencyStats(NamedTuple):
     gone: int
     """Those whose client went away, or whose time was up, while they waited."""
     overloaded: bool
-    """Whether the queue has been too slow throughout the last interval."""
+    """Whether more requests come than can be served, so that waiting ones are shed."""
 
 
 class limit_concurrency:
@@ -33,10 +33,10 @@ class limit_concurrency:
         http.serve(":8080", limit(mux))
 
     Up to ``max_waiting`` requests wait for a place, first come, first served, for ``max_wait``
-    seconds at most. A burst goes through that way. When requests have waited longer than
+    seconds at most. A burst goes through that way. When requests have had to wait for more than
     ``target_delay`` seconds throughout an ``interval`` (seconds), more come than can be served:
     then who has waited for twice the target is refused, and the last to come is served first,
-    until the queue is short again. So those that are served are served soon.
+    until a place is free again. So those that are served are served soon.
 
     A refused request is answered by ``deny``, or with 503; Retry-After says ``retry_after``
     seconds. A request whose client goes away, or whose ``r.context`` ends otherwise, leaves the
