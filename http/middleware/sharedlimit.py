@@ -54,14 +54,14 @@ def _open(uri: str, timeout: float) -> Any:
         if "prerequisite" in str(e):  # the storage's own package is not there
             raise ImportError(f"rate_limit(): {e}; for Redis: pip install 'gosched[redis]'") from e
         raise ValueError(
-            f"rate_limit(): the storage {_shown(uri)!r} cannot be used: {e}; "
+            f"rate_limit(): the storage {_shown(uri)!r} cannot be used: {_shown(str(e))}; "
             'it is a URI such as "redis://localhost:6379"'
         ) from e
 
 
-def _shown(uri: str) -> str:
-    """Without user and password."""
-    return re.sub("//[^/]*@", "//", uri)
+def _shown(text: str) -> str:
+    """URIs without user and password."""
+    return re.sub("//[^/]*@", "//", text)
 
 
 def _stored(key: str | bytes) -> str:
@@ -75,6 +75,25 @@ def _stored(key: str | bytes) -> str:
             f"a key to limit by is str or bytes (or None for no limit), not {type(key).__name__}"
         )
     return hashlib.blake2b(key, digest_size=16).hexdigest()
+
+
+def look(
+    limit: int, period: int, before: int, before_ends: float, now: int, now_ends: float
+) -> tuple[int, int, int]:
+    """Requests left, seconds until there is one, and until all are there again.
+
+    Counted were ``before`` in the window before, which count less and less for ``before_ends``
+    seconds, and ``now`` in this one, which count for ``now_ends``: as they are for what exceeds a
+    period, then less and less.
+    """
+    weighted = math.floor(before * before_ends / period) + now
+    left = max(0, limit - weighted)
+    if now >= limit:
+        wait = now_ends - period
+    else:
+        wait = before_ends - (limit - now) * period / max(before, 1)
+    full = now_ends if now else before_ends
+    return left, max(1, math.ceil(wait)), max(1, math.ceil(full))
 
 
 class SharedLimiter:
@@ -101,7 +120,7 @@ class SharedLimiter:
         if not 0 < timeout <= 3600:
             raise ValueError(f"rate_limit(): storage_timeout is seconds, not {timeout}")
         self._strategy = _open(uri, timeout)
-        from limits import RateLimitItemPerSecond
+        from limits import RateLimitItemPerSecond  # installed, or _open() had raised
 
         self._item = RateLimitItemPerSecond(count, period, namespace="gosched")
         self._uri = _shown(uri)
@@ -148,9 +167,13 @@ class SharedLimiter:
 
     def _hit(self, key: str) -> str | int:
         taken = self._strategy.hit(self._item, self._name, key)
-        reset, left = self._strategy.get_window_stats(self._item, self._name, key)
-        seconds = max(1, math.ceil(reset - time.time()))
-        return f'"{self._name}";r={left};t={seconds}' if taken else seconds
+        window = self._strategy.storage.get_sliding_window(
+            self._item.key_for(self._name, key), self._item.get_expiry()
+        )
+        left, wait, full = look(self._item.amount, self._item.get_expiry(), *window)
+        if not taken:
+            return wait
+        return f'"{self._name}";r={left};t={full if left else wait}'
 
     def _failed(self, error: Exception) -> None:
         now = time.monotonic_ns()
@@ -162,5 +185,5 @@ class SharedLimiter:
                 self._uri,
                 _DECISIONS[self._on_error],
                 type(error).__name__,
-                error,
+                _shown(str(error)),
             )
