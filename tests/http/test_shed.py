@@ -400,6 +400,33 @@ def test_counts_hold_under_random_load_on_several_ps(procs):
     assert answered.load() > 0
 
 
+def test_no_schedule_loses_a_place_or_gives_one_twice():
+    """Four at once, one of whom gives up while he waits, and one who waits for too long."""
+
+    def body():
+        limit = limit_concurrency(1, max_wait=0.001, target_delay=0.0001, interval=0.0002)
+        inside = []
+
+        def handler(w, r):
+            inside.append(r)
+            assert len(inside) == 1
+            runtime.sleep(0.0006)
+            inside.pop()
+
+        guarded = limit(handler)
+        ctx, cancel = context.with_cancel(context.background())
+        gs = [runtime.go(ask, guarded, "/", ctx if i == 1 else None) for i in range(4)]
+        runtime.sleep(0.0003)
+        cancel()
+        found = [g.join().status for g in gs]
+        stats = limit.stats()
+        assert stats[:2] == (0, 0)
+        assert stats.shed + stats.gone == found.count(503) == 4 - found.count(200) < 4
+        assert ask(limit(lambda w, r: "ok")).status == 200
+
+    testing.explore(body, seeds=range(60), preempt="line")
+
+
 def test_forked_child_begins_with_all_places():
     limit = limit_concurrency(1, max_waiting=0)
 
