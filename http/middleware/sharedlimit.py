@@ -51,7 +51,7 @@ def _open(uri: str, timeout: float) -> Any:
     try:
         return SlidingWindowCounterRateLimiter(storage_from_string(uri, **options))
     except Exception as e:
-        if "prerequisite" in str(e):  # the storage's own package is not there
+        if re.search("prerequisite|minimum version", str(e)):  # of the storage's own package
             raise ImportError(f"rate_limit(): {e}; for Redis: pip install 'gosched[redis]'") from e
         raise ValueError(
             f"rate_limit(): the storage {_shown(uri)!r} cannot be used: {_shown(str(e))}; "
