@@ -27,7 +27,7 @@ rt_gcra *
 rt_gcra_new(uint64_t nkeys)
 {
     uint64_t nsets = 1;
-    while (nsets * RT_GCRA_WAYS < nkeys) {
+    while (nsets * (RT_GCRA_WAYS / 2) < nkeys) {
         if (nsets > SIZE_MAX / sizeof(set) / 4)
             return NULL;
         nsets *= 2;

@@ -41,7 +41,8 @@ typedef struct {
     int64_t full;               /* ns until all of burst is there */
 } rt_gcra_answer;
 
-/* A table with room for at least nkeys keys; NULL: no memory. */
+/* A table for nkeys keys; NULL: no memory.  It has twice as many places or more: keys fall into
+   sets by chance, and with half of the places taken one set of 270 is full. */
 rt_gcra *rt_gcra_new(uint64_t nkeys);
 void rt_gcra_free(rt_gcra *t);
 uint64_t rt_gcra_capacity(const rt_gcra *t);

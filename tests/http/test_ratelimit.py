@@ -287,7 +287,7 @@ def test_no_client_gets_more_than_its_limit_when_there_are_too_many(data):
 
     @testing.bubble()
     def run():
-        handler = rate_limit("10/second", burst=4, max_keys=16)(ok)
+        handler = rate_limit("10/second", burst=4, max_keys=8)(ok)
         passed: dict[int, list[float]] = {}
         now = 0.0
         for _ in range(600):
