@@ -82,9 +82,9 @@ def rate_limit(
     the limit there. With ``headers=False`` they have not. A refused request is answered by
     ``deny``, or with 429; Retry-After says when there is one again.
 
-    There is room for ``max_keys`` clients, 32 bytes each. When there are more, a new one takes the
-    place of one that has used least, and has that counted as its own: no client ever gets more
-    than its limit, new ones may get less for a while.
+    There is room for ``max_keys`` clients, 32 to 64 bytes each. When there are more, a new one
+    takes the place of one that has used least, and has that counted as its own: no client ever
+    gets more than its limit, new ones may get less for a while.
 
     With ``storage``, a URI for the package limits such as "redis://localhost:6379", processes and
     machines share what clients have used, by a sliding window counter; there is no ``burst``
