@@ -210,7 +210,7 @@ typedef struct {
         *cond_type, *semaphore_type, *event_type, *int64_type, *bool_type, *value_type,
         *map_type, *timer_type, *ticker_type, *bubble_type, *explorer_type, *netfd_type, *conn_type,
         *request_type, *writer_type, *headers_type, *body_type, *server_type,
-        *stream_type, *mux_type, *mux_table_type, *mux_route_type;
+        *stream_type, *mux_type, *mux_table_type, *mux_route_type, *ratelimiter_type, *shed_type;
     PyObject *foreign_key;      /* of a thread's Goroutine in its thread state's dict */
     PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed,
         *exc_hijacked;

@@ -18,6 +18,7 @@
  *   py_http_watch.c    telling a program of its connections: conn_state
  *   py_http_gate.c     how many requests run at once, and who waits
  *   py_http_cookies.c  a request's cookies and basic_auth()
+ *   py_ratelimit.c     how often each client may ask
  *   py_http_mux.c      ServeMux: from a request to its handler, with py_http_mux_table.c
  *                      and py_http_route.c
  *
@@ -714,6 +715,7 @@ int http_request_init(PyObject *module);
 int http_writer_init(PyObject *module);
 int http_mux_init(PyObject *module);
 int http_file_init(PyObject *module);
+int http_ratelimit_init(PyObject *module);
 int http_server_init(PyObject *module);
 int http_hijack_init(PyObject *module);
 int http_context_init(PyObject *module);

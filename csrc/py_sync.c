@@ -43,7 +43,7 @@ py_sync_init_types(PyObject *module)
         || py_waitgroup_init_types(module) < 0 || py_once_init_types(module) < 0
         || py_cond_init_types(module) < 0 || py_sema_init_types(module) < 0
         || py_event_init_types(module) < 0 || py_atomic_init_types(module) < 0
-        || py_map_init_types(module) < 0)
+        || py_map_init_types(module) < 0 || py_shed_init_types(module) < 0)
         return -1;
     return 0;
 }

@@ -73,5 +73,6 @@ int py_sema_init_types(PyObject *module);
 int py_event_init_types(PyObject *module);
 int py_atomic_init_types(PyObject *module);
 int py_map_init_types(PyObject *module);
+int py_shed_init_types(PyObject *module);
 
 #endif

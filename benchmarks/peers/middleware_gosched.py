@@ -42,6 +42,9 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "real_address": middleware.real_address(),
     "basic_auth": middleware.basic_auth({"ann": "secret"}),
     "api_key": middleware.api_key(["0123456789abcdef"], header="X-Key"),
+    "rate_limit": middleware.rate_limit("900000/second"),
+    "rate_limit key": middleware.rate_limit("900000/second", key=lambda r: r.headers.get("X-Key")),
+    "limit_concurrency": middleware.limit_concurrency(100),
     **{f"access_log {name}": log for name, log in logs.items()},
 }
 

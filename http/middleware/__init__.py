@@ -17,18 +17,24 @@ from runtime._http.middleware.auth import api_key, basic_auth
 from runtime._http.middleware.client import real_address
 from runtime._http.middleware.cors import cors
 from runtime._http.middleware.origin import cross_origin_protection
+from runtime._http.middleware.ratelimit import client_address, rate_limit
 from runtime._http.middleware.security import security_headers
+from runtime._http.middleware.shed import ConcurrencyStats, limit_concurrency
 from runtime._http.middleware.trace import TraceParent, request_id
 
 __all__ = [
     "AccessEntry",
+    "ConcurrencyStats",
     "TraceParent",
     "access_log",
     "api_key",
     "basic_auth",
     "chain",
+    "client_address",
     "cors",
     "cross_origin_protection",
+    "limit_concurrency",
+    "rate_limit",
     "real_address",
     "request_id",
     "security_headers",
