@@ -49,7 +49,7 @@ _MIN_SIZE = 1024
 _REMEMBERED = 256  # characters of a field that is remembered, at most
 _SNIFF = 512  # bytes that tell a type
 # With more bytes the thread would be busy for longer than it takes to have another one do it.
-_LARGE = 32 * 1024
+_LARGE = 16 * 1024
 _PIECE = 256 * 1024  # bytes of a file, or of a large write, that are compressed at a time
 
 # What has one of these is coded already, part of something, or would not match its digest.

@@ -142,10 +142,10 @@ def etag(*, strong: bool = False, max_size: int = _MAX_SIZE) -> Middleware:
     ``Cache-Control: no-store``, a file, and one that is flushed are passed on as they are. What a
     304 saves is the transfer: the handler has run.
 
-    The tag is weak, which lets it stand for compressed content as well. ``strong`` is for ranges,
-    and for If-Match on a later request. Of compress() and this one put compress() outside, as
-    above: then what a client has is not compressed again, and tags do not depend on the coding.
-    The other order works, too.
+    The tag is weak, and made by a fast hash (XXH64). A ``strong`` one promises the same bytes: it
+    is 128 bits of BLAKE2b. Of compress() and this one put compress() outside, as above: then what
+    a client has is not compressed again, and tags do not depend on the coding, but compressed
+    content has a weak tag in any case. The other order works, too.
 
     A tag tells who can see it whether content is the same as elsewhere: it is no secret.
 
