@@ -203,6 +203,8 @@ class _Writer(Around):
     def send_file(self, file: Any, offset: int = 0, count: int | None = None) -> None:
         with self._mutex:
             n = -1
+            if self._state == _ENDED:
+                raise RuntimeError("send_file(): the response is complete")
             if self._state != _PLAIN:
                 fd = file if isinstance(file, int) else file.fileno()
                 n = _count(fd, offset, count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import runtime
@@ -20,6 +19,8 @@ _LARGE = 64 * 1024  # bytes of which another thread makes a strong tag
 
 
 def _strong_etag(data: str | bytes) -> str:
+    import hashlib  # with all of OpenSSL
+
     content = data.encode() if isinstance(data, str) else data
     return f'"{hashlib.blake2b(content, digest_size=16).hexdigest()}"'
 

@@ -8,6 +8,7 @@ import os
 import random
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import aiohttp
@@ -668,6 +669,8 @@ def test_what_does_not_go_together_raises():
         w.respond(TEXT)
         with pytest.raises(RuntimeError, match="complete"):
             w.write("more")
+        with open(__file__) as file, pytest.raises(RuntimeError, match="complete"):
+            w.send_file(file)
 
     assert plain(through(twice)) == BYTES
     late = []
@@ -780,6 +783,33 @@ def test_large_body_of_any_level_comes_whole(serve, coding, level):
         response = server.get(target, f"Accept-Encoding: {coding}\r\n")
         assert len(response.body) < len(content) / 2
         assert decoder(coding).decompress(response.body) == content
+
+
+def test_many_at_once_are_not_mixed_up(serve, procs):
+    def handler(w, r):
+        text = f"{r.path} " * int(r.query.get("n"))
+        if r.query.get("way") == "return":
+            return text
+        w.headers["Content-Type"] = "text/plain"
+        for at in range(0, len(text), 1000):
+            w.write(text[at : at + 1000])
+            if r.query.get("way") == "flush":
+                w.flush()
+
+    server = serve(middleware.chain(handler, middleware.compress(), middleware.etag()))
+
+    def client(i):
+        for n in range(12):
+            way, size = ("return", "write", "flush")[n % 3], 10 ** (n % 5)
+            coding = CODINGS[(i + n) % len(CODINGS)]
+            target = f"/{i}-{n}?way={way}&n={size}"
+            response = server.get(target, f"Accept-Encoding: {coding}\r\n")
+            coded = response.all("content-encoding")
+            body = decoder(*coded or [None]).decompress(response.body)
+            assert body.decode() == f"/{i}-{n} " * size
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(client, range(6)))
 
 
 # --- arguments ------------------------------------------------------------------------------------
