@@ -192,6 +192,8 @@ keep(http_request *r, PyObject **slot, PyObject *value)
 static PyObject *
 get_method(http_request *r, void *Py_UNUSED(closure))
 {
+    if (RT_LIKELY(r->head.method_id != RT_HM_OTHER))
+        return Py_NewRef(core->http_methods[r->head.method_id]);
     PyObject *method = http_lazy(&r->method);
     if (method != NULL)
         return Py_NewRef(method);
@@ -1083,6 +1085,13 @@ static PyType_Spec spec = {
 int
 http_request_init(PyObject *module)
 {
+    static const char *const methods[] = {
+        [RT_HM_GET] = "GET", [RT_HM_HEAD] = "HEAD", [RT_HM_POST] = "POST", [RT_HM_PUT] = "PUT",
+        [RT_HM_DELETE] = "DELETE", [RT_HM_CONNECT] = "CONNECT", [RT_HM_OPTIONS] = "OPTIONS",
+        [RT_HM_TRACE] = "TRACE", [RT_HM_PATCH] = "PATCH"};
+    for (int i = RT_HM_OTHER + 1; i <= RT_HM_PATCH; i++)
+        if ((core->http_methods[i] = PyUnicode_InternFromString(methods[i])) == NULL)
+            return -1;
     if (py_add_type(module, &spec, &core->request_type, true) < 0)
         return -1;
     return py_add_type(module, &body_spec, &core->body_type, true);
