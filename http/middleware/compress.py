@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import runtime
-from runtime._core import detect_content_type
+from runtime._core import GoExit, detect_content_type
 from runtime._http.chain import Handler, Middleware, callee
 from runtime._http.conditions import plain_is_accepted, preferred_codings
 from runtime._http.controller import ResponseController
@@ -487,7 +487,11 @@ def compress(
 
         def compressed(w: Any, r: Any) -> Any:
             out = _Writer(w, r, rules)
-            value = target(out, r)
+            try:
+                value = target(out, r)
+            except GoExit:  # a handler may end this way
+                out._end()
+                raise
             if not out._begun:
                 held = out._held
                 kind = type(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import runtime
-from runtime._core import _weak_etag
+from runtime._core import GoExit, _weak_etag
 from runtime._http.chain import Handler, Middleware, callee
 from runtime._http.conditions import none_match
 from runtime._http.controller import ResponseController
@@ -195,7 +195,13 @@ def etag(*, strong: bool = False, max_size: int = _MAX_SIZE) -> Middleware:
             if method != "GET" and method != "HEAD":
                 return target(w, r)
             out = _Writer(w, max_size + 1)
-            value = target(out, r)
+            try:
+                value = target(out, r)
+            except GoExit:  # a handler may end this way
+                body = out._whole()
+                if body is not None:
+                    w.respond(tagged(w, r, out._status, body))
+                raise
             held = out._held
             if value is None:
                 if len(held) == 1 and not out._begun:

@@ -704,6 +704,23 @@ def test_handler_that_fails_is_answered_or_cut(serve, flush):
             assert not c.rest().endswith(b"0\r\n\r\n")  # nobody takes it for whole
 
 
+@pytest.mark.parametrize("flush", [False, True])
+@pytest.mark.parametrize("text", ["short", TEXT])
+def test_handler_that_ends_itself_has_answered(serve, flush, text):
+    def handler(w, r):
+        w.headers["Content-Type"] = "text/plain"
+        w.write(text)
+        if flush:
+            w.flush()
+        runtime.goexit()
+
+    server = serve(middleware.chain(handler, middleware.compress(["gzip"]), middleware.etag()))
+    response = server.get("/", "Accept-Encoding: gzip\r\n")
+    coded = response.all("content-encoding")
+    assert bool(coded) == (flush or text is TEXT)
+    assert (gzip.decompress(response.body) if coded else response.body) == text.encode()
+
+
 def test_time_out_inside_and_outside(serve):
     around = middleware.chain(
         lambda w, r: TEXT if r.path == "/" else w.flush(),
