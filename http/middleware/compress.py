@@ -350,6 +350,7 @@ class _Writer(Around):
         """The body is all there will be."""
         data = body.encode() if isinstance(body, str) else body
         coding = self._decide(data[:_SNIFF], len(data))
+        self._begin(_ENDED)
         coded = None
         if coding is not None:
             whole = coding.whole
@@ -363,7 +364,6 @@ class _Writer(Around):
         self._coded(coding)
         self._check_length(len(data))
         self._size = len(data)
-        self._begin(_ENDED)
         self._w.respond(coded)
 
     def _declared_size(self) -> int | None:

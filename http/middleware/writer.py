@@ -45,7 +45,7 @@ class Around:
             self._write_on(data)
             return
         kind = type(data)
-        if kind is not str and kind is not bytes:
+        if kind is not str and kind is not bytes and not isinstance(data, str):
             try:
                 data = bytes(memoryview(data))  # its owner may change it
             except TypeError:

@@ -135,6 +135,17 @@ def test_writes_without_flush_have_a_length(coding):
     assert plain(response) == (BYTES + b"x") * 10
 
 
+class Markup(str):
+    """A str of a template engine."""
+
+
+@pytest.mark.parametrize("text", [Markup("short é"), Markup(TEXT)])
+def test_subclasses_of_str_are_str(text):
+    for handler in (lambda w, r: text, lambda w, r: w.write(text), lambda w, r: w.respond(text)):
+        assert plain(through(handler)) == text.encode()
+        assert ask(middleware.etag()(handler)).body == text.encode()
+
+
 def test_status_returned_or_chosen_before_stays():
     def handler(w, r):
         w.write_header(201)
