@@ -685,6 +685,8 @@ PyObject *http_headers_new_trailers(void);
 /* A new one with the fields of a Headers, a mapping or pairs. */
 PyObject *http_headers_copy(PyObject *fields);
 uint32_t http_headers_count(PyObject *headers);
+/* The first value of a field, or `otherwise`; a new reference. */
+PyObject *http_headers_first(PyObject *headers, PyObject *name, PyObject *otherwise);
 /* Callback per field, in order, for building the head.  Stops when it returns
    non-zero. */
 typedef int (*http_field_fn)(void *arg, const char *name, Py_ssize_t nname,

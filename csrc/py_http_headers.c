@@ -401,6 +401,13 @@ headers_get(Headers *h, PyObject *const *args, Py_ssize_t nargs)
     return found ? value : Py_NewRef(nargs == 2 ? args[1] : Py_None);
 }
 
+PyObject *
+http_headers_first(PyObject *headers, PyObject *name, PyObject *otherwise)
+{
+    PyObject *args[2] = {name, otherwise};
+    return headers_get((Headers *)headers, args, 2);
+}
+
 static PyObject *
 headers_get_all(Headers *h, PyObject *name)
 {

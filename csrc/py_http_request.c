@@ -192,6 +192,8 @@ keep(http_request *r, PyObject **slot, PyObject *value)
 static PyObject *
 get_method(http_request *r, void *Py_UNUSED(closure))
 {
+    if (RT_LIKELY(r->head.method_id != RT_HM_OTHER))
+        return Py_NewRef(core->http_methods[r->head.method_id]);
     PyObject *method = http_lazy(&r->method);
     if (method != NULL)
         return Py_NewRef(method);
@@ -240,6 +242,34 @@ get_headers(http_request *r, void *Py_UNUSED(closure))
 {
     PyObject *headers = http_lazy(&r->headers);
     return headers ? Py_NewRef(headers) : keep(r, &r->headers, http_headers_of_request(r));
+}
+
+/* _field(name): r.headers.get(name, ""), without making r.headers where nobody has asked for
+   it: for what looks at one field of each request. */
+static PyObject *
+request_field(http_request *r, PyObject *name)
+{
+    PyObject *nothing = PyUnicode_FromStringAndSize("", 0), *value = nothing;
+    PyObject *headers = http_lazy(&r->headers);
+    if (nothing == NULL)
+        return NULL;
+    if (RT_UNLIKELY(headers != NULL || !PyUnicode_Check(name) || !PyUnicode_IS_ASCII(name))) {
+        headers = get_headers(r, NULL);
+        value = headers ? http_headers_first(headers, name, nothing) : NULL;
+        Py_XDECREF(headers);
+        Py_DECREF(nothing);
+        return value;
+    }
+    size_t n = (size_t)PyUnicode_GET_LENGTH(name);
+    const char *bytes = PyUnicode_DATA(name);
+    for (uint32_t i = 0; i < r->head.nfields; i++) {
+        const rt_http1_field *f = &r->fields[i];
+        if (f->name.len == n && strncasecmp(r->base + f->name.off, bytes, n) == 0) {
+            Py_DECREF(nothing);
+            return slice_str(r, f->value);
+        }
+    }
+    return nothing;
 }
 
 static PyObject *
@@ -946,6 +976,7 @@ static PyMethodDef methods[] = {
      "set_path_value($self, name, value, /)\n--\n\n"
      "Have path_value(name) return value from now on.  Go: Request.SetPathValue."},
     {"_strip", (PyCFunction)request_strip, METH_O, NULL},
+    {"_field", (PyCFunction)request_field, METH_O, NULL},
     {"cookie", (PyCFunction)request_cookie, METH_O,
      "cookie($self, name, /)\n--\n\n"
      "The first cookie of that name, or None.  Go: Request.Cookie."},
@@ -1054,6 +1085,13 @@ static PyType_Spec spec = {
 int
 http_request_init(PyObject *module)
 {
+    static const char *const methods[] = {
+        [RT_HM_GET] = "GET", [RT_HM_HEAD] = "HEAD", [RT_HM_POST] = "POST", [RT_HM_PUT] = "PUT",
+        [RT_HM_DELETE] = "DELETE", [RT_HM_CONNECT] = "CONNECT", [RT_HM_OPTIONS] = "OPTIONS",
+        [RT_HM_TRACE] = "TRACE", [RT_HM_PATCH] = "PATCH"};
+    for (int i = RT_HM_OTHER + 1; i <= RT_HM_PATCH; i++)
+        if ((core->http_methods[i] = PyUnicode_InternFromString(methods[i])) == NULL)
+            return -1;
     if (py_add_type(module, &spec, &core->request_type, true) < 0)
         return -1;
     return py_add_type(module, &body_spec, &core->body_type, true);

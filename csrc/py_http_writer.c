@@ -850,6 +850,26 @@ writer_respond(http_writer *w, PyObject *value)
 }
 
 static PyObject *
+writer_forget(http_writer *w, PyObject *Py_UNUSED(ignored))
+{
+    http_conn *c = w->conn;
+    PyObject *drop = NULL;
+    py_acquire(&c->lock);
+    bool possible = !w->ended && !w->head_sent && !w->hijack && !c->sending && !c->io_failed;
+    if (possible) {
+        drop = w->first;
+        w->first = NULL;
+        w->buf_len = 0;
+        w->status = 0;
+        w->written = 0;
+        w->wrote = w->is_text = w->is_json = false;
+    }
+    py_release(&c->lock);
+    Py_XDECREF(drop);
+    return PyBool_FromLong(possible);
+}
+
+static PyObject *
 writer_flush(http_writer *w, PyObject *Py_UNUSED(ignored))
 {
     http_conn *c = http_writer_enter(w);
@@ -907,6 +927,10 @@ static PyMethodDef methods[] = {
      "For who calls a handler and wants to know its response:\n\n"
      "    w.respond(handler(w, r))\n"
      "    print(w.status, w.bytes_written)"},
+    {"_forget", (PyCFunction)writer_forget, METH_NOARGS,
+     "_forget($self, /)\n--\n\n"
+     "Take back the status and the body so far.  False where they are on their way, or reading\n"
+     "or sending has failed: then the server knows best what to do."},
     {"flush", (PyCFunction)writer_flush, METH_NOARGS,
      "flush($self, /)\n--\n\n"
      "Send what was written so far; from now on the body is streamed.\n\n"

@@ -134,8 +134,8 @@ def precondition(method: str, headers: Headers, etag: str, modified: int | None)
         when = parse_date(since)
         if when is not None and modified > when:
             return 412
-    if (match := _joined(headers, "if-none-match")) is not None:
-        if _any_match(match, etag, _weak_match):
+    if "if-none-match" in headers:
+        if not none_match(headers, etag):
             return 304 if method in ("GET", "HEAD") else 412
     elif (
         modified is not None
@@ -153,6 +153,12 @@ def _joined(headers: Headers, name: str) -> str | None:
     if name not in headers:
         return None
     return ",".join(headers.get_all(name))
+
+
+def none_match(headers: Headers, etag: str) -> bool:
+    """Does If-None-Match let content with that entity tag be sent?  False: 304, or 412."""
+    match = _joined(headers, "if-none-match")
+    return match is None or not _any_match(match, etag, _weak_match)
 
 
 def _any_match(header: str, etag: str, match: object) -> bool:
@@ -175,12 +181,8 @@ def range_holds(header: str | None, etag: str, modified: int | None) -> bool:
 # --- content codings ------------------------------------------------------------------------------
 
 
-@functools.lru_cache(256)
-def preferred_codings(accept: str, offered: tuple[str, ...]) -> tuple[str, ...]:
-    """Of the codings offered, best first, those that Accept-Encoding admits, best first.
-
-    Only such as are preferred to no coding at all (RFC 9110 section 12.5.3).
-    """
+def coding_weights(accept: str) -> dict[str, float]:
+    """The codings an Accept-Encoding names, and how much each is wanted: 0 to 1."""
     weights: dict[str, float] = {}
     for item in accept.lower().split(","):
         coding, _, parameters = item.partition(";")
@@ -193,8 +195,26 @@ def preferred_codings(accept: str, offered: tuple[str, ...]) -> tuple[str, ...]:
                 weight = 0.0
         if 0.0 <= weight <= 1.0:
             weights[coding.strip()] = weight
+    if "x-gzip" in weights:  # RFC 9110 section 8.4.1.3
+        weights.setdefault("gzip", weights["x-gzip"])
+    return weights
+
+
+@functools.lru_cache(256)
+def preferred_codings(accept: str, offered: tuple[str, ...]) -> tuple[str, ...]:
+    """Of the codings offered, best first, those that Accept-Encoding admits, best first.
+
+    Only such as are preferred to no coding at all (RFC 9110 section 12.5.3).
+    """
+    weights = coding_weights(accept)
     rest = weights.get("*", 0.0)
     plain = weights.get("identity", 0.0)
     scored = [(weights.get(coding, rest), coding) for coding in offered]
     usable = [(weight, coding) for weight, coding in scored if weight > 0 and weight >= plain]
     return tuple(coding for _, coding in sorted(usable, key=lambda item: -item[0]))
+
+
+def plain_is_accepted(accept: str) -> bool:
+    """Does Accept-Encoding admit content without any coding?"""
+    weights = coding_weights(accept)
+    return weights.get("identity", weights.get("*", 1.0)) > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from runtime._core import _status_text
 
 __all__ = ["BadRequestError", "BodyTooLargeError", "HTTPError", "MaxBytesError"]
@@ -48,3 +50,9 @@ class MaxBytesError(BodyTooLargeError):
 
     def __reduce__(self) -> tuple[type[MaxBytesError], tuple[int]]:
         return MaxBytesError, (self.limit,)
+
+
+def which(r: Any) -> str:
+    """A request, for a log: method, target, and its id where middleware has given it one."""
+    trace = r.state.get("trace")
+    return f"{r.method} {r.target}" + (f", request {trace.trace_id}" if trace is not None else "")

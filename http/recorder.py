@@ -252,6 +252,14 @@ class ResponseRecorder:
         reason = _core._status_text(self._status)
         return Response(self._status, reason, copy_fields(self._head), body, trailers)
 
+    def _forget(self) -> bool:
+        if self._ended or self._head is not None:
+            return False
+        self._body.clear()
+        self._status = self._written = 0
+        self._wrote = self._text = self._json = False
+        return True
+
     def _check(self) -> None:
         if self._ended:
             raise RuntimeError("the handler has returned: the response is complete")

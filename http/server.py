@@ -59,7 +59,7 @@ default_mux = ServeMux()
 
 
 def _log_error(message: str, request: Request | None, exc: BaseException) -> None:
-    where = f" ({request.method} {request.target})" if request is not None else ""
+    where = f" ({errors.which(request)})" if request is not None else ""
     logger.error("%s%s", message, where, exc_info=exc)
 
 

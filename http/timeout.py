@@ -83,6 +83,10 @@ class _Writer:
             raise RuntimeError(f"write_header({status}): the response has begun already")
         self._status = status
 
+    def _forget(self) -> bool:
+        self._status, self._body = 0, []
+        return not self.over
+
     def copy_to(self, w: Any) -> None:
         for name in self.headers:
             w.headers.delete(name)

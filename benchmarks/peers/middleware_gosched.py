@@ -18,7 +18,8 @@ from runtime.http import middleware
 NAME, COUNT = sys.argv[1], int(sys.argv[2])
 BATCH, WARM = 64, 2000
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-HEAD = f"""POST /users/5 HTTP/1.1
+METHOD = "GET" if NAME.startswith("etag") else "POST"
+HEAD = f"""{METHOD} /users/5 HTTP/1.1
 Host: example.com
 Origin: https://example.com
 Sec-Fetch-Site: same-origin
@@ -26,6 +27,7 @@ User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128
 Authorization: Basic YW5uOnNlY3JldA==
 X-Key: 0123456789abcdef
 X-Forwarded-For: 192.0.2.7
+Accept-Encoding: gzip, deflate, br, zstd
 traceparent: {TRACE}
 Content-Length: 0
 
@@ -35,6 +37,7 @@ devnull = open(os.devnull, "w")  # noqa: SIM115
 logs = {name: middleware.access_log(name, file=devnull) for name in ("common", "combined", "json")}
 WAYS: dict[str, Callable[[Any], Any]] = {
     "none": lambda handler: handler,
+    "none written": lambda handler: handler,
     "security_headers": middleware.security_headers(),
     "cors": middleware.cors(["https://example.com"]),
     "cross_origin_protection": middleware.cross_origin_protection(),
@@ -45,6 +48,12 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "rate_limit": middleware.rate_limit("900000/second"),
     "rate_limit key": middleware.rate_limit("900000/second", key=lambda r: r.headers.get("X-Key")),
     "limit_concurrency": middleware.limit_concurrency(100),
+    "body_limit": middleware.body_limit(1 << 20),
+    "compress": middleware.compress(),
+    "compress written": middleware.compress(),
+    "etag": middleware.etag(),
+    "etag written": middleware.etag(),
+    "recover": middleware.recover(),
     **{f"access_log {name}": log for name, log in logs.items()},
 }
 
@@ -65,8 +74,9 @@ def send(address: str) -> None:
 
 def main() -> None:
     began = served = 0
+    writes = NAME.endswith(" written")
 
-    def handler(w: http.ResponseWriter, r: http.Request) -> str:
+    def handler(w: http.ResponseWriter, r: http.Request) -> str | None:
         nonlocal began, served
         served += 1
         if served == WARM:
@@ -76,6 +86,9 @@ def main() -> None:
                 log.flush()
             print((time.thread_time_ns() - began) / COUNT, flush=True)
             os._exit(0)
+        if writes:
+            w.write("Hello, World")
+            return None
         return "Hello, World"
 
     server = http.Server(WAYS[NAME](handler), "127.0.0.1:0")
