@@ -13,23 +13,33 @@ The first one named is the outermost: it sees the request first and the response
 
 from runtime._http.chain import chain
 from runtime._http.middleware.accesslog import AccessEntry, access_log
-from runtime._http.middleware.auth import api_key, basic_auth
+from runtime._http.middleware.auth import Authentication, any_of, api_key, basic_auth
 from runtime._http.middleware.client import real_address
 from runtime._http.middleware.cors import cors
+from runtime._http.middleware.jwks import JWKS
+from runtime._http.middleware.jwt import jwt_auth, require_scopes
 from runtime._http.middleware.origin import cross_origin_protection
+from runtime._http.middleware.passwords import hash_password, hashed
 from runtime._http.middleware.security import security_headers
 from runtime._http.middleware.trace import TraceParent, request_id
 
 __all__ = [
+    "JWKS",
     "AccessEntry",
+    "Authentication",
     "TraceParent",
     "access_log",
+    "any_of",
     "api_key",
     "basic_auth",
     "chain",
     "cors",
     "cross_origin_protection",
+    "hash_password",
+    "hashed",
+    "jwt_auth",
     "real_address",
     "request_id",
+    "require_scopes",
     "security_headers",
 ]
