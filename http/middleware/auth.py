@@ -40,7 +40,7 @@ def refuse(w: Any, refusal: Refusal) -> None:
 
 def check_realm(realm: str, what: str) -> str:
     """The realm; ValueError if it cannot be quoted."""
-    if '"' in realm or "\\" in realm or not realm.isascii() or not realm.isprintable():
+    if '"' in realm or "\\" in realm or not realm.isprintable():
         raise ValueError(f"{what}: {realm!r} cannot be quoted as a realm")
     return realm
 

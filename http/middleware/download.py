@@ -17,11 +17,12 @@ def download(
     timeout: float,
     most: int,
     context: ssl.SSLContext | None,
+    proxies: bool,
 ) -> bytes:
     """The body of the response; OSError or ValueError if it is not a 200 of up to `most` bytes.
 
-    No redirect is followed. `sockets` gets those that are used, for whoever does not want to wait
-    any longer: timeout, in seconds, is that of each step.
+    No redirect is followed; proxies: use those of the environment. `sockets` gets those that are
+    used, for whoever does not want to wait any longer: timeout, in seconds, is that of each step.
     """
 
     class Connection(http.client.HTTPConnection):
@@ -44,7 +45,7 @@ def download(
 
     opener = urllib.request.OpenerDirector()
     for handler in (
-        urllib.request.ProxyHandler(),
+        urllib.request.ProxyHandler(None if proxies else {}),
         Plain(),
         Secure(context=context),
         urllib.request.HTTPDefaultErrorHandler(),

@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import logging
 import socket
-import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import runtime
+from runtime._core import Bool
 from runtime._http.middleware.jwtkeys import ASYMMETRIC, Key, KeySet, from_jwk
 from runtime._singleflight import Group
 
@@ -66,8 +66,10 @@ class JWKS:
         context: ssl.SSLContext | None = None,
         allow_http: bool = False,
     ) -> None:
+        if not isinstance(url, str):
+            raise TypeError(f"JWKS(): url is a str, not {type(url).__name__}")
         parts = urlsplit(url)
-        local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        self._local = local = parts.hostname in ("localhost", "127.0.0.1", "::1")
         if parts.scheme not in ("https", "http") or not parts.hostname:
             raise ValueError(f"JWKS({url!r}): an http or https URL is needed")
         if parts.scheme == "http" and not local and not allow_http:
@@ -95,8 +97,7 @@ class JWKS:
         self._tried: float | None = None  # when the last fetch ended; written by the flight only
         # What was fetched: the keys, their texts, and when. Replaced as a whole.
         self._got: tuple[KeySet, str, float] | None = None
-        self._lock = threading.Lock()  # guards:
-        self._refreshing = False
+        self._refreshing = Bool()
 
     def __repr__(self) -> str:
         return f"JWKS({self.url!r})"
@@ -131,21 +132,19 @@ class JWKS:
         return self._tried is None or _now() - self._tried >= self.min_interval
 
     def _refresh_later(self) -> None:
-        with self._lock:
-            if self._refreshing:
-                return
-            self._refreshing = True
+        if not self._refreshing.compare_and_swap(False, True):
+            return
         try:
             runtime.go.named("http.jwks")(self._refresh)
         except BaseException:
-            self._refreshing = False
+            self._refreshing.store(False)
             raise
 
     def _refresh(self) -> None:
         try:
             self._fetch_once()
         finally:
-            self._refreshing = False
+            self._refreshing.store(False)
 
     def _fetch_once(self) -> None:
         """Fetch, or wait for who does, unless that was done a moment ago."""
@@ -188,7 +187,12 @@ class JWKS:
         from runtime._http.middleware.download import download
 
         return download(
-            self.url, sockets, timeout=self._timeout, most=self._max_bytes, context=self._context
+            self.url,
+            sockets,
+            timeout=self._timeout,
+            most=self._max_bytes,
+            context=self._context,
+            proxies=not self._local,
         )
 
 

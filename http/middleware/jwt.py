@@ -9,11 +9,12 @@ why; that is in the log, at level DEBUG.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import re
-import threading
 import time
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from runtime._http.middleware.jwtkeys import (
     prepare,
     pyjwt,
 )
+from runtime._http.middleware.recent import Recent
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")  # RFC 7515 section 3.1
 _SCOPE = re.compile(r"[!#-\[\]-~]+")  # RFC 6749 section 3.3
@@ -60,14 +62,22 @@ class _Fixed:
         return self._keys, self._keys.find(kid, algorithm)
 
 
+def _header(token: str) -> dict[str, Any]:
+    """What a token says of its signature, which is not verified yet; PyJWT looks again."""
+    part = token[: token.index(".")]
+    header = json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    if not isinstance(header, dict):
+        raise _InvalidError("its header is no object")
+    return header
+
+
 class _Verified:
     """Tokens that were found valid, by their digests: memory has no token that could be used."""
 
     def __init__(self, size: int) -> None:
-        self._size = size
         # Until when, by which keys, the claims, and which of them are lists or objects.
-        self._entries: dict[bytes, tuple[float, KeySet, dict[str, Any], list[str]]] = {}
-        self._lock = threading.Lock()  # of changes
+        self._entries: Recent[bytes, tuple[float, KeySet, dict[str, Any], list[str]]]
+        self._entries = Recent(size)
 
     def claims(self, digest: bytes, keys: KeySet | None) -> dict[str, Any] | None:
         """The claims of a token that is still valid: the caller's own."""
@@ -81,12 +91,7 @@ class _Verified:
 
     def add(self, digest: bytes, until: float, keys: KeySet, claims: dict[str, Any]) -> None:
         nested = [name for name, value in claims.items() if isinstance(value, dict | list)]
-        entry = (until, keys, _copy(claims), nested)
-        with self._lock:
-            self._entries.pop(digest, None)
-            if len(self._entries) >= self._size:
-                del self._entries[next(iter(self._entries))]
-            self._entries[digest] = entry
+        self._entries.put(digest, (until, keys, _copy(claims), nested))
 
 
 def _copy(value: Any) -> Any:
@@ -215,7 +220,7 @@ def jwt_auth(
     verified = _Verified(remember)
 
     def verify(token: str, digest: bytes) -> dict[str, Any]:
-        header = jwt.get_unverified_header(token)
+        header = _header(token)
         algorithm, kid = header.get("alg"), header.get("kid")
         if not isinstance(algorithm, str) or algorithm not in pinned:
             raise _InvalidError(f"the algorithm {algorithm!r} is not allowed")
@@ -247,11 +252,13 @@ def jwt_auth(
         if field is None or field[:7].lower() != "bearer ":
             return missing
         token = field[7:].strip(" ")
-        if len(token) > max_token_bytes or _TOKEN.fullmatch(token) is None:
+        if len(token) > max_token_bytes:
             return invalid
         digest = hashlib.sha256(token.encode()).digest()
         claims = verified.claims(digest, source.current())
         if claims is None:
+            if _TOKEN.fullmatch(token) is None:
+                return invalid
             try:
                 claims = verify(token, digest)
             except KeysUnavailableError as e:
@@ -272,14 +279,14 @@ def jwt_auth(
     return Authentication("jwt_auth()", authenticate)
 
 
-def _granted(claims: Mapping[str, Any]) -> frozenset[str]:
-    """The scopes of a token: the claim scope (RFC 9068), or scp, as words or a list of them."""
-    value = claims.get("scope", claims.get("scp"))
-    if isinstance(value, str):
-        return frozenset(value.split(" "))
-    if isinstance(value, list):
-        return frozenset(scope for scope in value if isinstance(scope, str))
-    return frozenset()
+def _granted(claims: Mapping[str, Any]) -> str:
+    """The scopes of a token, each between spaces: the claim scope, or scp."""
+    value = claims.get("scope")
+    if value is None:
+        value = claims.get("scp")
+    if isinstance(value, list):  # as some providers have it
+        value = " ".join(scope for scope in value if isinstance(scope, str) and " " not in scope)
+    return f" {value} " if isinstance(value, str) else ""
 
 
 def require_scopes(
@@ -304,7 +311,8 @@ def require_scopes(
     if match not in ("all", "any"):
         raise ValueError(f"require_scopes(): match is 'all' or 'any', not {match!r}")
     check_realm(realm, "require_scopes()")
-    needed, every = frozenset(scopes), match == "all"
+    needed = [f" {scope} " for scope in dict.fromkeys(scopes)]
+    wanted = len(needed) if match == "all" else 1
     missing = challenge(f'Bearer realm="{realm}"')
     told = f'Bearer realm="{realm}", error="insufficient_scope", scope="{" ".join(scopes)}"'
     insufficient = Refusal(403, (("WWW-Authenticate", told),))
@@ -316,8 +324,10 @@ def require_scopes(
             claims = r.state.get("claims")
             if not isinstance(claims, Mapping):
                 return refuse(w, missing)
-            granted = _granted(claims)
-            if not (needed <= granted if every else needed & granted):
+            granted, found = _granted(claims), 0
+            for scope in needed:
+                found += scope in granted
+            if found < wanted:
                 return refuse(w, insufficient)
             return target(w, r)
 

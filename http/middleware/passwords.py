@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import re
 import secrets
-import threading
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ import runtime
 from runtime._core import Int64, Semaphore
 from runtime._cpu import default_procs
 from runtime._http.errors import HTTPError
+from runtime._http.middleware.recent import Recent
 from runtime._singleflight import Group
 
 _REMEMBERED = 1024  # passwords that were right
@@ -137,8 +137,7 @@ class hashed:
         self._decoy = decoy or hash_password(secrets.token_urlsafe())
         self._verifier("", self._decoy)
         self._secret = secrets.token_bytes(32)
-        self._right: dict[bytes, float] = {}  # digests: until when
-        self._lock = threading.Lock()  # of changes to it
+        self._right: Recent[bytes, float] = Recent(_REMEMBERED)  # digests: until when
         self._flights: Group[bytes, bool] = Group()
         self._turns = Semaphore(default_procs())
         self._waiting = Int64()
@@ -147,9 +146,8 @@ class hashed:
         """Is it the password of that user?"""
         stored = self._find(user)
         known = self._decoy if stored is None else stored
-        parts = (user.encode(), password.encode(), known.encode())
-        text = b"%d %d " % (len(parts[0]), len(parts[1])) + b"".join(parts)
-        digest = hmac.digest(self._secret, text, "sha256")
+        text = f"{len(user)} {len(password)} {user}{password}{known}"
+        digest = hashlib.sha256(self._secret + text.encode()).digest()
         if self._right.get(digest, 0.0) > time.monotonic():
             return True
         if self._waiting.add() > _WAITING:
@@ -157,15 +155,12 @@ class hashed:
             raise HTTPError(503, "hashed(): too many passwords wait to be verified")
         try:
             verify = self._verifier(user, known)
-            right, _ = self._flights.do(digest, lambda: self._compare(verify, parts[1]))
+            right, _ = self._flights.do(digest, lambda: self._compare(verify, password.encode()))
         finally:
             self._waiting.add(-1)
         if stored is None or not right:
             return False
-        with self._lock:
-            if len(self._right) >= _REMEMBERED:
-                del self._right[next(iter(self._right))]
-            self._right[digest] = time.monotonic() + _LIFETIME
+        self._right.put(digest, time.monotonic() + _LIFETIME)
         return True
 
     def _compare(self, verify: _Verify, password: bytes) -> bool:
