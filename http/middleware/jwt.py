@@ -226,6 +226,8 @@ def jwt_auth(
             raise _InvalidError(f"the algorithm {algorithm!r} is not allowed")
         if kid is not None and not isinstance(kid, str):
             raise _InvalidError("the id of its key is no string")
+        if "crit" in header or "b64" in header:  # RFC 7515 section 4.1.11, RFC 7797
+            raise _InvalidError("it needs extensions, of which there are none")
         known, found = source.find(kid, algorithm)
         if found is None:
             raise _InvalidError(f"there is no key {kid!r} for {algorithm}")

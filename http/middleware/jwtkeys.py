@@ -7,6 +7,7 @@ one algorithm (RFC 8725 sections 2.1 and 3.1).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -153,19 +154,38 @@ def from_jwk(jwk: Mapping[str, Any]) -> Key:
 
 
 def _secret(secret: bytes) -> Key:
-    jwt = pyjwt("a secret")
-    try:  # refuses public keys and JWKs in every encoding
-        hmac = jwt.algorithms.HMACAlgorithm
-        value = hmac(hmac.SHA256).prepare_key(secret)
-    except (jwt.PyJWTError, TypeError) as e:
-        raise ValueError(f"it is no secret: {e}") from None
+    if not secret or _is_public(secret):
+        raise ValueError("it is no secret: empty, or a public key, a certificate or a JWK as text")
     fitting = tuple(name for name, size in _SECRETS.items() if len(secret) >= size)
     if not fitting:
         raise ValueError(
             f"a secret of {len(secret)} bytes is too short: HS256 needs 32 (RFC 7518 section 3.2), "
             "as of secrets.token_bytes(32)"
         )
-    return Key(value, fitting)
+    return Key(secret, fitting)
+
+
+def _is_public(data: bytes) -> bool:
+    """Is it, in some encoding, a key that is known to others?"""
+    if b"-----BEGIN" in data or data.startswith((b"ssh-", b"ecdsa-")):
+        return True
+    try:
+        return isinstance(json.loads(data), dict)  # a JWK, or what holds one
+    except (ValueError, RecursionError):
+        pass
+    if not pyjwt("a secret").algorithms.has_crypto:
+        return False
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    for load in (load_der_public_key, x509.load_der_x509_certificate):
+        try:
+            load(data)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            continue
+        return True
+    return False
 
 
 def _public(key: Any) -> Key:
