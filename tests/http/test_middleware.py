@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -875,6 +877,26 @@ def test_access_log_is_written_at_the_end_of_the_program():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert '"GET /last HTTP/1.1" 200 2' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("zone", "offset"), [("<-0330>3:30", "-0330"), ("<+0545>-5:45", "+0545"), ("UTC0", "+0000")]
+)
+def test_access_log_tells_the_local_time(zone, offset):
+    script = (
+        "from runtime import httptest\n"
+        "from runtime.http import middleware\n"
+        "handler = middleware.access_log()(lambda w, r: 'ok')\n"
+        "httptest.record(handler, httptest.new_request('GET', '/'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"TZ": zone}, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    told = done.stderr[done.stderr.index("[") + 1 : done.stderr.index("]")]
+    at = datetime.strptime(told, "%d/%b/%Y:%H:%M:%S %z")
+    assert told.endswith(offset)
+    assert abs((datetime.now(UTC) - at).total_seconds()) < 120
 
 
 def test_access_log_that_makes_no_sense_is_refused_at_once():
