@@ -611,6 +611,8 @@ bool http_request_end(http_conn *c);
 PyObject *http_request_cookies(http_request *r);
 PyObject *http_request_cookies_named(http_request *r, PyObject *name, bool first);
 PyObject *http_request_basic_auth(http_request *r);
+/* Raises TypeError (-1) where r is no Request; what: who needs one. */
+int http_request_check(PyObject *r, const char *what);
 /* r.state; a new reference, or NULL with an exception set. */
 PyObject *http_request_state(http_request *r);
 /* r.remote_addr if that is an object already, r.pattern if there is one: new references, or NULL

@@ -340,11 +340,13 @@ add_json(text *t, http_request *r, long status, long long size, double seconds,
 static PyObject *
 m_access_line(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 5 || !Py_IS_TYPE(args[1], core->request_type)) {
+    if (nargs != 5) {
         PyErr_SetString(PyExc_TypeError,
                         "wrong arguments: _access_line(format, r, status, size, seconds)");
         return NULL;
     }
+    if (http_request_check(args[1], "access_log()") < 0)
+        return NULL;
     long format = PyLong_AsLong(args[0]), status = PyLong_AsLong(args[2]);
     long long size = PyLong_AsLongLong(args[3]);
     double seconds = PyFloat_AsDouble(args[4]);

@@ -380,6 +380,16 @@ set_remote_addr(http_request *r, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
+int
+http_request_check(PyObject *r, const char *what)
+{
+    if (RT_LIKELY(Py_IS_TYPE(r, core->request_type)))
+        return 0;
+    PyErr_Format(PyExc_TypeError, "%s: a Request is needed, not %.200s", what,
+                 Py_TYPE(r)->tp_name);
+    return -1;
+}
+
 PyObject *
 http_request_state(http_request *r)
 {

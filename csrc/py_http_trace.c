@@ -168,11 +168,12 @@ static PyObject *
 m_trace(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 5 || !PyType_Check(args[0])
-        || !PyType_IsSubtype((PyTypeObject *)args[0], &PyTuple_Type)
-        || !Py_IS_TYPE(args[2], core->request_type)) {
+        || !PyType_IsSubtype((PyTypeObject *)args[0], &PyTuple_Type)) {
         PyErr_SetString(PyExc_TypeError, "wrong arguments: _trace(type, w, r, header, trust)");
         return NULL;
     }
+    if (http_request_check(args[2], "request_id()") < 0)
+        return NULL;
     http_request *r = (http_request *)args[2];
     PyObject *state = http_request_state(r);
     PyObject *trace = state ? make_trace((PyTypeObject *)args[0], r, args[4] == Py_True) : NULL;

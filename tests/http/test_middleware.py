@@ -899,6 +899,12 @@ def test_access_log_tells_the_local_time(zone, offset):
     assert abs((datetime.now(UTC) - at).total_seconds()) < 120
 
 
+@pytest.mark.parametrize("make", [middleware.access_log(file=Lines()), middleware.request_id()])
+def test_what_is_no_request_is_refused(make):
+    with pytest.raises(TypeError, match="a Request is needed, not types.SimpleNamespace"):
+        make(ok)(httptest.ResponseRecorder(), SimpleNamespace())
+
+
 def test_access_log_that_makes_no_sense_is_refused_at_once():
     with pytest.raises(ValueError, match="there are common, combined, json"):
         middleware.access_log("fancy")
