@@ -212,6 +212,9 @@ typedef struct {
         *request_type, *writer_type, *headers_type, *body_type, *server_type,
         *stream_type, *mux_type, *mux_table_type, *mux_route_type, *ratelimiter_type, *shed_type;
     PyObject *foreign_key;      /* of a thread's Goroutine in its thread state's dict */
+    struct {                    /* interned names that middleware of HTTP looks up */
+        PyObject *headers, *trace, *trace_id, *user;
+    } http_names;
     PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed,
         *exc_hijacked;
     PyObject *http_methods[10]; /* their names, by RT_HM_*, interned */

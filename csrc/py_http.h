@@ -19,6 +19,8 @@
  *   py_http_gate.c     how many requests run at once, and who waits
  *   py_http_cookies.c  a request's cookies and basic_auth()
  *   py_ratelimit.c     how often each client may ask
+ *   py_http_trace.c    ids of requests, for the middleware request_id
+ *   py_http_log.c      lines of the access log
  *   py_http_mux.c      ServeMux: from a request to its handler, with py_http_mux_table.c
  *                      and py_http_route.c
  *
@@ -447,6 +449,10 @@ int http_watch_traverse(struct http_watch *w, visitproc visit, void *arg);
 void http_watch_free(struct http_watch *w);
 /* "ip:port" of the peer. */
 PyObject *http_conn_addr(const http_conn *c);
+#define HTTP_MAX_ADDR 80
+/* The same as bytes, of a connection that is no stream: how many there are, and of them *nhost
+   before the port. */
+size_t http_conn_addr_text(const http_conn *c, char buf[HTTP_MAX_ADDR], size_t *nhost);
 
 /* ---- the gate, where it has a limit ---- */
 
@@ -606,6 +612,14 @@ bool http_request_end(http_conn *c);
 PyObject *http_request_cookies(http_request *r);
 PyObject *http_request_cookies_named(http_request *r, PyObject *name, bool first);
 PyObject *http_request_basic_auth(http_request *r);
+/* Raises TypeError (-1) where r is no Request; what: who needs one. */
+int http_request_check(PyObject *r, const char *what);
+/* r.state; a new reference, or NULL with an exception set. */
+PyObject *http_request_state(http_request *r);
+/* r.remote_addr if that is an object already, r.pattern if there is one: new references, or NULL
+   without an exception. */
+PyObject *http_request_known_addr(http_request *r);
+PyObject *http_request_pattern(http_request *r);
 http_writer *http_writer_new(http_conn *c);
 /* Use what the handler returned (borrowed).  -1 with an exception set. */
 int http_writer_returned(http_writer *w, PyObject *value);
@@ -680,6 +694,19 @@ PyObject *http_headers_of_request(http_request *r);
 PyObject *http_headers_of_block(http_block *b, const char *base, const rt_http1_field *fields,
                                 uint32_t n);
 PyObject *http_headers_new(void);
+/* Its set(name, value).  -1 with an exception set. */
+int http_headers_set(PyObject *headers, PyObject *name, PyObject *value);
+typedef struct {
+    const char *s;
+    size_t n;
+    PyObject *owner;            /* owned: keeps the bytes, or NULL: they are in the request's
+                                   block */
+} http_value;
+/* The first value of that name in r.headers, which are not made for that.  False: none. */
+bool http_request_value(http_request *r, const char *name, size_t n, http_value *value);
+/* All of them as a str, joined by commas (a new reference); None without any, or NULL with an
+   exception set. */
+PyObject *http_request_values(http_request *r, PyObject *name);
 /* Headers that refuse fields which must not be trailers. */
 PyObject *http_headers_new_trailers(void);
 /* A new one with the fields of a Headers, a mapping or pairs. */
@@ -722,6 +749,8 @@ int http_server_init(PyObject *module);
 int http_hijack_init(PyObject *module);
 int http_context_init(PyObject *module);
 int http_stream_init(PyObject *module);
+int http_trace_init(PyObject *module);
+int http_log_init(PyObject *module);
 
 /* The object in a slot that is filled once, on first use (borrowed), or NULL. */
 static inline PyObject *

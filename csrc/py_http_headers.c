@@ -459,6 +459,72 @@ headers_contains(Headers *h, PyObject *name)
     return found;
 }
 
+int
+http_headers_set(PyObject *self, PyObject *name, PyObject *value)
+{
+    return add_entry((Headers *)self, name, value, true);
+}
+
+static inline bool
+field_is(const http_request *r, uint32_t i, const char *name, size_t n)
+{
+    rt_slice own = r->fields[i].name;
+    return own.len == n && strncasecmp(r->base + own.off, name, n) == 0;
+}
+
+bool
+http_request_value(http_request *r, const char *name, size_t n, http_value *value)
+{
+    Headers *h = (Headers *)http_lazy(&r->headers);
+    if (h != NULL) {
+        py_acquire(&h->lock);
+        entry *e = find(h, name, n);
+        if (e != NULL)
+            *value = (http_value){e->v, e->nv, Py_XNewRef(e->value)};
+        py_release(&h->lock);
+        return e != NULL;
+    }
+    for (uint32_t i = 0; i < r->head.nfields; i++) {
+        if (field_is(r, i, name, n)) {
+            rt_slice s = r->fields[i].value;
+            *value = (http_value){r->base + s.off, s.len, NULL};
+            return true;
+        }
+    }
+    return false;
+}
+
+PyObject *
+http_request_values(http_request *r, PyObject *name)
+{
+    size_t n;
+    const char *bytes = name_arg(name, &n);
+    if (bytes == NULL)
+        return NULL;
+    if (http_lazy(&r->headers) == NULL) {
+        const rt_http1_field *found = NULL;
+        uint32_t same = 0;
+        for (uint32_t i = 0; i < r->head.nfields; i++)
+            if (field_is(r, i, bytes, n)) {
+                found = &r->fields[i];
+                same++;
+            }
+        if (same == 0)
+            Py_RETURN_NONE;
+        if (RT_LIKELY(same == 1))
+            return PyUnicode_DecodeLatin1(r->base + found->value.off, found->value.len, NULL);
+    }
+    PyObject *headers = PyObject_GetAttr((PyObject *)r, core->http_names.headers);
+    PyObject *list = headers ? headers_get_all((Headers *)headers, name) : NULL;
+    PyObject *comma = list ? PyUnicode_FromString(",") : NULL, *joined = NULL;
+    if (comma != NULL)
+        joined = PyList_GET_SIZE(list) ? PyUnicode_Join(comma, list) : Py_NewRef(Py_None);
+    Py_XDECREF(comma);
+    Py_XDECREF(list);
+    Py_XDECREF(headers);
+    return joined;
+}
+
 uint32_t
 http_headers_count(PyObject *self)
 {

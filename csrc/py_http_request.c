@@ -244,34 +244,6 @@ get_headers(http_request *r, void *Py_UNUSED(closure))
     return headers ? Py_NewRef(headers) : keep(r, &r->headers, http_headers_of_request(r));
 }
 
-/* _field(name): r.headers.get(name, ""), without making r.headers where nobody has asked for
-   it: for what looks at one field of each request. */
-static PyObject *
-request_field(http_request *r, PyObject *name)
-{
-    PyObject *nothing = PyUnicode_FromStringAndSize("", 0), *value = nothing;
-    PyObject *headers = http_lazy(&r->headers);
-    if (nothing == NULL)
-        return NULL;
-    if (RT_UNLIKELY(headers != NULL || !PyUnicode_Check(name) || !PyUnicode_IS_ASCII(name))) {
-        headers = get_headers(r, NULL);
-        value = headers ? http_headers_first(headers, name, nothing) : NULL;
-        Py_XDECREF(headers);
-        Py_DECREF(nothing);
-        return value;
-    }
-    size_t n = (size_t)PyUnicode_GET_LENGTH(name);
-    const char *bytes = PyUnicode_DATA(name);
-    for (uint32_t i = 0; i < r->head.nfields; i++) {
-        const rt_http1_field *f = &r->fields[i];
-        if (f->name.len == n && strncasecmp(r->base + f->name.off, bytes, n) == 0) {
-            Py_DECREF(nothing);
-            return slice_str(r, f->value);
-        }
-    }
-    return nothing;
-}
-
 static PyObject *
 get_proto(http_request *r, void *Py_UNUSED(closure))
 {
@@ -285,21 +257,58 @@ get_content_length(http_request *r, void *Py_UNUSED(closure))
     return PyLong_FromLongLong(n < 0 && !r->head.chunked ? 0 : n);
 }
 
+/* The digits of n at `at`; the end. */
+static char *
+add_number(char *at, uint32_t n)
+{
+    char digits[10];
+    int i = 0;
+    do
+        digits[i++] = (char)('0' + n % 10);
+    while ((n /= 10) != 0);
+    while (i > 0)
+        *at++ = digits[--i];
+    return at;
+}
+
+size_t
+http_conn_addr_text(const http_conn *c, char buf[HTTP_MAX_ADDR], size_t *nhost)
+{
+    char *at = buf;
+    if (c->peer.family == AF_INET) {
+        for (int i = 0; i < 4; i++) {
+            at = add_number(at, c->peer.ip[i]);
+            *at++ = '.';
+        }
+        at--;
+    }
+    else if (c->peer.family == AF_INET6) {
+        *at++ = '[';
+        inet_ntop(AF_INET6, c->peer.ip, at, INET6_ADDRSTRLEN);
+        at += strlen(at);
+        if (c->peer.scope != 0) {
+            *at++ = '%';
+            at = add_number(at, c->peer.scope);
+        }
+        *at++ = ']';
+    }
+    else {
+        buf[0] = '@';           /* as Go for unix sockets */
+        return *nhost = 1;
+    }
+    *nhost = (size_t)(at - buf);
+    *at++ = ':';
+    return (size_t)(add_number(at, c->peer.port) - buf);
+}
+
 PyObject *
 http_conn_addr(const http_conn *c)
 {
-    char ip[INET6_ADDRSTRLEN];
+    char buf[HTTP_MAX_ADDR];
+    size_t nhost;
     if (c->stream != NULL)
         return Py_NewRef(http_stream_remote_addr(c));
-    if (c->peer.family != AF_INET && c->peer.family != AF_INET6)
-        return PyUnicode_FromString("@");       /* as Go for unix sockets */
-    if (inet_ntop(c->peer.family, c->peer.ip, ip, sizeof(ip)) == NULL)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    if (c->peer.family == AF_INET)
-        return PyUnicode_FromFormat("%s:%d", ip, (int)c->peer.port);
-    if (c->peer.scope != 0)
-        return PyUnicode_FromFormat("[%s%%%u]:%d", ip, c->peer.scope, (int)c->peer.port);
-    return PyUnicode_FromFormat("[%s]:%d", ip, (int)c->peer.port);
+    return PyUnicode_FromStringAndSize(buf, (Py_ssize_t)http_conn_addr_text(c, buf, &nhost));
 }
 
 static PyObject *
@@ -347,6 +356,12 @@ fill_locked(http_request *r, PyObject **slot, PyObject *value)
     return value;
 }
 
+PyObject *
+http_request_known_addr(http_request *r)
+{
+    return load_locked(r, &r->remote_addr);
+}
+
 static PyObject *
 get_remote_addr(http_request *r, void *Py_UNUSED(closure))
 {
@@ -367,12 +382,28 @@ set_remote_addr(http_request *r, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
-static PyObject *
-get_state(http_request *r, void *Py_UNUSED(closure))
+int
+http_request_check(PyObject *r, const char *what)
+{
+    if (RT_LIKELY(Py_IS_TYPE(r, core->request_type)))
+        return 0;
+    PyErr_Format(PyExc_TypeError, "%s: a Request is needed, not %.200s", what,
+                 Py_TYPE(r)->tp_name);
+    return -1;
+}
+
+PyObject *
+http_request_state(http_request *r)
 {
     r = http_request_root(r);
     PyObject *state = http_lazy(&r->state);
     return state ? Py_NewRef(state) : keep(r, &r->state, PyDict_New());
+}
+
+static PyObject *
+get_state(http_request *r, void *Py_UNUSED(closure))
+{
+    return http_request_state(r);
 }
 
 static PyObject *
@@ -476,12 +507,19 @@ load_route(http_request *r, rt_slice *wild)
     return route;
 }
 
-static PyObject *
-get_pattern(http_request *r, void *Py_UNUSED(closure))
+PyObject *
+http_request_pattern(http_request *r)
 {
     py_acquire(&r->conn->lock);
     PyObject *pattern = Py_XNewRef(r->pattern ? r->pattern : r->route ? r->route->pattern : NULL);
     py_release(&r->conn->lock);
+    return pattern;
+}
+
+static PyObject *
+get_pattern(http_request *r, void *Py_UNUSED(closure))
+{
+    PyObject *pattern = http_request_pattern(r);
     return pattern ? pattern : PyUnicode_FromString("");
 }
 
@@ -605,6 +643,13 @@ static PyObject *
 request_basic_auth(http_request *r, PyObject *Py_UNUSED(ignored))
 {
     return http_request_basic_auth(r);
+}
+
+/* _values(name): all of that field, joined by commas; None without any. */
+static PyObject *
+request_values(http_request *r, PyObject *name)
+{
+    return http_request_values(r, name);
 }
 
 static PyObject *
@@ -976,7 +1021,6 @@ static PyMethodDef methods[] = {
      "set_path_value($self, name, value, /)\n--\n\n"
      "Have path_value(name) return value from now on.  Go: Request.SetPathValue."},
     {"_strip", (PyCFunction)request_strip, METH_O, NULL},
-    {"_field", (PyCFunction)request_field, METH_O, NULL},
     {"cookie", (PyCFunction)request_cookie, METH_O,
      "cookie($self, name, /)\n--\n\n"
      "The first cookie of that name, or None.  Go: Request.Cookie."},
@@ -987,6 +1031,7 @@ static PyMethodDef methods[] = {
      "basic_auth($self, /)\n--\n\n"
      "(user, password) of an Authorization field with the scheme Basic (RFC 7617), else None.\n\n"
      "Compare with hmac.compare_digest().  Go: Request.BasicAuth."},
+    {"_values", (PyCFunction)request_values, METH_O, NULL},
     {"json", (PyCFunction)request_json, METH_NOARGS,
      "json($self, /)\n--\n\n"
      "Read the body and decode it as JSON.\n\n"

@@ -4,6 +4,10 @@ What is counted is the CPU time of the server's thread. Another process sends th
 time, so that little of the figure is for system calls.
 """
 
+import base64
+import hashlib
+import hmac
+import json
 import os
 import socket
 import sys
@@ -19,12 +23,34 @@ NAME, COUNT = sys.argv[1], int(sys.argv[2])
 BATCH, WARM = 64, 2000
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 METHOD = "GET" if NAME.startswith("etag") else "POST"
+SECRET = b"0123456789abcdef" * 2
+
+
+def encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def token() -> str:
+    claims = {
+        "iss": "https://login.example.com/",
+        "sub": "auth0|5f7c8ec7c33c6c004bbafe82",
+        "aud": "shop",
+        "iat": int(time.time()),
+        "exp": int(time.time()) + 3600,
+        "scope": "openid profile items:read",
+    }
+    header = {"alg": "HS256", "typ": "JWT"}
+    text = ".".join(encode(json.dumps(part).encode()) for part in (header, claims))
+    return f"{text}.{encode(hmac.digest(SECRET, text.encode(), 'sha256'))}"
+
+
+AUTHORIZATION = f"Bearer {token()}" if NAME.startswith("jwt") else "Basic YW5uOnNlY3JldA=="
 HEAD = f"""{METHOD} /users/5 HTTP/1.1
 Host: example.com
 Origin: https://example.com
 Sec-Fetch-Site: same-origin
 User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0
-Authorization: Basic YW5uOnNlY3JldA==
+Authorization: {AUTHORIZATION}
 X-Key: 0123456789abcdef
 X-Forwarded-For: 192.0.2.7
 Accept-Encoding: gzip, deflate, br, zstd
@@ -32,6 +58,21 @@ traceparent: {TRACE}
 Content-Length: 0
 
 """.replace("\n", "\r\n").encode()
+
+
+def hashed() -> middleware.hashed:
+    digest = hashlib.pbkdf2_hmac("sha256", b"secret", b"salt", 1000)
+    text = base64.b64encode(digest, b"./").decode().rstrip("=")
+    return middleware.hashed({"ann": f"$pbkdf2-sha256$1000$c2FsdA${text}"})
+
+
+def jwt_auth(handler: Any) -> Any:
+    return middleware.jwt_auth(key=SECRET, algorithms=["HS256"], audience="shop")(handler)
+
+
+def scopes(handler: Any) -> Any:
+    return jwt_auth(middleware.require_scopes("items:read")(handler))
+
 
 devnull = open(os.devnull, "w")  # noqa: SIM115
 logs = {name: middleware.access_log(name, file=devnull) for name in ("common", "combined", "json")}
@@ -44,6 +85,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "request_id": middleware.request_id(),
     "real_address": middleware.real_address(),
     "basic_auth": middleware.basic_auth({"ann": "secret"}),
+    "basic_auth hashed": middleware.basic_auth(hashed()),
     "api_key": middleware.api_key(["0123456789abcdef"], header="X-Key"),
     "rate_limit": middleware.rate_limit("900000/second"),
     "rate_limit key": middleware.rate_limit("900000/second", key=lambda r: r.headers.get("X-Key")),
@@ -54,6 +96,8 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "etag": middleware.etag(),
     "etag written": middleware.etag(),
     "recover": middleware.recover(),
+    "jwt_auth": jwt_auth,
+    "jwt_auth scopes": scopes,
     **{f"access_log {name}": log for name, log in logs.items()},
 }
 

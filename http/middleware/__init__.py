@@ -13,13 +13,16 @@ The first one named is the outermost: it sees the request first and the response
 
 from runtime._http.chain import chain
 from runtime._http.middleware.accesslog import AccessEntry, access_log
-from runtime._http.middleware.auth import api_key, basic_auth
+from runtime._http.middleware.auth import Authentication, any_of, api_key, basic_auth
 from runtime._http.middleware.bounds import body_limit, time_out
 from runtime._http.middleware.client import real_address
 from runtime._http.middleware.compress import compress
 from runtime._http.middleware.cors import cors
 from runtime._http.middleware.etag import etag
+from runtime._http.middleware.jwks import JWKS
+from runtime._http.middleware.jwt import jwt_auth, require_scopes
 from runtime._http.middleware.origin import cross_origin_protection
+from runtime._http.middleware.passwords import hash_password, hashed
 from runtime._http.middleware.ratelimit import client_address, rate_limit
 from runtime._http.middleware.recover import recover
 from runtime._http.middleware.security import security_headers
@@ -27,10 +30,13 @@ from runtime._http.middleware.shed import ConcurrencyStats, limit_concurrency
 from runtime._http.middleware.trace import TraceParent, request_id
 
 __all__ = [
+    "JWKS",
     "AccessEntry",
+    "Authentication",
     "ConcurrencyStats",
     "TraceParent",
     "access_log",
+    "any_of",
     "api_key",
     "basic_auth",
     "body_limit",
@@ -40,11 +46,15 @@ __all__ = [
     "cors",
     "cross_origin_protection",
     "etag",
+    "hash_password",
+    "hashed",
+    "jwt_auth",
     "limit_concurrency",
     "rate_limit",
     "real_address",
     "recover",
     "request_id",
+    "require_scopes",
     "security_headers",
     "time_out",
 ]

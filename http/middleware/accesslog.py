@@ -12,15 +12,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from json.encoder import encode_basestring_ascii as quoted
+from functools import partial
 from typing import Any, Protocol
 
 import runtime
-from runtime._core import Mutex
+from runtime._core import Int64, Mutex, _access_line
 from runtime._http.chain import Handler, callee
 from runtime._http.errors import HTTPError
 
-_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _PAUSE = 0.1  # seconds for which lines are gathered
 _MOST = 65536  # lines that wait
 
@@ -73,72 +72,20 @@ class AccessEntry:
         return {name: getattr(self, name) for name in AccessEntry.__slots__ if name != "at"}
 
 
-class _Clock:
-    """The time as the common log format has it, made once a second."""
-
-    def __init__(self) -> None:
-        self._last: tuple[int, str] = (-1, "")
-
-    def __call__(self, at: float) -> str:
-        second, text = self._last
-        if second != int(at):
-            second = int(at)
-            t = time.localtime(second)
-            offset = t.tm_gmtoff // 60
-            sign = "-" if offset < 0 else "+"
-            text = (
-                f"{t.tm_mday:02}/{_MONTHS[t.tm_mon - 1]}/{t.tm_year}:{t.tm_hour:02}:"
-                f"{t.tm_min:02}:{t.tm_sec:02} {sign}{abs(offset) // 60:02}{abs(offset) % 60:02}"
-            )
-            self._last = second, text
-        return text
+_FORMATS = {"common": 0, "combined": 1, "json": 2}  # LOG_* of csrc/py_http_log.c
 
 
-_clock = _Clock()
+def _maker(format: Any, entries: bool) -> Callable[[Any, int, int, float], Any]:
+    """What makes a line of a request, its status, size and duration; or a line and its entry."""
+    if not callable(format):
+        plain = partial(_access_line, format)
+        return (lambda *args: (plain(*args), AccessEntry(*args))) if entries else plain
 
+    def custom(*args: Any) -> Any:
+        entry = AccessEntry(*args)
+        return (format(entry), entry) if entries else format(entry)
 
-def _safe(text: str) -> str:
-    """What a client has sent, in quotes: no line end and no quote of its own."""
-    if not text:
-        return "-"
-    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
-        return text
-    return quoted(text)[1:-1]
-
-
-def _word(text: str) -> str:
-    """The same, without quotes."""
-    return _safe(text).replace(" ", "\\u0020")
-
-
-def common(e: AccessEntry) -> str:
-    """The common log format of NCSA's httpd."""
-    return (
-        f"{_word(e.client)} - {_word(e.user)} [{_clock(e.at)}] "
-        f'"{e.method} {_safe(e.target)} {e.proto}" {e.status} {e.size or "-"}'
-    )
-
-
-def combined(e: AccessEntry) -> str:
-    """The combined log format: with referer and user agent."""
-    return f'{common(e)} "{_safe(e.referer)}" "{_safe(e.agent)}"'
-
-
-def json_line(e: AccessEntry) -> str:
-    """A JSON object; times in seconds."""
-    return (
-        f'{{"time":{e.at:.6f},"client":{quoted(e.client)},"user":{quoted(e.user)},'
-        f'"method":{quoted(e.method)},"target":{quoted(e.target)},"route":{quoted(e.route)},'
-        f'"proto":"{e.proto}","status":{e.status},"size":{e.size},"duration":{e.duration:.6f},'
-        f'"referer":{quoted(e.referer)},"agent":{quoted(e.agent)},"trace":{quoted(e.trace)}}}'
-    )
-
-
-_FORMATS: dict[str, Callable[[AccessEntry], str]] = {
-    "common": common,
-    "combined": combined,
-    "json": json_line,
-}
+    return custom
 
 
 class access_log:
@@ -168,22 +115,22 @@ class access_log:
     ) -> None:
         if file is not None and logger is not None:
             raise TypeError("access_log(): a file or a logger, not both")
-        line = _FORMATS.get(format) if isinstance(format, str) else format
-        if line is None or not callable(line):
-            known = ", ".join(_FORMATS)
-            raise ValueError(f"access_log({format!r}): there are {known}, and functions")
-        self._line = line
+        known = _FORMATS.get(format) if isinstance(format, str) else None
+        if known is None and not callable(format):
+            names = ", ".join(_FORMATS)
+            raise ValueError(f"access_log({format!r}): there are {names}, and functions")
         self._file = file
         self._logger = logger
+        self._line = _maker(format if known is None else known, logger is not None)
         self._waiting: deque[Any] = deque()
         self._writing = Mutex()
         self._due = False  # somebody is going to write
-        self._lost = 0
+        self._lost = Int64()
         atexit.register(self.flush)
 
     def __call__(self, handler: Any) -> Handler:
         target = callee(handler, "access_log()")
-        line, logger, note, now = self._line, self._logger, self._note, time.perf_counter
+        line, note, now = self._line, self._note, time.perf_counter
 
         def logged(w: Any, r: Any) -> None:
             began = now()
@@ -193,11 +140,9 @@ class access_log:
                     w.respond(value)
             except BaseException as exc:
                 status = exc.status if isinstance(exc, HTTPError) else w.status or 500
-                entry = AccessEntry(r, status, w.bytes_written, now() - began)
-                note(line(entry), entry if logger else None)
+                note(line(r, status, w.bytes_written, now() - began))
                 raise
-            entry = AccessEntry(r, w.status or 200, w.bytes_written, now() - began)
-            note(line(entry), entry if logger else None)
+            note(line(r, w.status or 200, w.bytes_written, now() - began))
 
         return logged
 
@@ -206,23 +151,24 @@ class access_log:
         with self._writing:
             waiting, logger = self._waiting, self._logger
             lines = [waiting.popleft() for _ in range(len(waiting))]
-            lost, self._lost = self._lost, 0
+            lost = self._lost.swap(0)
             if lost:
-                lines.append((f"access log: {lost} lines were lost", None))
+                text = f"access log: {lost} lines were lost"
+                lines.append(text if logger is None else (text, None))
             if logger is not None:
                 for text, entry in lines:
                     extra = None if entry is None else entry.fields()
                     logger.info("%s", text, extra=extra)
             elif lines:
                 file = self._file if self._file is not None else sys.stderr
-                file.write("\n".join(text for text, _ in lines) + "\n")
+                file.write("\n".join(lines) + "\n")
                 file.flush()
 
-    def _note(self, text: str, entry: AccessEntry | None) -> None:
+    def _note(self, line: Any) -> None:
         if len(self._waiting) >= _MOST:
-            self._lost += 1
+            self._lost.add()
             return
-        self._waiting.append((text, entry))
+        self._waiting.append(line)
         if not self._due:
             self._due = True
             try:

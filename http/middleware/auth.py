@@ -9,33 +9,112 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from runtime._core import _status_text
-from runtime._http.chain import Handler, Middleware, callee
+from runtime._http.chain import Handler, callee
 
 
-def _refuse(w: Any, challenge: str) -> None:
-    w.headers.set("WWW-Authenticate", challenge)
-    w.write_header(401)
-    w.write(_status_text(401) + "\n")
+class Refusal(NamedTuple):
+    """Why a request is not answered."""
+
+    status: int
+    fields: tuple[tuple[str, str], ...]
+    """Of the response's head."""
+
+
+def challenge(value: str) -> Refusal:
+    """401, with that in WWW-Authenticate."""
+    return Refusal(401, (("WWW-Authenticate", value),))
+
+
+def refuse(w: Any, refusal: Refusal) -> None:
+    """Answer with it."""
+    for name, _ in refusal.fields:
+        w.headers.delete(name)
+    for name, value in refusal.fields:
+        w.headers.add(name, value)
+    w.write_header(refusal.status)
+    w.write(_status_text(refusal.status) + "\n")
+
+
+def check_realm(realm: str, what: str) -> str:
+    """The realm; ValueError if it cannot be quoted."""
+    if '"' in realm or "\\" in realm or not realm.isprintable():
+        raise ValueError(f"{what}: {realm!r} cannot be quoted as a realm")
+    return realm
+
+
+class Authentication:
+    """A middleware that finds out who asks, by itself or as one of `any_of`."""
+
+    def __init__(self, what: str, check: Callable[[Any], Refusal | None]) -> None:
+        self.check = check
+        """Sets r.state["user"] and returns None, or returns why it does not."""
+        self._what = what
+
+    def __repr__(self) -> str:
+        return f"<middleware {self._what}>"
+
+    def __call__(self, handler: Any) -> Handler:
+        target, check = callee(handler, self._what), self.check
+
+        def authenticated(w: Any, r: Any) -> Any:
+            refusal = check(r)
+            if refusal is not None:
+                return refuse(w, refusal)
+            return target(w, r)
+
+        return authenticated
+
+
+def any_of(*ways: Authentication) -> Authentication:
+    """Ask for one of several: the first that finds out who asks counts.
+
+        mux.use(any_of(jwt_auth(jwks_url=URL, algorithms=["RS256"]), api_key(KEYS, header="X-Key")))
+
+    Each is a ``basic_auth``, ``api_key`` or ``jwt_auth``. If none is content the answer is 401 with
+    the challenges of all of them; 503 if one of them could not tell. Raises TypeError for others.
+    """
+    if not ways:
+        raise ValueError("any_of(): name at least one way to authenticate")
+    for way in ways:
+        if not isinstance(way, Authentication):
+            raise TypeError(
+                "any_of(): each is a basic_auth(), api_key() or jwt_auth(), "
+                f"not {type(way).__name__}"
+            )
+    checks = [way.check for way in ways]
+
+    def check(r: Any) -> Refusal | None:
+        refusals = []
+        for one in checks:
+            refusal = one(r)
+            if refusal is None:
+                return None
+            refusals.append(refusal)
+        fields = tuple(field for refusal in refusals for field in refusal.fields)
+        return Refusal(max(refusal.status for refusal in refusals), fields)
+
+    return Authentication("any_of()", check)
 
 
 def basic_auth(
     check: Mapping[str, str] | Callable[[str, str], object], *, realm: str = "restricted"
-) -> Middleware:
+) -> Authentication:
     """Ask for a user and a password (RFC 7617); answer 401 without.
 
-        admin = basic_auth({"ann": "secret"})
-        admin = basic_auth(lambda user, password: verify(hashes.get(user, DUMMY), password))
+        admin = basic_auth(hashed({"ann": "$scrypt$ln=14,r=8,p=1$wPhg...$Uo7m..."}))
+        admin = basic_auth({"ann": os.environ["ANN_PASSWORD"]})
+        admin = basic_auth(lambda user, password: directory.bind(user, password))
         mux.handle("/admin/", pages, use=[admin])
 
-    ``check`` is a function of both that tells whether they are right, or passwords by user. The
-    user is then ``r.state["user"]``. Only over TLS is a password safe on its way.
+    ``check`` is a function of both that tells whether they are right, such as `hashed`, or
+    passwords by user. The user is then ``r.state["user"]``. Only over TLS is a password safe on its
+    way.
     """
-    if '"' in realm or "\\" in realm or not realm.isprintable():
-        raise ValueError(f"basic_auth(): {realm!r} cannot be quoted as a realm")
-    challenge = f'Basic realm="{realm}", charset="UTF-8"'
+    value = f'Basic realm="{check_realm(realm, "basic_auth()")}", charset="UTF-8"'
+    refusal = challenge(value)
     verify: Callable[[str, str], object]
     users: dict[str | None, str] = {}  # by what browsers send
     if callable(check):
@@ -50,29 +129,24 @@ def basic_auth(
         def verify(user: str, password: str) -> object:
             return pairs.get((user, password))
 
-    def around(handler: Any) -> Handler:
-        target = callee(handler, "basic_auth()")
+    def authenticate(r: Any) -> Refusal | None:
+        user = users.get(r.headers.get("Authorization"))
+        if user is None:
+            pair = r.basic_auth()
+            if pair is None or not verify(*pair):
+                return refusal
+            user = pair[0]
+        r.state["user"] = user
+        return None
 
-        def authenticated(w: Any, r: Any) -> Any:
-            user = users.get(r.headers.get("Authorization"))
-            if user is None:
-                pair = r.basic_auth()
-                if pair is None or not verify(*pair):
-                    return _refuse(w, challenge)
-                user = pair[0]
-            r.state["user"] = user
-            return target(w, r)
-
-        return authenticated
-
-    return around
+    return Authentication("basic_auth()", authenticate)
 
 
 def api_key(
     keys: Mapping[str, str] | Iterable[str] | Callable[[str], object],
     *,
     header: str = "Authorization",
-) -> Middleware:
+) -> Authentication:
     """Ask for a key; answer 401 without.
 
         mux.use(api_key({"3f8a...": "billing", "77c1...": "shop"}))
@@ -95,20 +169,16 @@ def api_key(
         find = owners.get
 
     bearer = header.lower() == "authorization"
+    refusal = challenge("Bearer" if bearer else f'ApiKey header="{header}"')
 
-    def around(handler: Any) -> Handler:
-        target = callee(handler, "api_key()")
+    def authenticate(r: Any) -> Refusal | None:
+        key = r.headers.get(header)
+        if bearer and key is not None:
+            key = key[7:].strip() if key[:7].lower() == "bearer " else None
+        owner = find(key) if key else None
+        if owner is None or owner is False:
+            return refusal
+        r.state["user"] = owner
+        return None
 
-        def authenticated(w: Any, r: Any) -> Any:
-            key = r.headers.get(header)
-            if bearer and key is not None:
-                key = key[7:].strip() if key[:7].lower() == "bearer " else None
-            owner = find(key) if key else None
-            if owner is None or owner is False:
-                return _refuse(w, "Bearer" if bearer else f'ApiKey header="{header}"')
-            r.state["user"] = owner
-            return target(w, r)
-
-        return authenticated
-
-    return around
+    return Authentication("api_key()", authenticate)

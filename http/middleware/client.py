@@ -149,11 +149,10 @@ def real_address(
         target = callee(handler, "real_address()")
 
         def addressed(w: Any, r: Any) -> Any:
-            values = r.headers.get_all(header)
-            if values:
+            text = r._values(header)
+            if text is not None:
                 peer = r.remote_addr
                 if is_proxy(peer.rpartition(":")[0] or peer):
-                    text = values[0] if len(values) == 1 else ",".join(values)
                     real = (client if len(text) <= _REMEMBERED else client.__wrapped__)(text)
                     if real is not None:
                         r.state["peer"] = peer

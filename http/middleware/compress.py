@@ -480,7 +480,7 @@ def compress(
         ):
             return False
         # Only with a weight can plain content be refused.
-        return ";" not in r._field("Accept-Encoding") or accepted(r).plain
+        return ";" not in (r._values("Accept-Encoding") or "") or accepted(r).plain
 
     def around(handler: Any) -> Handler:
         target = callee(handler, "compress()")

@@ -178,7 +178,7 @@ def etag(*, strong: bool = False, max_size: int = _MAX_SIZE) -> Middleware:
         else:
             tag = runtime.blocking(_strong_etag, body)
         headers.set("ETag", tag)
-        if r._field("If-None-Match") and w.status == 0 and not none_match(r.headers, tag):
+        if r._values("If-None-Match") and w.status == 0 and not none_match(r.headers, tag):
             for name in ("Content-Type", "Content-Length", "Content-Encoding", "Last-Modified"):
                 headers.delete(name)
             w.write_header(304)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import runtime
 from runtime import http, httptest
@@ -455,6 +460,49 @@ def test_request_ids_differ_and_need_not_be_told_or_trusted():
     assert "X-Request-Id" not in ask(handler).response().headers
 
 
+def test_request_id_heeds_what_a_handler_around_it_has_put_into_the_request():
+    def around(w, r):
+        r.headers.set("traceparent", f"00-{TRACE}-{PARENT}-01")
+        return inner(w, r)
+
+    inner = middleware.request_id()(traced)
+    assert ask(around, traceparent="nonsense").text.startswith(f"00-{TRACE}-")
+
+
+def test_request_ids_of_a_forked_child_are_not_its_parents():
+    script = (
+        "import os\n"
+        "from runtime import httptest\n"
+        "from runtime.http import middleware\n"
+        "handler = middleware.request_id()(lambda w, r: str(r.state['trace']))\n"
+        "def trace():\n"
+        "    return httptest.record(handler, httptest.new_request('GET', '/')).text\n"
+        "traces = [trace()]\n"
+        "pid = os.fork()\n"
+        "traces += [trace() for _ in range(3)]\n"
+        "if pid: os.waitpid(pid, 0)\n"
+        "print(*traces, flush=True)\n"
+        "os._exit(0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    traces = [line.split() for line in done.stdout.splitlines()]
+    assert [len(line) for line in traces] == [4, 4]
+    assert len({trace for line in traces for trace in line}) == 7  # one is from before
+
+
+def test_trace_is_a_named_tuple():
+    seen = []
+    handler = middleware.request_id()(lambda w, r: seen.append(r.state["trace"]) or "ok")
+    ask(handler, traceparent=f"00-{TRACE}-{PARENT}-01")
+    (trace,) = seen
+    assert isinstance(trace, middleware.TraceParent)
+    assert trace == (TRACE, trace.parent_id, True) and hash(trace) == hash(tuple(trace))
+    assert trace._replace(sampled=False).sampled is False
+
+
 # --- basic_auth and api_key -----------------------------------------------------------------------
 
 
@@ -598,6 +646,15 @@ def test_real_address_takes_all_lines_of_the_field_in_order():
     assert from_peer(handler, "10.0.0.1:99", *fields).startswith("192.0.2.7:0 ")
 
 
+def test_real_address_heeds_what_a_handler_around_it_has_put_into_the_request():
+    def around(w, r):
+        r.headers.delete("X-Forwarded-For")
+        return inner(w, r)
+
+    inner = middleware.real_address(PROXIES)(address)
+    assert from_peer(around, "10.0.0.1:99", ("X-Forwarded-For", "6.6.6.6")) == "10.0.0.1:99 -"
+
+
 @pytest.mark.parametrize(
     ("args", "options", "error"),
     [
@@ -702,6 +759,67 @@ def test_access_log_combined_and_json_escape_what_clients_send(serve):
     assert 0 <= entry["duration"] < 60 and len(entry["trace"]) == 32 and entry["user"] == ""
 
 
+def logged(log, handler, **options):
+    """The line of one request."""
+    file = Lines()
+    middle = middleware.access_log(log, file=file)
+    httptest.record(middle(handler), httptest.new_request("GET", "/", **options))
+    middle.flush()
+    return file.written.recv(timeout=60)
+
+
+@given(st.text(max_size=40))
+@example("\x00\x1f\b\t\n\f\r\x7f")
+@example("\ud800 \U0001f600é")
+@example("x" * 5000)
+def test_access_log_tells_any_user_in_ascii(user):
+    def handler(w, r):
+        r.state["user"] = user
+
+    line = logged("json", handler)
+    assert line.isascii() and json.loads(line)["user"] == user
+    assert json.dumps(user) in line
+    words = logged("common", handler).split(" ")
+    assert json.loads(f'"{words[2]}"') == (user or "-")
+
+
+@pytest.mark.parametrize(
+    ("addr", "client"),
+    [
+        ("192.0.2.7:80", "192.0.2.7"),
+        ("[2001:db8::1]:80", "[2001:db8::1]"),
+        ("@", "@"),
+        (":9", ":9"),
+    ],
+)
+def test_access_log_client_is_the_address_without_its_port(addr, client):
+    assert json.loads(logged("json", ok, remote_addr=addr))["client"] == client
+    assert logged("common", ok, remote_addr=addr).startswith(f"{client} - - [")
+
+
+@pytest.mark.parametrize(
+    ("addr", "client"), [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "[::1]"), ("unix", "@")]
+)
+def test_access_log_and_remote_addr_of_a_socket(serve, addr, client, tmp_path):
+    file = Lines()
+    log = middleware.access_log(file=file)
+    path = f"unix:{tmp_path}/s" if addr == "unix" else addr
+    server = serve(middleware.chain(address, middleware.request_id(), log), path)
+    with server.connect() as c:
+        port = "" if addr == "unix" else f":{c.sock.getsockname()[1]}"
+        c.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert c.response().body.decode() == f"{client}{port} -"
+    log.flush()
+    assert file.written.recv(timeout=60).startswith(f"{client} - - [")
+
+
+def test_access_log_of_a_custom_trace_uses_its_id():
+    def handler(w, r):
+        r.state["trace"] = SimpleNamespace(trace_id="t-1")
+
+    assert json.loads(logged("json", handler))["trace"] == "t-1"
+
+
 def test_access_log_by_a_logger_has_fields(serve, caplog):
     caplog.set_level("INFO", "access")
     logger = logging.getLogger("access")
@@ -759,6 +877,32 @@ def test_access_log_is_written_at_the_end_of_the_program():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert '"GET /last HTTP/1.1" 200 2' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("zone", "offset"), [("<-0330>3:30", "-0330"), ("<+0545>-5:45", "+0545"), ("UTC0", "+0000")]
+)
+def test_access_log_tells_the_local_time(zone, offset):
+    script = (
+        "from runtime import httptest\n"
+        "from runtime.http import middleware\n"
+        "handler = middleware.access_log()(lambda w, r: 'ok')\n"
+        "httptest.record(handler, httptest.new_request('GET', '/'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"TZ": zone}, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    told = done.stderr[done.stderr.index("[") + 1 : done.stderr.index("]")]
+    at = datetime.strptime(told, "%d/%b/%Y:%H:%M:%S %z")
+    assert told.endswith(offset)
+    assert abs((datetime.now(UTC) - at).total_seconds()) < 120
+
+
+@pytest.mark.parametrize("make", [middleware.access_log(file=Lines()), middleware.request_id()])
+def test_what_is_no_request_is_refused(make):
+    with pytest.raises(TypeError, match=r"a Request is needed, not types.SimpleNamespace"):
+        make(ok)(httptest.ResponseRecorder(), SimpleNamespace())
 
 
 def test_access_log_that_makes_no_sense_is_refused_at_once():
