@@ -416,8 +416,8 @@ typedef struct {
 
 /* Of a request and the status it got; 0: none was sent. */
 http_sample http_stats_sample(const http_request *r, int status);
-/* Its time is over; by mp. */
-void http_stats_add(py_m *mp, const http_sample *sample);
+/* Its time is over; returns what time that is, rt_nanotime().  By mp. */
+int64_t http_stats_add(py_m *mp, const http_sample *sample);
 /* The label of a route by its pattern, a str. */
 uint8_t http_stats_label(PyObject *pattern);
 /* A server begins to exist, or ends. */

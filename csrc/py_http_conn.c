@@ -28,7 +28,7 @@
 #define MAX_PIPELINED 32                /* requests served before others get a turn */
 #define FLUSH_AT (64 * 1024)            /* bytes of joined responses */
 
-static void parse_pipelined(http_conn *c);
+static void parse_pipelined(http_conn *c, int64_t now);
 
 /* ---- birth and death ---- */
 
@@ -388,22 +388,23 @@ http_conn_serve(http_conn *c, Goroutine *gp, PyObject **fatal)
                 done = d > 0;
             }
         }
-        /* The next request, if its head is here already. */
+        /* The next request, if its head is here already.  It begins where this one ends. */
+        bool counted = false;
         if (done && !c->close_after && c->in_pos != c->in_len && n < MAX_PIPELINED
             && c->out.len < FLUSH_AT) {
             fresh_context(c);
-            parse_pipelined(c);
-            if (c->req != NULL) {
-                http_stats_add(sh->mp, &sample);
+            parse_pipelined(c, http_stats_add(sh->mp, &sample));
+            if (c->req != NULL)
                 continue;
-            }
+            counted = true;
         }
         py_acquire(&c->lock);
         err = http_send(c, NULL, 0);
         py_release(&c->lock);
         if (err < 0)
             PyErr_Clear();
-        http_stats_add(sh->mp, &sample);
+        if (!counted)
+            http_stats_add(sh->mp, &sample);
         return err;
     }
 }
@@ -473,7 +474,7 @@ refusal(const http_server *s, const rt_http1_req *head, const char **why)
 
 /* A complete, good head of n bytes: set up c->req.  -1: no memory, nothing done. */
 static int
-begin_request(http_conn *c, const rt_http1_req *head, int n)
+begin_request(http_conn *c, const rt_http1_req *head, int n, int64_t now)
 {
     http_server *s = c->server;
     http_request *r = http_request_new(c, head);
@@ -484,7 +485,7 @@ begin_request(http_conn *c, const rt_http1_req *head, int n)
     py_acquire(&c->lock);       /* an old Request may be compared with it */
     c->req = r;
     py_release(&c->lock);
-    r->began = c->stream == NULL ? rt_p_batch_time(&c->shard->mp->p) : rt_nanotime();
+    r->began = now;
     c->io_failed = false;
     c->chunked = head->chunked;
     c->body_done = !head->chunked && head->content_length <= 0;
@@ -511,7 +512,7 @@ begin_request(http_conn *c, const rt_http1_req *head, int n)
 /* In ACTIVE, between pipelined requests: set c->req if a whole, good head is here.
    Anything else waits for the poller's side, after the responses are sent. */
 static void
-parse_pipelined(http_conn *c)
+parse_pipelined(http_conn *c, int64_t now)
 {
     http_server *s = c->server;
     const char *why;
@@ -519,7 +520,7 @@ parse_pipelined(http_conn *c)
     int n = rt_http1_parse_head(c->in->data + c->in_pos, c->in_len - c->in_pos, 0, &s->limits,
                                 &head);
     if (n > 0 && refusal(s, &head, &why) == 0)
-        (void)begin_request(c, &head, n);
+        (void)begin_request(c, &head, n, now);
 }
 
 /* Look for a head in the unread input.  Sets c->req when there is one.  False: the
@@ -541,7 +542,8 @@ parse_input(http_conn *c)
         refuse(c, status, n < 0 ? head.error : why);
         return false;
     }
-    if (begin_request(c, &head, n) < 0) {
+    int64_t now = c->stream == NULL ? rt_p_batch_time(&c->shard->mp->p) : rt_nanotime();
+    if (begin_request(c, &head, n, now) < 0) {
         http_conn_destroy(c);
         return false;
     }

@@ -13,8 +13,8 @@
  *
  * Durations begin when the poller's batch in which the head was complete was begun with, or
  * when that was found in what was read before: they include the wait for a turn.  They end
- * when the response was given to the socket; or, if a pipelined request follows, when it is
- * complete.
+ * when the response was given to the socket; or, if more has come in by then, when it is
+ * complete, for it may leave with the next one.
  */
 #include "py_http.h"
 #include "py_inspect.h"
@@ -204,14 +204,17 @@ http_stats_sample(const http_request *r, int status)
                                        | ((uint32_t)status & 0xfff)};
 }
 
-void
+int64_t
 http_stats_add(py_m *mp, const http_sample *sample)
 {
+    int64_t now = rt_nanotime();
     struct http_series_table *t = RT_LOAD(mp->http_series);
     http_series *series = RT_LIKELY(t != NULL) ? find_series(t, sample->key) : NULL;
-    if (RT_UNLIKELY(series == NULL) && (series = series_slow(mp, sample->key)) == NULL)
-        return;
-    rt_hist_add(&series->hist, rt_nanotime() - sample->began);
+    if (RT_UNLIKELY(series == NULL))
+        series = series_slow(mp, sample->key);
+    if (RT_LIKELY(series != NULL))
+        rt_hist_add(&series->hist, now - sample->began);
+    return now;
 }
 
 /* ---- reading ---- */
