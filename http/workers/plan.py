@@ -31,7 +31,6 @@ class Plan:
     worker_max_requests_jitter: int = 0
     on_worker_start: Callable[[int], object] | None = None
     pid_file: str | os.PathLike[str] | None = None
-    fresh_code: bool = False  # load() imports the program
 
     def __post_init__(self) -> None:
         _check_int("workers", self.workers, 1, MAX_WORKERS)
