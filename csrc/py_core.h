@@ -489,4 +489,8 @@ PyObject *py_http_stats(void);                  /* a new dict */
    the module where publish is set. */
 int py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot, bool publish);
 
+/* ---- py_orphan.c ---- */
+
+int py_orphan_init(PyObject *module);
+
 #endif
