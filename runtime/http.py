@@ -45,6 +45,7 @@ from runtime._http.values import Values
 
 if TYPE_CHECKING:
     from runtime._http import middleware as middleware
+    from runtime._http import prometheus as prometheus
     from runtime._http.workers import WorkerInfo as WorkerInfo
     from runtime._http.workers import workers as workers
 
@@ -110,6 +111,10 @@ def __getattr__(name: str) -> Any:
         from runtime._http import middleware
 
         return middleware
+    if name == "prometheus":  # an extra
+        from runtime._http import prometheus
+
+        return prometheus
     if name in ("WorkerInfo", "workers"):
         from runtime._http import workers
 
