@@ -91,7 +91,7 @@ class HTTPStats(TypedDict):
     idle: int  # kept alive between two requests
     active: int  # a handler runs
     closing: int  # skipping what is left of a body, or waiting for the client to close
-    waiting: int  # requests that wait for their turn at max_concurrent
+    waiting: int  # requests that wait for their turn at max_requests
     accepted: int
     requests: int  # served
     bytes_read: int
