@@ -482,4 +482,8 @@ int py_http_init_types(PyObject *module);
    the module where publish is set. */
 int py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot, bool publish);
 
+/* ---- py_orphan.c ---- */
+
+int py_orphan_init(PyObject *module);
+
 #endif

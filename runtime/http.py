@@ -44,6 +44,8 @@ from runtime._http.values import Values
 
 if TYPE_CHECKING:
     from runtime._http import middleware as middleware
+    from runtime._http.workers import WorkerInfo as WorkerInfo
+    from runtime._http.workers import workers as workers
 
 __all__ = [
     "BadRequestError",
@@ -74,6 +76,7 @@ __all__ = [
     "ServeMux",
     "Server",
     "Values",
+    "WorkerInfo",
     "default_mux",
     "detect_content_type",
     "error",
@@ -95,6 +98,7 @@ __all__ = [
     "set_cookie",
     "strip_prefix",
     "timeout_handler",
+    "workers",
 ]
 
 
@@ -103,4 +107,8 @@ def __getattr__(name: str) -> Any:
         from runtime._http import middleware
 
         return middleware
+    if name in ("WorkerInfo", "workers"):
+        from runtime._http import workers
+
+        return getattr(workers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
