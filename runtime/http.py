@@ -30,6 +30,7 @@ from runtime._http.pattern import PatternConflictError, PatternError
 from runtime._http.prefix import strip_prefix
 from runtime._http.replies import error, not_found, not_found_handler, redirect, redirect_handler
 from runtime._http.restart import inherited_listeners
+from runtime._http.routestats import RouteStats, route_stats
 from runtime._http.server import (
     Server,
     default_mux,
@@ -73,6 +74,7 @@ __all__ = [
     "ResponseController",
     "ResponseWriter",
     "RouteInfo",
+    "RouteStats",
     "ServeMux",
     "Server",
     "Values",
@@ -92,6 +94,7 @@ __all__ = [
     "not_found_handler",
     "redirect",
     "redirect_handler",
+    "route_stats",
     "serve",
     "serve_content",
     "serve_file",

@@ -294,6 +294,8 @@ class Command:
                     f"{self._args.app} is a Server: {', '.join(self._given)} must be said there"
                 )
             server: Server = found
+            if server._hot_restart:
+                raise UsageError(f"{self._args.app}: hot_restart and workers exclude each other")
             return server
         return self._server(found, [*self._proxies(), *self._log()])
 

@@ -108,13 +108,14 @@ def _read(here: Here) -> list[WorkerInfo]:
     return found
 
 
-def publish(cell: Cell) -> None:
+def publish(cell: Cell) -> Snapshot:
     """Write down what this process has counted; without its routes if they are too many."""
     snapshot = _stats.snapshot()
     value = json.dumps(snapshot, separators=(",", ":")).encode()
     if len(value) > cell.room:
         value = json.dumps({**snapshot, "routes": []}, separators=(",", ":")).encode()
     cell.write(value)
+    return snapshot
 
 
 def add_ended(ended: Snapshot | None, last: Snapshot) -> Snapshot:

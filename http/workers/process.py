@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal, NoReturn
 
+BOOTING_GRACE = 5.0  # seconds; nothing runs in it that would have to be finished
+
 State = Literal["booting", "ready", "stopping"]
 
 
@@ -23,7 +25,7 @@ class Process:
         self.cell = cell  # its index
         self.pid = 0
         self.state: State = "booting"
-        self.grace = math.inf  # seconds from SIGTERM until it is killed
+        self.grace = BOOTING_GRACE  # seconds from SIGTERM until it is killed
         self.since = time.monotonic()  # in this state
         # When it is killed: monotonic seconds.
         self.kill_at = math.inf if timeout is None else self.since + timeout

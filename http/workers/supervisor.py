@@ -14,6 +14,7 @@ worker is stopped then: they share the slot's sockets (sockets.py), so nothing i
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
@@ -104,8 +105,6 @@ class Supervisor:
         info.set_here(info.Here(self._memory, -1, 0, None))
         try:
             with self._handling_signals(), self._pid_file():
-                many = "1 worker" if self._target == 1 else f"{self._target} workers"
-                logger.info("process %d serves %s with %s", os.getpid(), self._shown(), many)
                 try:
                     while not (self._stopping and not self._processes):
                         self._turn()
@@ -120,13 +119,12 @@ class Supervisor:
                 address.close()
             for fd in (*self._life, *self._wake):
                 os.close(fd)
-        logger.info("process %d has stopped", os.getpid())
+            gc.unfreeze()  # see Process.start
+        if self._served:
+            logger.info("process %d has stopped", os.getpid())
         if self._status == 2:
             raise UsageError(self._last_error)
         return self._status
-
-    def _shown(self) -> str:
-        return ", ".join(self.addrs)
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -260,7 +258,11 @@ class Supervisor:
                 self._reload.append(p.slot)
         elif "ready" in message and p.state == "booting":
             p.ready(message["grace"])
-            self._served = True
+            if not self._served:
+                self._served = True
+                many = "1 worker" if self._target == 1 else f"{self._target} workers"
+                shown = ", ".join(self.addrs)
+                logger.info("process %d serves %s with %s", os.getpid(), shown, many)
             logger.info("%s serves", self._name(p))
             if slot is not None and slot.successor is p:
                 old, slot.worker, slot.successor = slot.worker, p, None
@@ -317,11 +319,12 @@ class Supervisor:
             self._last_error = p.usage_error
             self._give_up(2)
             return
+        if not self._served and slot.failures >= _BOOTS:
+            self._tell_error(p, how, "giving up")
+            self._give_up(GAVE_UP)
+            return
         again = f"another one follows in {pause:.1f} seconds" if pause else "another one follows"
         self._tell_error(p, how, again)
-        if not self._served and slot.failures >= _BOOTS:
-            logger.error("workers fail to boot: giving up")
-            self._give_up(GAVE_UP)
 
     def _tell_error(self, p: Process, how: str, then: str) -> None:
         if p.error is None:

@@ -9,6 +9,7 @@ that both share.  When the supervisor is gone, however that was, a thread in C e
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import json
 import logging
 import math
@@ -19,6 +20,7 @@ import sys
 import traceback
 import weakref
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, NoReturn
 
 import runtime
@@ -27,13 +29,15 @@ from runtime._http.server import Server
 from runtime._http.workers import info
 from runtime._http.workers.plan import Plan, UsageError
 from runtime._net.activation import listener_from_fd
+from runtime._stats import PStats
 
 logger = logging.getLogger("runtime.http")
 
 BEAT = 0.5  # seconds between two beats; statistics are as old as that at most
 _LOOK = 0.1  # seconds between two looks at the number of requests
 MARGIN = 5.0  # seconds beyond the time for a graceful shutdown, until it is killed
-_LONG_LINE = 32768  # bytes that a pipe has room for at any rate
+_LONGEST_ERROR = 8192  # characters; a pipe has room for them even if all are escaped
+_OURS = (os.path.dirname(__file__), os.path.dirname(importlib.__file__), "<frozen importlib")
 
 
 class Worker:
@@ -74,7 +78,9 @@ class Worker:
             self._tell(error=str(exc), usage=True)
             raise SystemExit(2) from None
         except BaseException as exc:
-            self._tell(error="".join(traceback.format_exception(exc)).strip()[-_LONG_LINE // 4 :])
+            tb = _from_the_program(exc.__traceback__)
+            text = "".join(traceback.format_exception(type(exc), exc, tb)).strip()
+            self._tell(error=text[-_LONGEST_ERROR:])
             raise SystemExit(1) from None
         grace = time_to_stop(server)
         _core._orphan_grace(grace)
@@ -99,9 +105,11 @@ class Worker:
         self._tell(ready=True, grace=None if grace == math.inf else grace)
 
     def _beat(self) -> None:
+        watch = _ProcWatch()
         while not self._over:
-            self._cell.count_beat()
-            info.publish(self._cell)
+            snapshot = info.publish(self._cell)
+            if not watch.stuck(snapshot["stats"]["ps"]):
+                self._cell.count_beat()
             runtime.sleep(BEAT)
 
     def _watch_requests(self) -> None:
@@ -116,6 +124,29 @@ class Worker:
     def _tell(self, **what: Any) -> None:
         with suppress(OSError):  # the supervisor is gone
             os.write(self._status, json.dumps(what).encode() + b"\n")
+
+
+class _ProcWatch:
+    """Notices Ps that have work and do not do it: their threads sit in a call."""
+
+    def __init__(self) -> None:
+        self._ticks: dict[int, int] = {}
+
+    def stuck(self, ps: list[PStats]) -> bool:
+        """Has any of them not run anything since the last call, although something waits?"""
+        before, self._ticks = self._ticks, {p["id"]: p["ticks"] for p in ps}
+        return any(
+            before.get(p["id"]) == p["ticks"] and (p["runq"] or p["inbox"]) and not p["sleeping"]
+            for p in ps
+        )
+
+
+def _from_the_program(tb: TracebackType | None) -> TracebackType | None:
+    """A traceback without what has led to the program's own code."""
+    first = tb
+    while first is not None and first.tb_frame.f_code.co_filename.startswith(_OURS):
+        first = first.tb_next
+    return first or tb
 
 
 def time_to_stop(server: Server) -> float:
