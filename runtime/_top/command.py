@@ -7,11 +7,17 @@ import getpass
 import math
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from runtime._top.source import PATH, Address, Source, SourceError, basic, header
 
 MISSING = "this needs rich: pip install 'gosched[top]'"
 PROGRAM = "python -m runtime top"
+_DESCRIPTION = """Show in a terminal what a server's debug page (http.debug.handler()) shows:
+Ps, goroutines, latencies, requests, routes, workers."""
+_EPILOG = """Keys: q quits, p pauses, 1, 2 and 3 sort the routes by requests, p99 and errors.
+The first picture shows means since the server's start, the next ones what happened in between.
+$NO_COLOR is honoured. Exit status: 1 if the server cannot be asked, 2 for senseless arguments."""
 MIN_INTERVAL = 0.1  # seconds: a sample is not free for the server
 MAX_INTERVAL = 3600
 
@@ -21,12 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 when the user leaves, 1 if the server cannot be asked, 2 for arguments that make no sense.
     """
-    parser = _parser()
+    parser = _Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    _add_options(parser)
     options = parser.parse_args(argv)
     try:
         address = Address(options.address, options.path)
     except ValueError as exc:
-        parser.error(f"{options.address}: {exc}")
+        parser.error(f"argument ADDR: {options.address!r}: {exc}")
     try:
         from runtime._top.live import run
     except ModuleNotFoundError as exc:
@@ -54,8 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(why: str) -> int:
-    print(f"{PROGRAM}: {why}", file=sys.stderr)
+    print(f"gosched: {why}", file=sys.stderr)
     return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"gosched: {message}\n")
 
 
 def _interval(text: str) -> float:
@@ -77,15 +89,7 @@ def _header(text: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(str(exc)) from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Show in a terminal what a server's debug page shows: "
-        "Ps, goroutines, requests, routes.",
-        epilog="Keys: q quits, p pauses, 1, 2 and 3 sort the routes by requests, p99 and errors. "
-        "The first picture shows means since the server's start, the next ones what happened "
-        "in between. $NO_COLOR is honoured.",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "address",
         metavar="ADDR",
@@ -121,4 +125,3 @@ def _parser() -> argparse.ArgumentParser:
         metavar="'NAME: VALUE'",
         help="send this header field, too; may be given several times",
     )
-    return parser

@@ -255,7 +255,7 @@ def _routes(routes: Sequence[Route], sort: str, width: int) -> list[Text]:
         Column(title("p99", "2"), each(lambda r: _p99(r.duration))),
         Column("total", each(lambda r: count(r.total)), 4),
     ]
-    names = [printable(f"{r.method} {r.route}".strip()) or "(no route)" for r in routes]
+    names = [printable(f"{r.method} {r.route or '(no route)'}") for r in routes]
     rest = sum(_width(column) + 2 for column in columns)
     longest = max(map(len, names))
     room = max(min(longest, 16), min(longest, width - rest))
@@ -362,12 +362,13 @@ def _percent(share: float) -> Text:
 
 
 def rate(value: float) -> str:
-    """Three digits or a little more: 0, 0.25, 9.5, 120, 4,230, 45.1k, 3.2M."""
+    """A few digits: 0, 0.25, 9.5, 120, 4,230, 45.1k, 3.2M."""
     if value >= 10_000:
         return count(value)
     if value == 0:
         return "0"
-    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 10 else f"{value:,.0f}"
+    digits = 2 if value < 0.995 else 1 if value < 9.95 else 0
+    return f"{value:,.{digits}f}"
 
 
 def count(value: float) -> str:

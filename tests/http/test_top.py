@@ -271,7 +271,8 @@ def test_top_senseless_arguments_end_with_status_2(
     with pytest.raises(SystemExit) as failed:
         main(arguments)
     assert failed.value.code == 2
-    assert "python -m runtime top: error: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("gosched: ") and said.count("\n") == 1
 
 
 # --- what servers answer --------------------------------------------------------------------------
@@ -282,7 +283,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main([*arguments, "--once", "--interval", "0.1"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("python -m runtime top: ") and err.count("\n") == 1
+    assert err.startswith("gosched: ") and err.count("\n") == 1
     return err
 
 
@@ -448,7 +449,7 @@ def test_top_without_rich_says_how_to_get_it() -> None:
         env=environment(),
     )
     assert done.returncode == 1
-    assert done.stderr == "python -m runtime top: this needs rich: pip install 'gosched[top]'\n"
+    assert done.stderr == "gosched: this needs rich: pip install 'gosched[top]'\n"
 
 
 class Screen:
