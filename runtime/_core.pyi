@@ -444,8 +444,18 @@ def _goroutines(
     info_type: type[_I],
     frame_type: Callable[[str, int, str], Any],
     entry: Callable[[Any], Any],
+    only: int = 0,
     /,
 ) -> list[_I]: ...
+def _goroutine_groups(
+    most: int, /
+) -> tuple[
+    int,
+    int,
+    list[tuple[tuple[str, int, str] | None, str, str | None, int, float, tuple[int, ...]]],
+    int,
+    list[tuple[object, str, int, float, tuple[int, ...], int]],
+]: ...
 def _frame(goroutine: Goroutine[Any], /) -> FrameType | None: ...
 def _signal_is_default(signum: int, /) -> bool: ...
 def _on_deadlock(report: Callable[[], object], /) -> None: ...
