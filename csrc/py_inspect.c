@@ -25,22 +25,39 @@
 
 /* ---- counters ---- */
 
+/* Read what belongs to another thread: a number that may be old. */
+#define PEEK(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
+
+/* Runnable goroutines in its own queues. */
+static uint32_t
+runq_len(rt_p *pp)
+{
+    return (RT_LOAD(pp->runnext) != NULL) + PEEK(pp->pinned.len) + PEEK(pp->preempted.len)
+           + PEEK(pp->spill.len) + rt_runq_len(&pp->fresh);
+}
+
 static PyObject *
 p_stats(py_m *mp)
 {
-    const rt_p_counters *c = &mp->p.count;
+    rt_p *pp = &mp->p;
+    const rt_p_counters *c = &pp->count;
     return Py_BuildValue(
-        "{sI sI sK sK sK sK sK sK sK sK sK sK sK sK sK sK sI sI sI sO}", "id", mp->p.id, "runq",
-        (mp->p.runnext != NULL) + mp->p.pinned.len + mp->p.preempted.len + mp->p.spill.len
-            + rt_runq_len(&mp->p.fresh),
-        "ticks", RT_LOAD(c->ticks), "switches", RT_LOAD(mp->switches), "workers",
-        RT_LOAD(mp->workers), "runnext", RT_LOAD(c->runnext), "global", RT_LOAD(c->global),
-        "inbox", RT_LOAD(c->inbox), "steals", RT_LOAD(c->steals), "stolen", RT_LOAD(c->stolen),
-        "overflows", RT_LOAD(c->overflows), "preemptions", RT_LOAD(c->preemptions), "polls",
-        RT_LOAD(c->polls), "blocking_polls", RT_LOAD(c->blocking_polls), "poll_events",
-        RT_LOAD(c->poll_events), "timers_fired", RT_LOAD(c->timers_fired), "idle_workers",
-        mp->nidle, "timers", mp->p.timers.len + mp->p.alarms.heap.len, "descriptors",
-        mp->p.npd, "sleeping", atomic_load(&mp->p.sleeping) != RT_AWAKE ? Py_True : Py_False);
+        "{sI sI sI sI sI sI sK sI sO sK sK sK sK sK sK sK sK sK sK sK sK sK sK sL sL}",
+        "id", pp->id, "runq", runq_len(pp), "runnext", RT_LOAD(pp->runnext) != NULL,
+        "inbox", RT_LOAD(pp->inbox.top) != NULL,
+        "timers", PEEK(pp->timers.len) + PEEK(pp->alarms.heap.len),
+        "descriptors", RT_LOAD(pp->npd), "workers", RT_LOAD(mp->workers),
+        "idle_workers", PEEK(mp->nidle),
+        "sleeping", atomic_load(&pp->sleeping) != RT_AWAKE ? Py_True : Py_False,
+        "ticks", RT_LOAD(c->ticks), "runnext_hits", RT_LOAD(c->runnext),
+        "switches", RT_LOAD(mp->switches), "steals", RT_LOAD(c->steals),
+        "stolen", RT_LOAD(c->stolen), "global", RT_LOAD(c->global),
+        "inbox_takes", RT_LOAD(c->inbox), "overflows", RT_LOAD(c->overflows),
+        "preemptions", RT_LOAD(c->preemptions), "polls", RT_LOAD(c->polls),
+        "blocking_polls", RT_LOAD(c->blocking_polls), "poll_events", RT_LOAD(c->poll_events),
+        "wakeups", RT_LOAD(c->wakeups), "timers_fired", RT_LOAD(c->timers_fired),
+        "idle_ns", (long long)rt_stopwatch_read(&pp->idle),
+        "spinning_ns", (long long)rt_stopwatch_read(&pp->looking));
 }
 
 PyObject *
@@ -49,6 +66,8 @@ py_stats(void)
     PyObject *ps = PyList_New(0);
     if (ps == NULL)
         return NULL;
+    uint64_t running = 0, runnable = RT_LOAD(core->sched.global.len);
+    uint32_t nms = 0, sleeping = 0;
     py_m *mp;
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
         PyObject *p = p_stats(mp);
@@ -58,6 +77,10 @@ py_stats(void)
             return NULL;
         }
         Py_DECREF(p);
+        nms++;
+        sleeping += atomic_load(&mp->p.sleeping) != RT_AWAKE;
+        running += PEEK(mp->curg) != NULL;
+        runnable += runq_len(&mp->p);
     }
     uint64_t accepted = 0, closed = 0, requests = 0;
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
@@ -67,12 +90,21 @@ py_stats(void)
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
         accepted += RT_LOAD(mp->http.accepted);     /* after: none is counted closed only */
     uint64_t created, finished, now = py_num_goroutine(&created, &finished);
+    /* They were not counted at one moment. */
+    if (running > now)
+        running = now;
+    if (runnable > now - running)
+        runnable = now - running;
+    uint32_t spinning = (uint32_t)RT_LOAD(core->sched.nspinning);
     return Py_BuildValue(
-        "{sK sK sK sI sI sI sN s{sK sK sK}}", "goroutines", now, "created", created, "finished",
-        finished, "global_runq", (unsigned)RT_LOAD(core->sched.global.len), "gomaxprocs",
-        (unsigned)RT_LOAD(core->sched.nprocs), "spinning",
-        (unsigned)RT_LOAD(core->sched.nspinning), "ps", ps, "http", "connections",
-        accepted - closed, "accepted", accepted, "requests", requests);
+        "{sI sK sK sK sI sI s{sK sK sK} sN s{sI sI sI} s{sK sI sI sI sI sI sK sK sK sK}}",
+        "gomaxprocs", (unsigned)RT_LOAD(core->sched.nprocs), "goroutines", now, "created",
+        created, "finished", finished, "spinning", spinning, "global_runq",
+        (unsigned)RT_LOAD(core->sched.global.len), "states", "running", running, "runnable",
+        runnable, "waiting", now - running - runnable, "ps", ps, "ms", "count", nms, "idle",
+        sleeping, "spinning", spinning, "http", "connections", accepted - closed, "reading", 0,
+        "idle", 0, "active", 0, "closing", 0, "waiting", 0, "accepted", accepted, "requests",
+        requests, "bytes_read", 0ull, "bytes_written", 0ull);
 }
 
 /* ---- histograms ---- */

@@ -61,6 +61,22 @@ put_back_idle(rt_sched *sched, uint32_t id)
 
 /* ---- Ps ---- */
 
+/* pp is counted in sched->nspinning. */
+static void
+start_spinning(rt_p *pp, int64_t now)
+{
+    pp->spinning = true;
+    rt_stopwatch_start(&pp->looking, now);
+}
+
+/* It must not be any more. */
+static void
+end_spinning(rt_p *pp, int64_t now)
+{
+    pp->spinning = false;
+    rt_stopwatch_stop(&pp->looking, now);
+}
+
 void
 rt_sched_init(rt_sched *sched, const rt_netpoll_ops *ops, rt_host host)
 {
@@ -89,13 +105,14 @@ rt_p_init(rt_p *pp, rt_sched *sched, uint32_t id, bool spinning)
     memset(pp, 0, sizeof(*pp));
     pp->sched = sched;
     pp->id = id;
-    pp->spinning = spinning;
     pp->seed = id * 2654435761u + 1;
     pp->turn_pinned = true;
     pp->sample_in = RT_SAMPLE_EVERY;
     rt_timers_init(&pp->timers);
     rt_alarms_init(&pp->alarms, pp);
     pp->now = rt_nanotime();
+    if (spinning)
+        start_spinning(pp, pp->now);
     int err = sched->netpoll->open(&pp->np);
     if (err < 0)
         return err;
@@ -459,6 +476,10 @@ rt_sched_after_fork(rt_sched *sched, rt_p *pp)
         return 0;
     pp->id = 0;
     pp->spinning = false;
+    memset((void *)&pp->count, 0, sizeof(pp->count));
+    memset((void *)&pp->latency, 0, sizeof(pp->latency));
+    memset((void *)&pp->run, 0, sizeof(pp->run));
+    pp->idle = pp->looking = 0;
     pp->lent = false;
     pp->nlocks = 0;
     pp->mode = RT_P_OPEN;
@@ -487,37 +508,42 @@ static bool
 doze(rt_p *pp, int *n)
 {
     const rt_netpoll_ops *ops = pp->sched->netpoll;
-    int64_t until = rt_nanotime() + pp->sched->spin_ns;
+    int64_t now = rt_nanotime(), until = now + pp->sched->spin_ns;
+    bool found = false;
+    rt_stopwatch_start(&pp->looking, now);
     do {
-        for (int i = 0; i < 64; i++) {
-            if (atomic_load_explicit(&pp->sleeping, memory_order_acquire) == RT_AWAKE) {
-                *n = 0;
-                return true;
-            }
+        *n = 0;
+        for (int i = 0; i < 64 && !found; i++) {
+            found = atomic_load_explicit(&pp->sleeping, memory_order_acquire) == RT_AWAKE;
             rt_cpu_relax();
         }
-        if (RT_LOAD(pp->npd) != 0
-            && (*n = ops->wait(pp->np, pp->events, RT_POLL_BATCH, 0, NULL)) != 0)
-            return true;
-    } while (rt_nanotime() < until);
-    return false;
+        if (!found && RT_LOAD(pp->npd) != 0)
+            found = (*n = ops->wait(pp->np, pp->events, RT_POLL_BATCH, 0, NULL)) != 0;
+        now = rt_nanotime();
+    } while (!found && now < until);
+    rt_stopwatch_stop(&pp->looking, now);
+    return found;
 }
 
 int
 rt_p_poll(rt_p *pp, int64_t timeout, const sigset_t *sigmask)
 {
+    const rt_netpoll_ops *ops = pp->sched->netpoll;
     RT_COUNT(pp->count.polls, 1);
-    if (timeout != 0) {
-        int n;
-        if (timeout > pp->sched->spin_ns && pp->sched->spin_ns > 0 && doze(pp, &n))
-            return n;
-        uint8_t dozing = RT_DOZING;
-        RT_YIELD_POINT();
-        if (!atomic_compare_exchange_strong(&pp->sleeping, &dozing, RT_SLEEPING))
-            timeout = 0;        /* woken meanwhile */
-    }
-    return pp->sched->netpoll->wait(pp->np, pp->events, RT_POLL_BATCH,
-                                    timeout == RT_FOREVER ? -1 : timeout, sigmask);
+    if (timeout == 0)
+        return ops->wait(pp->np, pp->events, RT_POLL_BATCH, 0, sigmask);
+    int n;
+    if (timeout > pp->sched->spin_ns && pp->sched->spin_ns > 0 && doze(pp, &n))
+        return n;
+    uint8_t dozing = RT_DOZING;
+    RT_YIELD_POINT();
+    if (!atomic_compare_exchange_strong(&pp->sleeping, &dozing, RT_SLEEPING))
+        timeout = 0;            /* woken meanwhile */
+    rt_stopwatch_start(&pp->idle, rt_nanotime());
+    n = ops->wait(pp->np, pp->events, RT_POLL_BATCH, timeout == RT_FOREVER ? -1 : timeout,
+                  sigmask);
+    rt_stopwatch_stop(&pp->idle, rt_nanotime());
+    return n;
 }
 
 void
@@ -742,7 +768,7 @@ steal(rt_p *pp)
         int32_t busy = (int32_t)RT_LOAD(sched->nprocs) - RT_LOAD(sched->nidle);
         if (2 * RT_LOAD(sched->nspinning) >= busy)
             return false;
-        pp->spinning = true;
+        start_spinning(pp, rt_nanotime());
         atomic_fetch_add(&sched->nspinning, 1);
     }
     for (int round = 0; round < STEAL_ROUNDS; round++) {
@@ -769,7 +795,7 @@ steal(rt_p *pp)
 static RT_NOINLINE void
 stop_spinning(rt_p *pp)
 {
-    pp->spinning = false;
+    end_spinning(pp, rt_nanotime());
     if (atomic_fetch_sub(&pp->sched->nspinning, 1) < 1)
         rt_throw("stop_spinning: negative number of spinning Ms");
     rt_sched_wake_one(pp->sched);
@@ -798,7 +824,7 @@ sleep_until_work(rt_p *pp)
         set_idle(sched, pp->id);
     RT_YIELD_POINT();
     if (spun) {
-        pp->spinning = false;
+        end_spinning(pp, rt_nanotime());
         atomic_fetch_sub(&sched->nspinning, 1);
     }
     /* Pairs with producers: see "Sleeping" in rt_sched.h. */
@@ -821,15 +847,16 @@ sleep_until_work(rt_p *pp)
         RT_STORE(sched->coarse_ms, (uint32_t)(rt_nanotime() / 1000000));
     }
     RT_YIELD_POINT();
+    RT_COUNT(pp->count.wakeups, RT_LOAD(pp->sleeping) == RT_AWAKE);
     atomic_store_explicit(&pp->sleeping, RT_AWAKE, memory_order_seq_cst);
     rt_sysmon_wake_if_asleep(&sched->sysmon);
     RT_YIELD_POINT();
     if (!listed)
         return;
     if (!clear_idle(sched, pp->id))
-        pp->spinning = true;            /* who took it out has counted it */
+        start_spinning(pp, rt_nanotime());      /* who took it out has counted it */
     else if (shared) {
-        pp->spinning = true;
+        start_spinning(pp, rt_nanotime());
         atomic_fetch_add(&sched->nspinning, 1);
     }
 }

@@ -104,7 +104,7 @@ typedef struct {                /* only ever grow; written by the P's M */
     _Atomic uint64_t ticks;     /* goroutines picked to run */
     _Atomic uint64_t runnext;   /* of them from runnext */
     _Atomic uint64_t global;    /* of them from the global queue */
-    _Atomic uint64_t inbox;     /* wake-ups from other threads */
+    _Atomic uint64_t inbox;     /* goroutines from other threads */
     _Atomic uint64_t steals;    /* times it found something to steal */
     _Atomic uint64_t stolen;    /* fresh goroutines taken from other Ps */
     _Atomic uint64_t overflows; /* times half the ring went to the global queue */
@@ -113,7 +113,31 @@ typedef struct {                /* only ever grow; written by the P's M */
     _Atomic uint64_t poll_events;
     _Atomic uint64_t timers_fired;
     _Atomic uint64_t preemptions;
+    _Atomic uint64_t wakeups;   /* times another thread woke it while it slept, or was about to */
 } rt_p_counters;
+
+/* How much time somebody has spent at something, ns.  One word, so that who reads it sees
+   what goes on, too: while it does, minus the moment at which it would have begun from 0. */
+typedef _Atomic int64_t rt_stopwatch;
+
+/* By the owner only, in turns; now: rt_nanotime(). */
+static inline void
+rt_stopwatch_start(rt_stopwatch *w, int64_t now)
+{
+    RT_STORE(*w, RT_LOAD(*w) - now);
+}
+static inline void
+rt_stopwatch_stop(rt_stopwatch *w, int64_t now)
+{
+    RT_STORE(*w, RT_LOAD(*w) + now);
+}
+/* By anybody; it never goes down. */
+static inline int64_t
+rt_stopwatch_read(const rt_stopwatch *w)
+{
+    int64_t ns = RT_LOAD(*w);
+    return ns < 0 ? ns + rt_nanotime() : ns;
+}
 
 #define RT_RUNNEXT_MAX 16
 #define RT_SAMPLE_EVERY 16
@@ -163,6 +187,8 @@ struct rt_p {
     int64_t now;                /* the clock when it was last read */
     uint32_t nbubbles;          /* of the host: host.quiet() is called while there are any */
     rt_p_counters count;
+    rt_stopwatch idle;          /* asleep in the poller */
+    rt_stopwatch looking;       /* spinning, or looking on before it sleeps */
     uint32_t sample_in;         /* goroutines until the next sample */
     int64_t sample_began;       /* to run, and runs still; or 0 */
     rt_hist latency, run;       /* of the samples, ns */

@@ -45,13 +45,13 @@ from runtime._core import (
     select,
     send,
     sleep,
-    stats,
     unlock_os_thread,
 )
 from runtime._errors import excepthook
 from runtime._group import Group
 from runtime._histogram import Histogram, Histograms, histograms
 from runtime._inspect import GoroutineInfo, StackFrame, dump_on_signal, goroutines, stack
+from runtime._stats import Stats, stats
 
 __version__ = "0.1.0"
 
@@ -71,6 +71,7 @@ __all__ = [
     "Selected",
     "Sender",
     "StackFrame",
+    "Stats",
     "WaitGroup",
     "blocking",
     "current",

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from runtime import _core
-from runtime._core import Chan
+from runtime._core import Chan, Int64
 
 if TYPE_CHECKING:
     from runtime._core import _Context
@@ -42,6 +42,7 @@ _limit = 512  # threads
 _threads: dict[threading.Thread, None] = {}  # that exist, or are being started
 _queue: dict[_Call, bool] = {}  # calls no thread has taken, oldest first
 _idle: list[Chan[None]] = []  # one of each waiting thread, closed to wake it
+_done = Int64()  # calls that have ended
 _numbers = itertools.count(1)
 _here = threading.local()  # .pool is set on the pool's threads
 
@@ -71,6 +72,7 @@ class _Call:
             self.error = e.with_traceback(e.__traceback__ and e.__traceback__.tb_next)
         finally:
             del self.fn, self.args, self.kwargs, self.context
+            _done.add()
             self.done.close()
             del self  # the error refers to this frame, by way of its own frames
 
@@ -154,6 +156,16 @@ def set_max_blocking(n: int, /) -> int:
 def idle_threads() -> int:
     """How many threads of the pool wait for a call."""
     return len(_idle)
+
+
+def stats() -> dict[str, int]:
+    """Threads and calls, as numbers."""
+    return {
+        "threads": len(_threads),
+        "idle": len(_idle),
+        "queued": len(_queue),
+        "done": _done.load(),
+    }
 
 
 # --- the pool -----------------------------------------------------------------------------------
