@@ -7,7 +7,7 @@
 
 #include <stdlib.h>
 
-#define IDS 8                   /* of each group that are told: the oldest ones */
+#define TOLD 8                  /* of each group that are told: the oldest ones */
 
 typedef struct {
     PyObject *what;             /* borrowed from the snapshot: a code object or NULL, or what is
@@ -16,9 +16,15 @@ typedef struct {
     uint8_t state, reason;
     uint32_t longest;           /* ms */
     size_t count;
-    int64_t holder;
-    int64_t ids[IDS];
+    int64_t holder;             /* id, or 0 */
+    const py_g_info *told[TOLD];
 } group;
+
+typedef struct {                /* the snapshot, in order of ids */
+    py_g_info *infos;
+    size_t n;
+    py_edge *edges;
+} population;
 
 typedef struct {
     group *all;
@@ -90,24 +96,24 @@ count(table *t, const group *key, const py_g_info *info)
     group *g = find(t, key);
     if (g == NULL)
         return false;
-    if (g->count < IDS)
-        g->ids[g->count] = info->id;
+    if (g->count < TOLD)
+        g->told[g->count] = info;
     g->count++;
     g->longest = info->wait_ms > g->longest ? info->wait_ms : g->longest;
     return true;
 }
 
 static bool
-count_all(const py_g_info *infos, size_t n, const py_edge *edges, table *groups, table *objects)
+count_all(const population *all, table *groups, table *objects)
 {
-    for (size_t i = 0; i < n; i++) {
-        const py_g_info *info = &infos[i];
+    for (size_t i = 0; i < all->n; i++) {
+        const py_g_info *info = &all->infos[i];
         group key = {.what = info->g->code, .lasti = info->g->code ? info->g->lasti : 0,
                      .state = info->state, .reason = info->reason};
         if (!count(groups, &key, info))
             return false;
         for (size_t k = 0; k < info->nedges; k++) {
-            const py_edge *edge = &edges[info->edge + k];
+            const py_edge *edge = &all->edges[info->edge + k];
             key = (group){.what = edge->on, .reason = info->reason, .holder = edge->holder};
             if (!count(objects, &key, info))
                 return false;
@@ -136,27 +142,36 @@ by_holder(const void *a, const void *b)
     return by_count(a, b);
 }
 
-static PyObject *
-ids_of(const group *g)
+static const char *const states[] = {
+    [RT_G_RUNNABLE] = "runnable", [RT_G_RUNNING] = "running", [RT_G_WAITING] = "waiting"};
+
+/* Why it waits, or NULL. */
+static const char *
+reason_of(uint8_t state, uint8_t reason)
 {
-    Py_ssize_t n = g->count < IDS ? (Py_ssize_t)g->count : IDS;
-    PyObject *ids = PyTuple_New(n);
-    for (Py_ssize_t i = 0; ids != NULL && i < n; i++) {
-        PyObject *id = PyLong_FromLongLong(g->ids[i]);
-        if (id == NULL)
-            Py_CLEAR(ids);
-        else
-            PyTuple_SET_ITEM(ids, i, id);
-    }
-    return ids;
+    return state == RT_G_WAITING ? py_wait_reason(reason) : NULL;
 }
 
-/* (site, state, reason, count, longest, ids) */
+/* ((id, name), ...) */
 static PyObject *
-render_group(const group *g)
+render_told(const group *g)
 {
-    static const char *const states[] = {
-        [RT_G_RUNNABLE] = "runnable", [RT_G_RUNNING] = "running", [RT_G_WAITING] = "waiting"};
+    Py_ssize_t n = g->count < TOLD ? (Py_ssize_t)g->count : TOLD;
+    PyObject *told = PyTuple_New(n);
+    for (Py_ssize_t i = 0; told != NULL && i < n; i++) {
+        PyObject *one = Py_BuildValue("(LN)", (long long)g->told[i]->id, py_g_name(g->told[i]->g));
+        if (one == NULL)
+            Py_CLEAR(told);
+        else
+            PyTuple_SET_ITEM(told, i, one);
+    }
+    return told;
+}
+
+/* (site, state, reason, count, longest, told) */
+static PyObject *
+render_group(const group *g, const population *Py_UNUSED(all))
+{
     PyObject *site = Py_NewRef(Py_None);
     if (g->what != NULL) {
         PyCodeObject *code = (PyCodeObject *)g->what;
@@ -164,34 +179,44 @@ render_group(const group *g)
         Py_SETREF(site, Py_BuildValue("(OiO)", code->co_filename,
                                       line > 0 ? line : code->co_firstlineno, code->co_qualname));
     }
-    PyObject *ids = site ? ids_of(g) : NULL;
-    if (ids == NULL) {
-        Py_XDECREF(site);
-        return NULL;
-    }
-    return Py_BuildValue("(NszndN)", site, states[g->state],
-                         g->state == RT_G_WAITING ? py_wait_reason(g->reason) : NULL,
-                         (Py_ssize_t)g->count, g->longest / 1e3, ids);
+    return Py_BuildValue("(NszndN)", site, states[g->state], reason_of(g->state, g->reason),
+                         (Py_ssize_t)g->count, g->longest / 1e3, render_told(g));
 }
 
-/* (object, reason, count, longest, ids, holder) */
-static PyObject *
-render_object(const group *g)
+static int
+by_id(const void *key, const void *info)
 {
-    PyObject *ids = ids_of(g);
-    if (ids == NULL)
-        return NULL;
-    return Py_BuildValue("(OsndNL)", g->what, py_wait_reason(g->reason), (Py_ssize_t)g->count,
-                         g->longest / 1e3, ids, (long long)g->holder);
+    int64_t x = *(const int64_t *)key, y = ((const py_g_info *)info)->id;
+    return (x > y) - (x < y);
+}
+
+/* (id, name, state, reason), or None. */
+static PyObject *
+render_holder(int64_t id, const population *all)
+{
+    const py_g_info *info = id != 0 ? bsearch(&id, all->infos, all->n, sizeof(*info), by_id) : NULL;
+    if (info == NULL)
+        return Py_NewRef(Py_None);
+    return Py_BuildValue("(LNsz)", (long long)id, py_g_name(info->g), states[info->state],
+                         reason_of(info->state, info->reason));
+}
+
+/* (object, reason, count, longest, told, holder) */
+static PyObject *
+render_object(const group *g, const population *all)
+{
+    return Py_BuildValue("(OsndNN)", g->what, py_wait_reason(g->reason), (Py_ssize_t)g->count,
+                         g->longest / 1e3, render_told(g), render_holder(g->holder, all));
 }
 
 static PyObject *
-render_first(const table *t, Py_ssize_t most, PyObject *(*render)(const group *))
+render_first(const table *t, Py_ssize_t most, const population *all,
+             PyObject *(*render)(const group *, const population *))
 {
     Py_ssize_t n = (Py_ssize_t)t->n < most ? (Py_ssize_t)t->n : most;
     PyObject *list = PyList_New(n);
     for (Py_ssize_t i = 0; list != NULL && i < n; i++) {
-        PyObject *item = render(&t->all[i]);
+        PyObject *item = render(&t->all[i], all);
         if (item == NULL)
             Py_CLEAR(list);
         else
@@ -214,33 +239,32 @@ m_goroutine_groups(PyObject *Py_UNUSED(module), PyObject *arg)
         return NULL;
     }
     table groups = {0}, objects = {0};
-    py_g_info *infos;
-    py_edge *edges;
-    size_t n;
+    population all;
     PyObject *first = NULL, *wanted = NULL;
-    if (py_snapshot(&infos, &n, &edges) < 0)
+    if (py_snapshot(&all.infos, &all.n, &all.edges) < 0)
         return NULL;
-    if (!count_all(infos, n, edges, &groups, &objects))
+    if (!count_all(&all, &groups, &objects))
         PyErr_NoMemory();
     else {
         if (groups.n != 0)
             qsort(groups.all, groups.n, sizeof(group), by_count);
         if (objects.n != 0)
             qsort(objects.all, objects.n, sizeof(group), by_holder);
-        first = render_first(&groups, most, render_group);
-        wanted = first ? render_first(&objects, most, render_object) : NULL;
+        first = render_first(&groups, most, &all, render_group);
+        wanted = first ? render_first(&objects, most, &all, render_object) : NULL;
     }
     Py_ssize_t ngroups = (Py_ssize_t)groups.n, nobjects = (Py_ssize_t)objects.n;
     free(groups.all);
     free(groups.slots);
     free(objects.all);
     free(objects.slots);
-    py_snapshot_free(infos, n, edges);
+    Py_ssize_t total = (Py_ssize_t)all.n;
+    py_snapshot_free(all.infos, all.n, all.edges);
     if (wanted == NULL) {
         Py_XDECREF(first);
         return NULL;
     }
-    return Py_BuildValue("(nnNnN)", (Py_ssize_t)n, ngroups, first, nobjects, wanted);
+    return Py_BuildValue("(nnNnN)", total, ngroups, first, nobjects, wanted);
 }
 
 static PyMethodDef functions[] = {

@@ -12,6 +12,7 @@ from typing import (
     ParamSpec,
     Protocol,
     Self,
+    TypeAlias,
     TypeVar,
     TypeVarTuple,
     final,
@@ -447,14 +448,16 @@ def _goroutines(
     only: int = 0,
     /,
 ) -> list[_I]: ...
+_Named: TypeAlias = tuple[tuple[int, str], ...]
+
 def _goroutine_groups(
     most: int, /
 ) -> tuple[
     int,
     int,
-    list[tuple[tuple[str, int, str] | None, str, str | None, int, float, tuple[int, ...]]],
+    list[tuple[tuple[str, int, str] | None, str, str | None, int, float, _Named]],
     int,
-    list[tuple[object, str, int, float, tuple[int, ...], int]],
+    list[tuple[object, str, int, float, _Named, tuple[int, str, str, str | None] | None]],
 ]: ...
 def _frame(goroutine: Goroutine[Any], /) -> FrameType | None: ...
 def _signal_is_default(signum: int, /) -> bool: ...

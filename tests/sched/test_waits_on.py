@@ -134,15 +134,18 @@ def test_groups_count_those_alike_and_what_is_waited_for(waiting):
         total, ngroups, groups, nobjects, objects = _core._goroutine_groups(1000)
     assert total == sum(group[3] for group in groups)
     assert (ngroups, nobjects) == (len(groups), len(objects))
-    (mine,) = [g for g in groups if g[2] == "chan receive" and receivers[0].id in g[5]]
+    (mine,) = [
+        g for g in groups if g[2] == "chan receive" and (receivers[0].id, receivers[0].name) in g[5]
+    ]
     file, line, function = mine[0]
     assert (file, function) == (__file__, "waiting.<locals>.start") and line > 0
     assert (mine[1], mine[3]) == ("waiting", 20)
-    assert list(mine[5]) == [g.id for g in receivers[:8]]
+    assert list(mine[5]) == [(g.id, g.name) for g in receivers[:8]]
     (mutex,) = [o for o in objects if o[0] is mu]
-    assert mutex[1:3] + mutex[4:] == ("sync.Mutex.Lock", 1, (blocked.id,), 1)
+    assert mutex[1:3] == ("sync.Mutex.Lock", 1)
+    assert mutex[4:] == (((blocked.id, blocked.name),), (1, "main", "running", None))
     (channel,) = [o for o in objects if o[0] is ch]
-    assert (channel[1], channel[2], channel[5]) == ("chan receive", 20, 0)
+    assert (channel[1], channel[2], channel[5]) == ("chan receive", 20, None)
     assert objects.index(mutex) < objects.index(channel)  # one with a holder comes first
 
 
