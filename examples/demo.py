@@ -78,7 +78,7 @@ def spawn(w, r):
 
 def player(ball: runtime.Chan) -> None:
     for n in ball:
-        runtime.sleep(0.02)
+        runtime.sleep(0.005)
         ball.send(n + 1)
 
 
@@ -97,6 +97,14 @@ def worker(jobs: runtime.Chan, account: Mutex) -> None:
                 runtime.sleep(0.5)
 
 
+def crowd() -> None:
+    """Now and then many begin at once, and have to queue for the P."""
+    while True:
+        runtime.sleep(random.uniform(1, 4))
+        for _ in range(random.randint(20, 200)):
+            runtime.go(sum, range(5000))
+
+
 def visitor(address: str) -> None:
     """Asks the server for pages, each on a new connection."""
     while True:
@@ -106,7 +114,7 @@ def visitor(address: str) -> None:
             conn.write(request.encode())
             while conn.read(65536):
                 pass
-        runtime.sleep(random.expovariate(5))
+        runtime.sleep(random.expovariate(8))
 
 
 def start_load(address: str) -> None:
@@ -118,7 +126,8 @@ def start_load(address: str) -> None:
     for n in range(4):
         runtime.go.named(f"worker-{n}")(worker, jobs, account)
     runtime.go.named("producer")(producer, jobs)
-    for n in range(3):
+    runtime.go.named("crowd")(crowd)
+    for n in range(4):
         runtime.go.named(f"visitor-{n}")(visitor, address)
 
 

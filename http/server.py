@@ -88,8 +88,8 @@ def _split_addr(addr: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _bind(addr: str, backlog: int) -> socket.socket:
-    """Return a listening, non-blocking socket.  OSError names the address."""
+def _bind(addr: str, backlog: int | None, reuse_port: bool = False) -> socket.socket:
+    """Return a non-blocking socket, listening if there is a backlog.  OSError names the address."""
     if addr.startswith("unix:"):
         if not addr[5:]:
             raise ValueError(f'address {addr!r}: want "unix:/path"')
@@ -117,13 +117,16 @@ def _bind(addr: str, backlog: int) -> socket.socket:
             family, target = socket.AF_INET, ("0.0.0.0", port)
             sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         # Before clients can connect: connections inherit it then.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1 if host else 0)
     try:
         sock.bind(target)
-        sock.listen(backlog)
+        if backlog is not None:
+            sock.listen(backlog)
         sock.setblocking(False)
     except OSError as exc:
         sock.close()
@@ -259,6 +262,7 @@ class Server:
         self._making = _core.Mutex()  # whose holder makes _streams
         self._starting: hot.NewProgram | None = None
         self._may_restart = [None]  # taken by who does it
+        self._at_serving: Callable[[], object] | None = None  # told once connections are accepted
 
     @property
     def draining(self) -> bool:
@@ -342,6 +346,8 @@ class Server:
                 hot.serving.append(self)
                 for entry in self._listening:
                     hot.served(entry.fd)
+                if self._at_serving is not None:
+                    self._at_serving()
                 if self._streams is not None:
                     self._streams.join()
                 self._core.wait_closed(None)
@@ -615,13 +621,39 @@ def handle(
 handle_func = handle
 
 
-def listen_and_serve(addr: str = ":8080", handler: Handler | None = None, **options: Any) -> None:
+def listen_and_serve(
+    addr: str = ":8080",
+    handler: Handler | None = None,
+    *,
+    workers: int | None = None,
+    **options: Any,
+) -> None:
     """Serve handler, or the default mux, on addr until SIGINT or SIGTERM.
 
     options are those of Server.  An address that cannot be bound ends the program with
     one line on stderr and status 1 (SystemExit); to handle that, use Server, whose
-    listen() and serve() raise OSError.  Go: http.ListenAndServe.
+    listen() and serve() raise OSError.
+
+    With workers=N, N forked processes serve the address, and this one, which must not have
+    other threads, looks after them:
+
+        http.listen_and_serve(":8080", mux, workers=4)
+
+    One that dies is replaced, and so is one whose scheduler does not run for worker_timeout
+    seconds (30). worker_max_requests=N, with worker_max_requests_jitter=M, replaces each
+    worker after N to N + M requests. worker_boot_timeout (120) is how long one may take to begin.
+    on_worker_start(id) is called in each before it serves. pid_file is where the process
+    id is written to.  SIGHUP replaces all workers, SIGTTIN and SIGTTOU ask for one more or
+    fewer, and no client notices. Limits, such as max_connections, are those of each worker.
+    Goroutines that run before this call do not run in the workers.
+
+    Go: http.ListenAndServe.
     """
+    if workers is not None:
+        from runtime._http.workers.serve import serve as serve_by_workers
+
+        serve_by_workers(handler, addr, workers, options)
+        return
     server = Server(handler, addr, **options)
     try:
         server.listen()
@@ -650,5 +682,6 @@ def serve(handler: Handler | None = None, addr: str = ":8080", **options: Any) -
     """As listen_and_serve(), with the handler first.
 
         serve(lambda w, r: "Hello", ":8080")
+        serve(mux, ":8080", workers=4)
     """
     listen_and_serve(addr, handler, **options)

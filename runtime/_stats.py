@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any, NotRequired, TypedDict
 
 from runtime import _blocking, _core
+from runtime._histogram import Histogram
 
 # A functional TypedDict: "global" is a keyword.
 _Global = TypedDict("_Global", {"global": int})
@@ -125,7 +126,7 @@ class SchedulerHistograms(TypedDict):
     run: HistogramStats
 
 
-class RouteStats(TypedDict):
+class RouteCounts(TypedDict):
     """The requests of one method to one route."""
 
     method: str
@@ -146,7 +147,7 @@ class Snapshot(TypedDict):
     version: str
     stats: Stats
     histograms: SchedulerHistograms
-    routes: list[RouteStats]
+    routes: list[RouteCounts]
 
 
 _started = time.time()
@@ -181,6 +182,11 @@ def _histogram(total: int, buckets: list[tuple[int, int, int]]) -> HistogramStat
     }
 
 
+def as_histogram(h: HistogramStats) -> Histogram:
+    """The same as an object."""
+    return Histogram(h["sum_ns"], [(low, high, n) for low, high, n in h["buckets"]])
+
+
 def snapshot() -> Snapshot:
     """Everything this process has counted so far."""
     from runtime import __version__
@@ -195,8 +201,18 @@ def snapshot() -> Snapshot:
         "version": __version__,
         "stats": stats(),
         "histograms": {"latency": _histogram(*latency), "run": _histogram(*run)},
-        "routes": [],
+        "routes": routes(),
     }
+
+
+def routes() -> list[RouteCounts]:
+    """What the HTTP servers of this process have counted, by route and method."""
+    found: dict[tuple[str, str], dict[str, HistogramStats]] = {}
+    for route, method, status, histogram in sorted(_core._http_routes()):
+        h = _histogram(*histogram)
+        if h["count"]:
+            found.setdefault((route, method), {})[str(status)] = h
+    return [make_route(method, route, by_status) for (route, method), by_status in found.items()]
 
 
 # --- several processes --------------------------------------------------------------------------
@@ -261,16 +277,16 @@ def sum_histograms(histograms: Iterable[HistogramStats]) -> HistogramStats:
     }
 
 
-def durations_by_status(route: RouteStats) -> dict[str, HistogramStats]:
+def durations_by_status(route: RouteCounts) -> dict[str, HistogramStats]:
     """The durations of a route's requests, by status."""
     if "by_status" in route:
         return route["by_status"]
     return dict.fromkeys(route["statuses"], route["duration"])
 
 
-def make_route(method: str, route: str, by_status: dict[str, HistogramStats]) -> RouteStats:
+def make_route(method: str, route: str, by_status: dict[str, HistogramStats]) -> RouteCounts:
     """A route's statistics, of its durations by status."""
-    made: RouteStats = {
+    made: RouteCounts = {
         "method": method,
         "route": route,
         "statuses": {status: h["count"] for status, h in by_status.items()},
@@ -281,7 +297,7 @@ def make_route(method: str, route: str, by_status: dict[str, HistogramStats]) ->
     return made
 
 
-def _sum_routes(routes: Iterable[RouteStats]) -> list[RouteStats]:
+def _sum_routes(routes: Iterable[RouteCounts]) -> list[RouteCounts]:
     merged: dict[tuple[str, str], dict[str, list[HistogramStats]]] = {}
     for r in routes:
         statuses = merged.setdefault((r["route"], r["method"]), {})

@@ -31,6 +31,7 @@ from runtime._http.pattern import PatternConflictError, PatternError
 from runtime._http.prefix import strip_prefix
 from runtime._http.replies import error, not_found, not_found_handler, redirect, redirect_handler
 from runtime._http.restart import inherited_listeners
+from runtime._http.routestats import RouteStats, route_stats
 from runtime._http.server import (
     Server,
     default_mux,
@@ -46,6 +47,8 @@ from runtime._http.values import Values
 if TYPE_CHECKING:
     from runtime._http import debug as debug
     from runtime._http import middleware as middleware
+    from runtime._http.workers import WorkerInfo as WorkerInfo
+    from runtime._http.workers import workers as workers
 
 __all__ = [
     "BadRequestError",
@@ -73,9 +76,11 @@ __all__ = [
     "ResponseController",
     "ResponseWriter",
     "RouteInfo",
+    "RouteStats",
     "ServeMux",
     "Server",
     "Values",
+    "WorkerInfo",
     "default_mux",
     "detect_content_type",
     "error",
@@ -91,16 +96,20 @@ __all__ = [
     "not_found_handler",
     "redirect",
     "redirect_handler",
+    "route_stats",
     "serve",
     "serve_content",
     "serve_file",
     "set_cookie",
     "strip_prefix",
     "timeout_handler",
+    "workers",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in ("debug", "middleware"):  # only now: most programs need none of it
         return import_module(f"runtime._http.{name}")
+    if name in ("WorkerInfo", "workers"):
+        return getattr(import_module("runtime._http.workers"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,6 +9,8 @@ import { color, onTheme } from "./theme.js";
 export const GUTTER = 58;  // px left of the plot, the same everywhere
 export const HEIGHT = 190;
 const sync = uPlot.sync("time");
+const WHOLE = Array.from({ length: 12 }, (_, i) => [1, 2, 5].map((n) => n * 10 ** i)).flat();
+const SHARES = [0.05, 0.1, 0.25, 0.5, 1];
 
 const resized = new ResizeObserver((entries) => {
   for (const { target } of entries) target.chart?.resize();
@@ -23,7 +25,8 @@ export function watchSize(host, chart) {
 export class Chart {
   /**
    * series: [{label, color: "s1", scale: "y" | "y2", fill, title}].
-   * options: {format, axis, format2, log, range: [low, high]}; axis formats for little room.
+   * options: {format, axis, format2, log, least, share, steps}: axis formats for little room; least is how
+   * far the axis goes at least; share: from 0 to 1 and no further; steps that its marks may be apart.
    */
   constructor(panel, series, options) {
     this.panel = panel;
@@ -60,22 +63,26 @@ export class Chart {
     const { options } = this;
     const axis = (scale, side, format) => ({
       scale, side, size: side === 3 ? GUTTER : 46, stroke: () => color("dim"), font: "11px system-ui, sans-serif",
-      grid: { show: side === 3, stroke: () => color("line"), width: 1 }, ticks: { show: false }, gap: 4, space: 34,
-      values: (_, ticks) => ticks.map((t) => (t === null ? "" : format(t))),
+      grid: { show: side === 3, stroke: () => color("line"), width: 1, ...decades(scale) }, ticks: { show: false }, gap: 4, space: 30,
+      values: (_, ticks) => ticks.map((t) => (t === null ? "" : format(t))), ...decades(scale),
+      ...(options.log || options.share ? {} : { incrs: options.steps ?? WHOLE }),
     });
-    const scale = (range, log) => (log ? { distr: 3, range: (_, low, high) => logRange(low, high) }
-      : { range: range ?? ((_, low, high) => [0, Math.max(high ?? 0, 1) * 1.08]) });
+    const decades = (scale) => (options.log && scale === "y" ? { filter: (_, marks) => marks.map((m) => (isDecade(m) ? m : null)) } : {});
+    const least = options.least ?? 4;
+    const linear = (_, low, high) => [0, Math.max(high ?? 0, least) * 1.05];
+    const scale = () => (options.log ? { distr: 3, range: (_, low, high) => logRange(low, high) }
+      : { range: options.share ? (_, low, high) => [0, SHARES.find((s) => s >= (high ?? 0)) ?? 1] : linear });
     const two = this.series.some((s) => s.scale === "y2");
     const axes = [
       { stroke: () => color("dim"), font: "11px system-ui, sans-serif", grid: { show: false }, ticks: { show: false },
-        size: 24, gap: 2, space: 80, values: (_, ticks) => ticks.map(clock) },
+        size: 28, gap: 8, space: 80, values: (_, ticks) => ticks.map(clock) },
       axis("y", 3, options.axis ?? options.format),
     ];
     if (two) axes.push(axis("y2", 1, options.format2 ?? options.format));
     return new uPlot({
       width, height: HEIGHT, padding: [8, two ? 0 : 10, 0, 0], legend: { show: false },
       cursor: { sync: { key: "time" }, points: { size: 6 }, drag: { x: false, y: false }, y: false },
-      scales: { x: { time: true }, y: scale(options.range, options.log), ...(two ? { y2: scale() } : {}) },
+      scales: { x: { time: true }, y: scale(), ...(two ? { y2: { range: linear } } : {}) },
       axes,
       series: [{}, ...this.series.map((s) => ({
         label: s.label, scale: s.scale ?? "y", width: 1.5, stroke: () => color(s.color), points: { show: false },
@@ -117,6 +124,8 @@ export class Chart {
     this.host.setAttribute("aria-label", `${this.panel.querySelector("h2").textContent}: ${shown}`);
   }
 }
+
+export const isDecade = (x) => Math.abs(Math.log10(x) - Math.round(Math.log10(x))) < 1e-6;
 
 function logRange(low, high) {
   if (!(low > 0) || !(high > 0)) return [1e3, 1e7];

@@ -56,6 +56,7 @@ class Detail {
       element("h3", {}, `Goroutine ${label(g)}`), facts,
       element("ol", { class: "stack", "aria-label": "Stack, innermost call first" }, ...frames));
     this.host.scrollTop = 0;
+    this.host.scrollIntoView({ block: "nearest" });      // on a phone it is below the table
   }
 }
 
@@ -148,9 +149,10 @@ export function goroutinesView() {
   const keyOf = (row) => JSON.stringify([row.spawned_at, row.state, row.wait_reason]);
   return new Pages("goroutine", "api/goroutines", [
     { label: "Count", kind: "", cell: (row) => count(row.count) },
-    { label: "State", kind: "text", cell: (row) => ({ same: row.state, node: () => element("span", { class: `state ${row.state}` }, row.state) }) },
-    { label: "Waits for", kind: "text", cell: (row) => row.wait_reason ?? "" },
-    { label: "Longest", title: "How long the longest of them has waited", kind: "", cell: (row) => (row.wait_reason ? age(row.longest) : "") },
+    { label: "State", title: "Running, runnable, or what they wait for and how long the first of them does", kind: "text", cell: (row) => ({
+      same: row.wait_reason ? age(row.longest) : row.state,
+      node: () => element("span", {}, element("span", { class: `state ${row.state}` }, row.wait_reason ?? row.state),
+        row.wait_reason ? element("span", { class: "sub" }, `for ${age(row.longest)}`) : null) }) },
     { label: "Started at", title: "The go() that started them", kind: "text name", cell: (row) => {
       const at = row.spawned_at;
       if (!at) return "by the runtime, or main";
@@ -167,8 +169,8 @@ export function waitsView() {
     { label: "What", title: "The object that is waited for", kind: "text name", cell: (row) => ({
       same: row.what, title: row.what, node: () => element("span", {}, row.kind, element("span", { class: "sub" }, row.what)) }) },
     { label: "Waiting", title: "How many goroutines wait for it", kind: "", cell: (row) => count(row.count) },
-    { label: "In", kind: "text", cell: (row) => row.wait_reason },
-    { label: "Longest", title: "How long the longest of them has waited", kind: "", cell: (row) => age(row.longest) },
+    { label: "In", title: "What they do, and how long the first of them has waited", kind: "text", cell: (row) => ({
+      same: age(row.longest), node: () => element("span", {}, row.wait_reason, element("span", { class: "sub" }, `for ${age(row.longest)}`)) }) },
     { label: "Held by", title: "Who can end the wait, where one goroutine can: it holds the lock, or is joined; and what it does itself", kind: "text", cell: (row) => {
       const holder = row.holder;
       if (!holder) return "";

@@ -8,7 +8,7 @@ import { ROWS, lowOf, rowOf } from "./histogram.js";
 import { color, onTheme } from "./theme.js";
 
 const STEPS = 64;
-const FOOT = 24;           // px for the times
+const FOOT = 28;           // px for the times
 const TOP = 8;
 
 function ramp() {
@@ -107,7 +107,7 @@ export class HeatMap {
     g.lineWidth = 1;
     g.textAlign = "right";
     g.textBaseline = "middle";
-    for (let ns = 1e3; ns <= 1e9; ns *= 10) {
+    for (let ns = 1e2; ns <= 1e9; ns *= 10) {
       const y = Math.round(l.y((Math.log2(ns) - Math.log2(lowOf(0))) * 2)) + 0.5;
       if (y < TOP || y > HEIGHT - FOOT + 1) continue;
       g.beginPath();
@@ -121,11 +121,15 @@ export class HeatMap {
     for (const [part, align] of [[0, "left"], [0.5, "center"], [1, "right"]]) {
       g.textAlign = align;
       const x = GUTTER + part * l.plot;
-      g.fillText(clock(l.time(x)), x, HEIGHT - FOOT + 7);
+      g.fillText(clock(l.time(x)), x, HEIGHT - FOOT + 9);
     }
   }
 
   line(g, l, which, stroke) {
+    g.save();
+    g.beginPath();
+    g.rect(GUTTER, 0, l.plot, HEIGHT - FOOT);
+    g.clip();
     g.strokeStyle = stroke;
     g.lineWidth = 1.5;
     g.beginPath();
@@ -142,6 +146,7 @@ export class HeatMap {
       drawing = true;
     }
     g.stroke();
+    g.restore();
   }
 
   /** What is under the pointer, or of the last snapshot. */

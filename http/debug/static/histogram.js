@@ -37,9 +37,9 @@ export function percentile(list, p, count = total(list)) {
   return null;
 }
 
-// Rows of the heat map: half octaves, from 256 ns to 4 s.
-export const ROWS = 48;
-const FIRST = 8;
+// Rows of the heat map: half octaves, from 64 ns to 4 s.
+export const ROWS = 52;
+const FIRST = 6;
 
 export const rowOf = (ns) =>
   Math.max(0, Math.min(ROWS - 1, Math.floor((Math.log2(Math.max(ns, 1)) - FIRST) * 2)));

@@ -36,7 +36,7 @@ export function color(name) {
 
 export function setUpTheme(button) {
   let name = stored();
-  const show = () => { button.textContent = `Theme: ${name}`; };
+  const show = () => { button.lastElementChild.textContent = name; };
   button.addEventListener("click", () => {
     name = NAMES[(NAMES.indexOf(name) + 1) % NAMES.length];
     try { localStorage.setItem(KEY, name); } catch { /* then only for now */ }

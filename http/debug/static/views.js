@@ -8,11 +8,14 @@ import { percentile, sum } from "./histogram.js";
 import { SPARE } from "./model.js";
 
 const COLORS = ["s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8"];
-const MOST_LINES = 8;      // more Ps are one line each no more
+const MOST_LINES = 8;      // with more Ps they are not one line each
+const BINARY = Array.from({ length: 40 }, (_, i) => 2 ** i);
 
 const pName = (p, several) => `${several ? `w${p.worker} ` : ""}${p.id === SPARE ? "spare P" : `P${p.id}`}`;
 const column = (frames, value) => frames.map((f) => (f.gap ? null : value(f)));
 const severalWorkers = (frame) => new Set(frame.ps.map((p) => p.worker)).size > 1;
+
+const axisDuration = (ns) => duration(ns).replace(/\.0+ /, " ");
 
 // --- tiles -------------------------------------------------------------------------------------
 
@@ -56,7 +59,7 @@ const rateColumn = (label, title, key) => ({ label, title, kind: "", cell: (p) =
 export class SchedulerView {
   constructor() {
     const y = (label, colour, more) => ({ label, color: colour, ...more });
-    this.utilisation = new Chart(byId("utilisation"), [], { format: percent, axis: (x) => `${Math.round(x * 100)} %`, range: [0, 1.02] });
+    this.utilisation = new Chart(byId("utilisation"), [], { format: percent, axis: (x) => `${Math.round(x * 100)} %`, share: true });
     this.runq = new Chart(byId("runq"), [y("all", "s1", { fill: true }), y("longest of a P", "s2"), y("global", "s3")], { format: count });
     this.heatmap = new HeatMap(byId("heatmap"));
     this.percentiles = new Chart(byId("percentiles"), [y("p50", "s1"), y("p90", "s4"), y("p99", "s2"), y("p99.9", "s5")], { format: duration, axis: axisDuration, log: true });
@@ -116,10 +119,6 @@ export class SchedulerView {
   }
 }
 
-function axisDuration(ns) {
-  return Math.abs(Math.log10(ns) - Math.round(Math.log10(ns))) < 1e-6 ? duration(ns).replace(/\.0+ /, " ") : "";
-}
-
 // --- HTTP --------------------------------------------------------------------------------------
 
 const CLASSES = [["2xx", "s4"], ["3xx", "s6"], ["4xx", "s7"], ["5xx", "s5"], ["none", "s8"]];
@@ -133,7 +132,7 @@ export class HTTPView {
     this.connections = new Chart(byId("connections"), CONNECTIONS.map(([label, color, title]) => ({ label, color, title })), { format: count });
     this.latency = new Chart(byId("http-latency"), [{ label: "p50", color: "s1" }, { label: "p90", color: "s4" }, { label: "p99", color: "s2" }],
       { format: duration, axis: axisDuration, log: true });
-    this.bytes = new Chart(byId("bytes"), [{ label: "read", color: "s6" }, { label: "written", color: "s1", fill: true }], { format: bytes });
+    this.bytes = new Chart(byId("bytes"), [{ label: "read", color: "s6" }, { label: "written", color: "s1", fill: true }], { format: bytes, least: 1024, steps: BINARY });
     this.table = new Table(byId("routes"), [
       { label: "Method", kind: "text", cell: (r) => r.method },
       { label: "Route", title: "Pattern that matched", kind: "text name", cell: (r) => r.route || "(none)" },

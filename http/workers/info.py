@@ -1,0 +1,156 @@
+"""workers(): what all workers have counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any, NamedTuple
+
+from runtime import _stats
+from runtime._http.workers.memory import Cell, Memory
+from runtime._stats import Snapshot
+
+_TRIES = 20
+# What says how it is now, and not what has happened so far.  An ended worker has none of it.
+_NOW = {
+    "gomaxprocs",
+    "goroutines",
+    "spinning",
+    "global_runq",
+    "running",
+    "runnable",
+    "waiting",
+    "runq",
+    "runnext",
+    "inbox",
+    "timers",
+    "descriptors",
+    "idle_workers",
+    "sleeping",
+    "count",
+    "idle",
+    "threads",
+    "queued",
+    "connections",
+    "reading",
+    "active",
+    "closing",
+}
+
+
+class WorkerInfo(NamedTuple):
+    """One worker process, as `workers` has found it."""
+
+    id: int  # its slot, from 0; -1: the sum of those that have ended
+    pid: int  # 0 for that sum
+    age: float  # seconds since the snapshot was taken; 0.0 for the calling process
+    restarts: int  # how often another process has taken over this slot
+    snapshot: Snapshot
+
+
+class Here(NamedTuple):
+    """Which worker this process is."""
+
+    memory: Memory
+    id: int  # -1: the supervisor
+    restarts: int
+    cell: Cell | None
+
+
+_here: Here | None = None
+
+
+def set_here(here: Here | None) -> None:
+    global _here
+    _here = here
+
+
+def workers() -> list[WorkerInfo]:
+    """All worker processes with what they have counted: about a second old, but for the caller's.
+
+        requests = sum(w.snapshot["stats"]["http"]["requests"] for w in http.workers())
+
+    The last one, with id -1, is the sum of those that have ended, if any have: so sums do not
+    go down when a worker is replaced. While that happens there are two with the same id. In a
+    process that is no worker the list has this process alone.
+    """
+    if _here is None:
+        return [WorkerInfo(0, os.getpid(), 0.0, 0, _stats.snapshot())]
+    for _ in range(_TRIES):
+        version = _here.memory.directory.version
+        found = _read(_here)
+        if _here.memory.directory.version == version:
+            break  # nobody has ended meanwhile, who would be counted twice, or not at all
+    return found
+
+
+def _read(here: Here) -> list[WorkerInfo]:
+    text = here.memory.directory.read()
+    directory = {"workers": [], "ended": None} if text is None else json.loads(text)
+    found: list[WorkerInfo] = []
+    own = os.getpid()
+    for id, pid, restarts, cell in directory["workers"]:
+        if pid == own:
+            continue
+        value = here.memory.cells[cell].read()
+        snapshot: Snapshot | None = None if value is None else json.loads(value)
+        if snapshot is not None and snapshot["pid"] == pid:
+            age = max(0.0, time.time() - snapshot["time"])
+            found.append(WorkerInfo(id, pid, age, restarts, snapshot))
+    if here.id >= 0:
+        found.append(WorkerInfo(here.id, own, 0.0, here.restarts, _stats.snapshot()))
+    found.sort(key=lambda w: w.id)
+    ended: Snapshot | None = directory["ended"]
+    if ended is not None:
+        age = max(0.0, time.time() - ended["time"])
+        found.append(WorkerInfo(-1, 0, age, 0, ended))
+    return found
+
+
+def publish(cell: Cell) -> Snapshot:
+    """Write down what this process has counted; without its routes if they are too many."""
+    snapshot = _stats.snapshot()
+    value = json.dumps(snapshot, separators=(",", ":")).encode()
+    if len(value) > cell.room:
+        value = json.dumps({**snapshot, "routes": []}, separators=(",", ":")).encode()
+    cell.write(value)
+    return snapshot
+
+
+def add_ended(ended: Snapshot | None, last: Snapshot) -> Snapshot:
+    """The sum of ended workers with one more, of which this is the last snapshot.
+
+    It has one P of each id, however many workers there have been.
+    """
+    last = _gone(last)
+    if ended is None:
+        return {**last, "pid": 0}
+    both = _stats.total([ended, last])
+    ps: dict[int, Any] = {}
+    for p in both["stats"]["ps"]:
+        before = ps.get(p["id"], {})
+        ps[p["id"]] = {
+            key: value if key == "id" or isinstance(value, bool) else before.get(key, 0) + value
+            for key, value in p.items()
+            if key != "worker"
+        }
+    both["stats"]["ps"] = list(ps.values())
+    return both
+
+
+def _gone(snapshot: Any) -> Any:
+    """The same without what is no more."""
+    stats = _without_now({**snapshot["stats"], "ps": []})
+    stats["ps"] = [_without_now(p) for p in snapshot["stats"]["ps"]]
+    return {**snapshot, "stats": stats}
+
+
+def _without_now(counts: dict[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in counts.items():
+        if isinstance(value, dict):
+            out[key] = _without_now(value)
+        else:
+            out[key] = type(value)() if key in _NOW else value
+    return out

@@ -1,0 +1,171 @@
+"""What runs in a worker process: the server, and what the supervisor wants to know of it.
+
+The worker tells the supervisor by a pipe, a line of JSON each time: that it serves, why it could
+not begin, or that it wants to be replaced.  It counts beats and writes its statistics into memory
+that both share.  When the supervisor is gone, however that was, a thread in C ends the worker
+(csrc/rt_orphan.h).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import json
+import logging
+import math
+import os
+import random
+import signal
+import sys
+import traceback
+import weakref
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, NoReturn
+
+import runtime
+from runtime import _core, _errors
+from runtime._http.server import Server
+from runtime._http.workers import info
+from runtime._http.workers.plan import Plan, UsageError
+from runtime._net.activation import listener_from_fd
+from runtime._stats import PStats
+
+logger = logging.getLogger("runtime.http")
+
+BEAT = 0.5  # seconds between two beats; statistics are as old as that at most
+_LOOK = 0.1  # seconds between two looks at the number of requests
+MARGIN = 5.0  # seconds beyond the time for a graceful shutdown, until it is killed
+_LONGEST_ERROR = 8192  # characters; a pipe has room for them even if all are escaped
+_OURS = (os.path.dirname(__file__), os.path.dirname(importlib.__file__), "<frozen importlib")
+
+
+class Worker:
+    """This process, as a worker."""
+
+    def __init__(self, plan: Plan, here: info.Here, status: int, listening: list[int]) -> None:
+        self._plan = plan
+        self._here = here
+        self._status = status
+        self._listening = listening
+        self._server: Server | None = None
+        self._over = False
+
+    def run(self, life: int) -> NoReturn:
+        """Serve until it is told to stop, then end the process.  life: see _core._watch_parent."""
+        end: BaseException | None = None
+        try:
+            _take_over_signals()
+            _core._watch_parent(life)
+            info.set_here(self._here)
+            self._main()
+        except BaseException as exc:
+            end = exc
+        # These belong to the supervisor, such as the removal of its temporary directories.
+        with suppress(AttributeError, RuntimeError):
+            for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+                finalizer.atexit = False
+        _errors.end_child(end)
+        os._exit(1)  # not reached
+
+    def _main(self) -> None:
+        try:
+            server = self._server = self._plan.load()
+            if self._plan.on_worker_start is not None:
+                self._plan.on_worker_start(self._here.id)
+            listeners = [listener_from_fd(fd) for fd in self._listening]
+        except UsageError as exc:
+            self._tell(error=str(exc), usage=True)
+            raise SystemExit(2) from None
+        except BaseException as exc:
+            tb = _from_the_program(exc.__traceback__)
+            text = "".join(traceback.format_exception(type(exc), exc, tb)).strip()
+            self._tell(error=text[-_LONGEST_ERROR:])
+            raise SystemExit(1) from None
+        grace = time_to_stop(server)
+        _core._orphan_grace(grace)
+        server._at_serving = lambda: self._serves(grace)
+        try:
+            server.serve(*listeners)
+        finally:
+            self._over = True
+            info.publish(self._cell)
+
+    @property
+    def _cell(self) -> Any:
+        assert self._here.cell is not None
+        return self._here.cell
+
+    def _serves(self, grace: float) -> None:
+        self._cell.count_beat()
+        info.publish(self._cell)
+        runtime.go.named("http.worker.beat")(self._beat)
+        if self._plan.worker_max_requests is not None:
+            runtime.go.named("http.worker.requests")(self._watch_requests)
+        self._tell(ready=True, grace=None if grace == math.inf else grace)
+
+    def _beat(self) -> None:
+        watch = _ProcWatch()
+        while not self._over:
+            snapshot = info.publish(self._cell)
+            if not watch.stuck(snapshot["stats"]["ps"]):
+                self._cell.count_beat()
+            runtime.sleep(BEAT)
+
+    def _watch_requests(self) -> None:
+        most = self._plan.worker_max_requests
+        assert most is not None and self._server is not None
+        most += random.randint(0, self._plan.worker_max_requests_jitter)
+        while self._server.stats()["requests"] < most:
+            runtime.sleep(_LOOK)
+        if not self._over:
+            self._tell(replace=f"it has served {most} requests")
+
+    def _tell(self, **what: Any) -> None:
+        with suppress(OSError):  # the supervisor is gone
+            os.write(self._status, json.dumps(what).encode() + b"\n")
+
+
+class _ProcWatch:
+    """Notices Ps that have work and do not do it: their threads sit in a call."""
+
+    def __init__(self) -> None:
+        self._ticks: dict[int, int] = {}
+
+    def stuck(self, ps: list[PStats]) -> bool:
+        """Has any of them not run anything since the last call, although something waits?"""
+        before, self._ticks = self._ticks, {p["id"]: p["ticks"] for p in ps}
+        return any(
+            before.get(p["id"]) == p["ticks"] and (p["runq"] or p["inbox"]) and not p["sleeping"]
+            for p in ps
+        )
+
+
+def _from_the_program(tb: TracebackType | None) -> TracebackType | None:
+    """A traceback without what has led to the program's own code."""
+    first = tb
+    while first is not None and first.tb_frame.f_code.co_filename.startswith(_OURS):
+        first = first.tb_next
+    return first or tb
+
+
+def time_to_stop(server: Server) -> float:
+    """Seconds from SIGTERM until a worker that is well has ended; inf: for ever."""
+    limit = server._shutdown_timeout
+    return math.inf if limit is None else limit + server._drain_delay + MARGIN
+
+
+def _take_over_signals() -> None:
+    """SIGTERM is the server's. What a terminal sends to all is for the supervisor."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, _leave_it_to_the_supervisor)  # not SIG_IGN: programs inherit that
+    if not faulthandler.is_enabled():
+        with suppress(AttributeError, ValueError, OSError):  # stderr may be no file
+            faulthandler.enable(sys.stderr, all_threads=True)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _leave_it_to_the_supervisor(signum: int, frame: object) -> None:
+    pass
