@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from runtime._stats import HistogramStats, sum_histograms
@@ -135,10 +135,11 @@ class Meter:
         snapshot is the one already seen keeps its rates.
         """
         last, self._last = self._last, {}
-        workers = []
+        workers, ended = [], Rates()
         for entry in sample["workers"]:
             now = entry["snapshot"]
             if number(entry, "id") < 0:  # the sum of those that have ended
+                ended = replace(rates(now, now), ps=())
                 continue
             key = (number(entry, "id"), number(entry, "pid"), number(now, "started"))
             before, seen = last.get(key, (None, None))
@@ -155,15 +156,16 @@ class Meter:
                     rates(before, now, key[0]),
                 )
             )
-        me = sample["workers"][sample["self"]]["snapshot"]
+        entries = sample["workers"]
+        me = entries[sample["self"]]["snapshot"]
         return Reading(
             tuple(workers),
-            total(worker.rates for worker in workers),
-            sum(number(_http(entry["snapshot"]), "requests") for entry in sample["workers"]),
+            total([*(worker.rates for worker in workers), ended]),
+            sum(number(_http(entry["snapshot"]), "requests") for entry in entries),
             str(me.get("version", "?")),
             str(me.get("python", "?")),
             bool(me.get("gil", True)),
-            max((worker.uptime for worker in workers), default=0.0),
+            max(0.0, number(me, "time") - min(number(e["snapshot"], "started") for e in entries)),
         )
 
 

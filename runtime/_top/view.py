@@ -318,7 +318,7 @@ def _shared(tables: Sequence[list[Text]], room: int, gap: int) -> list[list[Text
 
 def _fit(parts: Sequence[Text], width: int, first_gap: int = 2) -> Text:
     """As many of the parts as fit, side by side; the first one is cut if it must be."""
-    line = parts[0].copy()
+    line = Text().append_text(parts[0])  # which does not lend its style to the others
     line.truncate(width)
     for i, part in enumerate(parts[1:]):
         gap = first_gap if i == 0 else 2

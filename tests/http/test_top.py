@@ -6,6 +6,7 @@ whose last picture `Screen` reads.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -161,6 +162,13 @@ def test_meter_ended_workers_count_for_the_sum_alone() -> None:
     assert reading.total.requests == 100
     assert reading.served == 350
     assert len(reading.workers) == 1
+
+
+def test_meter_totals_of_routes_have_those_of_ended_workers() -> None:
+    alive, ended = routes(a=(3, 0, 100)), routes(a=(5, 1, 100), b=(7, 0, 100))
+    total = rates.Meter().read(sample_of(alive, ended, ids=(0, -1))).total
+    assert {route.route: route.total for route in total.routes} == {"/a": 8, "/b": 7}
+    assert {route.route: route.requests for route in total.routes} == {"/a": 0.3, "/b": 0}
 
 
 def test_rates_percentile_is_that_of_the_interval() -> None:
@@ -365,19 +373,16 @@ def test_source_server_restarted_between_requests_asks_again(serve: Callable[...
     source.close()
 
 
-def test_top_logs_in(serve: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
-    @http.middleware.basic_auth({"ops": "s:cret"})
-    def guarded(w: Any, r: Any) -> Any:
-        seen.append((r.path, r.headers.get("X-Team")))
-        return sample_of(at(1, 1))
-
-    seen: list[Any] = []
-    running = serve(guarded)
-    assert "asks for a login" in complaint(capsys, running.addr)
-    once = ["--once", "--interval", "0.1", "--header", "X-Team: red"]
-    assert main([running.addr, "--user", "ops:s:cret", *once]) == 0
-    assert main([f"http://ops:s%3Acret@{running.addr}/x", *once]) == 0
-    assert set(seen) == {("/debug/api/snapshot", "red"), ("/x/api/snapshot", "red")}
+def test_top_logs_in(program: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    watched = program("watched.py")
+    once = ["--once", "--interval", "0.1"]
+    assert "asks for a login" in complaint(capsys, watched.addr, "--path", "private")
+    assert main([watched.addr, "--path", "/private/", "--user", "ops:s:cret", *once]) == 0
+    assert main([f"http://ops:s%3Acret@{watched.addr}/private/", *once]) == 0
+    header = "Authorization: Basic b3BzOnM6Y3JldA=="
+    assert main([f"{watched.addr}/private", "--header", header, *once]) == 0
+    assert capsys.readouterr().out.count(f"{watched.addr}  up ") == 3
+    assert "refuses us (403)" in complaint(capsys, watched.addr, "--header", "Via: 1.1 proxy")
 
 
 def test_top_unix_socket(serve: Callable[..., Any], capsys: Any, tmp_path: Any) -> None:
@@ -431,6 +436,7 @@ def test_top_once_counts_what_a_server_does(program: Callable[..., Any]) -> None
     assert "\x1b" not in done.stdout
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{watched.addr}  up ")
+    assert re.search(r"^GET /items/\{id:int\} +[\d.,]+k? .* ms ", done.stdout, re.M)
     requests = re.match(r"requests +([\d.,]+)(k?)/s .* (\d[\d,]*) so far", lines[1])
     assert requests and float(requests[1].replace(",", "")) > 2  # 2 are our own
     assert re.search(r"^connections +2 ", done.stdout, re.M)
@@ -471,6 +477,7 @@ class Screen:
         )
 
     def resize(self, width: int, height: int) -> None:
+        self.size = width, height
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
     def press(self, keys: str) -> None:
@@ -479,9 +486,12 @@ class Screen:
     @property
     def picture(self) -> list[str]:
         """The lines of the last whole picture."""
-        pictures = self.seen.split("\x1b[H")
-        text = pictures[-2] if len(pictures) > 2 else ""
-        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "").split("\n")
+        pictures = ["", *self.seen.split("\x1b[H")[1:]][-2:]
+        for text in reversed(pictures):
+            lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "").split("\n")
+            if text is pictures[0] or (len(lines[-1]), len(lines)) == self.size:
+                break
+        return lines
 
     def until(self, what: str, condition: Callable[[list[str]], Any]) -> list[str]:
         """Read until a picture is as it should be; that picture."""
@@ -560,6 +570,56 @@ def test_top_live_server_goes_and_comes_back(
     s.press("\x03")
     assert s.ended() == 0
     assert not re.search(r"\x1b\[[0-9;]*\b[349][0-7]\b[0-9;]*m", s.seen)  # no colour
+
+
+def test_top_live_server_that_hangs_can_be_left(
+    serve: Callable[..., Any], screen: Callable[..., Screen]
+) -> None:
+    def handler(w: Any, r: Any) -> Any:
+        asked.append(r.path)
+        if len(asked) > 1:
+            r.context.done().recv_ok()  # until the client has gone
+        return sample_of(at(1, 7))
+
+    asked: list[str] = []
+    s = screen(serve(handler).addr)
+    s.until("it waits for a sample", lambda p: "7 so far" in "".join(p) and len(asked) == 2)
+    s.press("p")
+    s.until("it answers to keys", lambda p: p[0].endswith("paused"))
+    s.press("q")
+    assert s.ended() == 0
+
+
+def test_top_live_workers_are_replaced_and_nothing_is_lost(
+    program: Callable[..., Any],
+    screen: Callable[..., Screen],
+    wait_until: Callable[[str, Callable[[], bool]], None],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    watched = program("watched.py", address, "2")
+
+    def serves() -> bool:
+        with contextlib.suppress(ConnectionError):
+            return watched.get("/items/0", "Connection: close\r\n").status == 200
+        return False
+
+    def rows(picture: list[str], restarts: int) -> bool:
+        row = rf" +(0|1) +\d+ .* {restarts} +\d+s ago *"
+        return sum(re.fullmatch(row, line) is not None for line in picture) == 2
+
+    wait_until("it serves", serves)
+    for i in range(19):
+        watched.get(f"/items/{i}", "Connection: close\r\n")
+    s = screen(address)
+    s.until("there are two workers", lambda p: rows(p, 0))
+    watched.send_signal(signal.SIGHUP)
+    picture = s.until("there are two others", lambda p: rows(p, 1))
+    assert any(re.fullmatch(r"[01]/0 +[█▒░]+ +\d+% .*", line) for line in picture)
+    s.until("none is lost", lambda p: any(re.match(r"GET /items.* 20 *$", line) for line in p))
+    s.press("q")
+    assert s.ended() == 0
+    assert watched.stop()[0] == 0
 
 
 def test_top_live_stopped_and_ended_by_signals_gives_the_terminal_back(

@@ -1,21 +1,16 @@
-"""A server with a debug page, to be watched: watched.py [address [prefix]].
+"""A server with the live page, to be watched: watched.py [address [workers]].
 
 Prints its address, then serves until it gets a signal.
 """
 
-import os
 import sys
 
 import runtime
-from runtime import _stats, http
+from runtime import http
 
 mux = http.ServeMux()
-prefix = sys.argv[2] if len(sys.argv) > 2 else "/debug/"
-
-
-@mux.handle("GET /hello")
-def hello(w, r):
-    w.write("Hello, World")
+mux.mount("/debug/", http.debug.handler())
+mux.mount("/private/", http.debug.handler(auth=http.middleware.basic_auth({"ops": "s:cret"})))
 
 
 @mux.handle("GET /items/{id:int}")
@@ -24,13 +19,12 @@ def item(w, r):
     return {"id": r.path_value("id")}
 
 
-@mux.handle(f"GET {prefix}api/snapshot")
-def snapshot(w, r):
-    me = {"id": 0, "pid": os.getpid(), "age": 0.0, "restarts": 0, "snapshot": _stats.snapshot()}
-    return {"workers": [me], "self": 0}
-
-
-server = http.Server(mux, sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:0")
-server.listen()
-print(server.addr, flush=True)
-server.serve()
+address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:0"
+if len(sys.argv) > 2:
+    print(address, flush=True)
+    http.listen_and_serve(address, mux, workers=int(sys.argv[2]))
+else:
+    server = http.Server(mux, address)
+    server.listen()
+    print(server.addr, flush=True)
+    server.serve()
