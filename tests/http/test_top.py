@@ -34,9 +34,15 @@ from runtime._top import main, rates, view
 from runtime._top.source import Address, Source, SourceError
 
 SAFETY = 60.0
-# Makes a terminal that of the session, which then gets its signals, and runs a command.
-CONTROL = "import os, sys, fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-CONTROLLING = [sys.executable, "-c", CONTROL + "os.execv(sys.argv[1], sys.argv[1:])"]
+# Makes a terminal that of the session, whose signals it then sends, and runs a command. A shell's
+# background jobs ignore Ctrl-C.
+CONTROL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+CONTROLLING = [sys.executable, "-c", CONTROL]
 COMMAND = [sys.executable, "-m", "runtime", "top"]
 
 
@@ -498,22 +504,29 @@ class Screen:
         end = time.monotonic() + SAFETY
         while not condition(self.picture):
             assert time.monotonic() < end, f"waited in vain until {what}: {self.picture}"
-            ready, _, _ = select.select([self.master], [], [], 0.5)
-            if ready:
-                self.seen += os.read(self.master, 1 << 16).decode("utf-8", "replace")
-            assert self.proc.poll() is None or ready, self.seen
+            assert self.read(0.5) or self.proc.poll() is None, self.seen
         return self.picture
+
+    def read(self, timeout: float) -> bool:
+        """Take what it has written, or writes soon."""
+        ready, _, _ = select.select([self.master], [], [], timeout)
+        if ready:
+            self.seen += os.read(self.master, 1 << 16).decode("utf-8", "replace")
+        return bool(ready)
 
     def ended(self) -> int:
         """Its exit status, once it has left the terminal as it was."""
-        status = self.proc.wait(SAFETY)
-        while select.select([self.master], [], [], 0)[0]:
-            self.seen += os.read(self.master, 1 << 16).decode("utf-8", "replace")
+        end = time.monotonic() + SAFETY
+        while self.proc.poll() is None:  # a terminal that nobody reads would stop it
+            assert time.monotonic() < end, "it goes on"
+            self.read(0.05)
+        while self.read(0):
+            pass
         assert termios.tcgetattr(self.slave) == self.modes
         assert self.seen.count("\x1b[?1049h") == self.seen.count("\x1b[?1049l") > 0
         assert self.seen.rindex("\x1b[?25h") > self.seen.rindex("\x1b[?25l")
         assert "Traceback" not in self.seen
-        return status
+        return self.proc.returncode
 
     def close(self) -> None:
         if self.proc.poll() is None:
