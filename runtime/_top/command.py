@@ -40,7 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if exc.name is None or exc.name.partition(".")[0] != "rich":
             raise
         return _failed(MISSING)
-    source = None
     try:
         headers = dict(options.header)
         if options.user is not None:
@@ -54,9 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(str(exc))
     except (KeyboardInterrupt, EOFError):
         pass  # the usual way to end it; at the question for a password, too
-    finally:
-        if source is not None:
-            source.close()
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
+from contextlib import closing
 from typing import Any
 
 from rich.console import Console
@@ -32,9 +33,10 @@ def run(source: Source, interval: float, once: bool) -> None:
 
 def _print(source: Source, interval: float, console: Console) -> None:
     meter = Meter()
-    _read(meter, source.sample())
-    time.sleep(interval)
-    reading = _read(meter, source.sample())
+    with closing(source):
+        _read(meter, source.sample())
+        time.sleep(interval)
+        reading = _read(meter, source.sample())
     if not console.is_terminal:  # a file or a pipe has no width
         console.width = max(console.width, 120)
     lines = report(Frame(source.address.name, reading), console.width)

@@ -23,6 +23,7 @@ SORTS: Mapping[str, tuple[str, Callable[[Route], float]]] = {
     "3": ("errors", lambda route: route.errors),
 }
 KEYS = ("q quit", "p pause", "sort by: 1 requests", "2 p99", "3 errors")
+STALE = 4.0  # seconds since a worker has written its counters down: it does not come to it
 ROOMY = 20  # lines; with less there are no blank ones between the tables
 STATUS_STYLES = {"2": "green", "3": "cyan", "4": "yellow", "5": "bold red"}
 STEPS = "▁▂▃▄▅▆▇█"
@@ -187,6 +188,9 @@ def _workers(workers: Sequence[Worker], width: int) -> list[Text]:
     def each(cell: Callable[[Worker], str]) -> list[str]:
         return [cell(worker) for worker in workers]
 
+    def seen(age: float) -> Text:
+        return Text(f"{span(age)} ago", "bold red" if age >= STALE else "")
+
     def rates(cell: Callable[[Rates], str]) -> list[str]:
         return [cell(worker.rates) for worker in workers]
 
@@ -201,7 +205,7 @@ def _workers(workers: Sequence[Worker], width: int) -> list[Text]:
             Column("p99 wait", rates(lambda r: _p99(r.latency)), 4),
             Column("up", each(lambda w: span(w.uptime)), 2),
             Column("restarts", each(lambda w: str(w.restarts)), 3),
-            Column("seen", each(lambda w: f"{span(w.age)} ago"), 5),
+            Column("seen", [seen(worker.age) for worker in workers], 5),
         ],
         width,
     )
