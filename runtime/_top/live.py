@@ -34,9 +34,9 @@ def run(source: Source, interval: float, once: bool) -> None:
 def _print(source: Source, interval: float, console: Console) -> None:
     meter = Meter()
     with closing(source):
-        _read(meter, source.sample())
+        read(meter, source.sample())
         time.sleep(interval)
-        reading = _read(meter, source.sample())
+        reading = read(meter, source.sample())
     if not console.is_terminal:  # a file or a pipe has no width
         console.width = max(console.width, 120)
     lines = report(Frame(source.address.name, reading), console.width)
@@ -47,7 +47,7 @@ def _print(source: Source, interval: float, console: Console) -> None:
 
 def _watch(source: Source, interval: float, console: Console) -> None:
     meter = Meter()
-    shown = _read(meter, source.sample())
+    shown = read(meter, source.sample())
     trend: deque[float] = deque(maxlen=TREND)
     sort, paused, trouble = "1", False, ""
     with Terminal(console) as terminal:
@@ -68,7 +68,7 @@ def _watch(source: Source, interval: float, console: Console) -> None:
                     if isinstance(answer, SourceError):
                         raise answer
                     if answer is not None:
-                        reading, trouble = _read(meter, answer), ""
+                        reading, trouble = read(meter, answer), ""
                         trend.append(reading.total.requests)
                         if not paused:
                             shown = reading
@@ -83,7 +83,8 @@ def _keys(pressed: str) -> str:
     return re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~]|O?.)?", "", pressed)
 
 
-def _read(meter: Meter, sample: dict[str, Any]) -> Reading:
+def read(meter: Meter, sample: dict[str, Any]) -> Reading:
+    """What the meter makes of a sample. Raises SourceError if that is none."""
     try:
         return meter.read(sample)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:

@@ -11,6 +11,7 @@ version is shown as far as it goes.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -210,7 +211,7 @@ def rates(before: JSON | None, now: JSON, worker: int = 0) -> Rates:
     return Rates(
         ps=tuple(ps),
         goroutines=number(stats, "goroutines"),
-        states=dict(stats.get("states", {})),
+        states={state: number(stats["states"], state) for state in stats.get("states", ())},
         global_runq=number(stats, "global_runq"),
         threads=number(stats.get("ms", {}), "count"),
         blocking=max(0, number(blocking, "threads") - number(blocking, "idle")),
@@ -272,7 +273,7 @@ def difference(before: JSON, now: JSON) -> HistogramStats:
     """What a histogram has counted in between."""
     old = {low: count for low, _, count in before.get("buckets", ())}
     buckets = [
-        [low, high, count - old.get(low, 0)]
+        [int(low), int(high), int(count - old.get(low, 0))]
         for low, high, count in now.get("buckets", ())
         if count > old.get(low, 0)
     ]
@@ -284,8 +285,11 @@ def difference(before: JSON, now: JSON) -> HistogramStats:
 
 
 def number(values: JSON, name: str) -> Any:
-    """A counter; 0 if it is missing."""
-    return values.get(name, 0)
+    """A counter; 0 if it is missing. Raises ValueError for what is none."""
+    value = values.get(name, 0)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}")
+    return value
 
 
 def per_second(count: float, seconds: float) -> float:
@@ -298,18 +302,18 @@ def _http(snapshot: JSON) -> JSON:
 
 
 def _route(before: JSON, now: JSON, seconds: float) -> Route:
-    old = before.get("statuses", {})
+    old, counts = before.get("statuses", {}), now["statuses"]
     statuses = {
-        status: per_second(count - old.get(status, 0), seconds)
-        for status, count in now["statuses"].items()
+        status: per_second(number(counts, status) - number(old, status), seconds)
+        for status in counts
     }
     return Route(
-        now["method"],
-        now["route"],
+        str(now["method"]),
+        str(now["route"]),
         sum(statuses.values()),
         statuses,
         difference(before.get("duration", {}), now.get("duration", {})),
-        sum(now["statuses"].values()),
+        sum(counts.values()),
     )
 
 

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 
 from programs import environment
 from runtime import http
-from runtime._top import main, rates, view
+from runtime._top import live, main, rates, view
 from runtime._top.source import Address, Source, SourceError
 
 SAFETY = 60.0
@@ -205,6 +205,35 @@ def test_picture_any_size_fits(
     for line in [*lines, *view.report(frame, width)]:
         assert line.cell_len <= width
         assert line.plain.isprintable()
+
+
+def broken(value: Any, draw: Callable[[Any], Any], junk: Any) -> Any:
+    """The same with one of its parts replaced by junk."""
+    if not isinstance(value, dict | list) or not value or draw(st.integers(0, 5)) == 0:
+        return junk
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    key = draw(st.sampled_from(keys))
+    copy = value.copy()
+    copy[key] = broken(value[key], draw, junk)
+    return copy
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    snapshots, st.sampled_from([None, "x", [], {}, [1], -1, 1e400, float("nan"), True]), st.data()
+)
+def test_picture_of_broken_counters_is_drawn_or_refused(
+    snapshot: Any, junk: Any, data: st.DataObject
+) -> None:
+    sample = broken(sample_of(snapshot, snapshot), data.draw, junk)
+    meter = rates.Meter()
+    try:
+        for _ in range(2):
+            reading = live.read(meter, sample)
+    except SourceError as exc:
+        assert "another shape" in str(exc)
+    else:
+        assert len(view.picture(view.Frame("x", reading), 80, 24)) == 24
 
 
 def routes(**per_route: tuple[int, int, int]) -> dict[str, Any]:
