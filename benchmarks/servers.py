@@ -15,6 +15,7 @@ from harness import REPO, Program, free_address
 PEERS = REPO / "benchmarks" / "peers"
 BIN = REPO / "build" / "bench"
 OURS = "gosched"
+RUNTIME = (sys.executable, "-m", "runtime")
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,21 @@ WORKERS = {
         Server("gevent", "gevent pywsgi", python("work_gevent.py")),
     )
 }
+
+# What workers.py measures: all on two cores, the Python ones with two processes.
+PAIRS = {
+    server.name: server
+    for server in (
+        Server(
+            OURS,
+            "gosched",
+            (*RUNTIME, "serve", "compute_gosched:mux", "--app-dir", str(PEERS),
+             "--workers", "2", "--bind"),
+            from_checkout(),
+        ),
+        Server("go", "Go net/http", (str(BIN / "compute_go"),), {"GOMAXPROCS": "2"}),
+        Server("granian", "granian (WSGI)", python("compute_granian.py")),
+        Server("socketify", "socketify", python("compute_socketify.py")),
+        Server("uvicorn", "uvicorn (uvloop, httptools)", python("compute_uvicorn.py")),
+    )
+}  # fmt: skip

@@ -1,9 +1,9 @@
-"""The load generator: wrk, with one thread on one core."""
+"""The load generator: wrk, with one thread, on one core unless it shares them with the server."""
 
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def run(
     *,
     seconds: int,
     connections: int,
-    core: int,
+    core: int | Sequence[int],
     pipeline: int = 1,
     headers: Mapping[str, str] | None = None,
     method: str = "GET",
@@ -47,7 +47,8 @@ def run(
 
     With a rate (requests a second) connections pause at random between requests.
     """
-    command = [*pin([core]), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
+    cores = [core] if isinstance(core, int) else core
+    command = [*pin(cores), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
     for name, value in (headers or {}).items():
         command += ["-H", f"{name}: {value}"]
     # The mean pause of a connection, in milliseconds.

@@ -137,8 +137,11 @@ wait_once(Cond *cond, Goroutine *gp, py_wait *wait)
         py_acquire(&cond->lock);
         t->parked = !t->signalled;
         py_release(&cond->lock);
-        if (RT_LIKELY(t->parked))
+        if (RT_LIKELY(t->parked)) {
+            gp->seat->waits_in = cond;
             why = py_wait_park(gp, PY_WAIT_COND, wait);
+            gp->seat->waits_in = NULL;
+        }
         else
             py_stay(gp);
         r = why == RT_WAKE_READY ? 0 : -1;

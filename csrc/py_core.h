@@ -75,6 +75,8 @@ struct py_seat {
     uint32_t nopreempt;         /* nopreempt() sections it is in */
     bool service;               /* a thread that wakes nobody while it is parked */
     py_bubble *bubble;          /* borrowed: of its goroutine, if that is g.bubbled */
+    const void *waits_in;       /* borrowed: its selection or Cond, while it is parked in a
+                                   select() or Cond.wait(); for who looks, see py_waits.c */
 #if PY_HAS_UNCOUNTED_REFS
     void *frames;               /* of py_frames_here() while it is switched away from, or NULL */
 #endif

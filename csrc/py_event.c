@@ -1,5 +1,6 @@
 /* py_event.c - Event: a flag that can be waited for. */
 #include "py_sync.h"
+#include "py_waits.h"
 
 #include <structmember.h>
 
@@ -10,6 +11,12 @@ typedef struct {
     py_waitq waiters;           /* empty while it is set */
     PyObject *weakrefs;
 } Event;
+
+PyObject *
+py_event_of_queue(py_waitq *q)
+{
+    return (PyObject *)RT_CONTAINER_OF(q, Event, waiters);
+}
 
 static inline bool
 event_is_set(Event *ev)

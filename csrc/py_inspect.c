@@ -18,6 +18,7 @@
 #include "py_inspect.h"
 
 #include "py_bubble.h"
+#include "py_waits.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -152,7 +153,10 @@ typedef struct {
     size_t n, cap;
     frame_site *frames;         /* of all stacks, innermost first */
     size_t nframes, frames_cap;
-    bool stacks;                /* collect them, too */
+    py_edge *edges;             /* of all that wait */
+    size_t nedges, edges_cap;
+    bool stacks, waits;         /* collect stacks, edges, too */
+    int64_t only;               /* id of the one that is wanted; 0: all */
     bool no_memory;
     PyFrameObject *here;        /* borrowed or NULL: where the caller's stack begins */
     uint32_t now;               /* ms */
@@ -200,11 +204,30 @@ add_stack(snapshot *s, PyFrameObject *frame)
     info->nframes = s->nframes - info->frame;
 }
 
+/* Add what the goroutine added last waits for. */
+static void
+add_edges(snapshot *s, py_g_info *info)
+{
+    PyObject *on[PY_MAX_WAITS_ON];
+    uint32_t n = py_waits_on(info->g, on);
+    info->edge = s->nedges;
+    for (uint32_t i = 0; i < n; i++) {
+        s->no_memory = s->no_memory
+                       || !grow(&s->edges, s->nedges, &s->edges_cap, sizeof(py_edge));
+        if (s->no_memory)
+            return;
+        s->edges[s->nedges++] = (py_edge){Py_NewRef(on[i]), py_waits_holder(on[i])};
+        info->nedges++;
+    }
+}
+
 static py_g_info *
 add(snapshot *s, Goroutine *gp, uint8_t state)
 {
     if (gp->g.service && state != RT_G_WAITING)
         return NULL;            /* waiting, it is in a finalizer of the program's */
+    if (s->only != 0 && gp->id != s->only)
+        return NULL;
     s->no_memory = s->no_memory || !grow(&s->gs, s->n, &s->cap, sizeof(py_g_info));
     if (s->no_memory)
         return NULL;
@@ -216,6 +239,8 @@ add(snapshot *s, Goroutine *gp, uint8_t state)
         /* The clock of the scheduler is a little late, but may have been read after ours. */
         uint32_t ms = s->now - gp->g.since;
         info->wait_ms = ms > UINT32_MAX - 60000 ? 0 : ms;
+        if (s->waits)
+            add_edges(s, info);
     }
     return info;
 }
@@ -349,7 +374,7 @@ release(snapshot *s)
         Py_DECREF(s->frames[i].globals);
     }
     free(s->frames);
-    py_snapshot_free(s->gs, s->n);
+    py_snapshot_free(s->gs, s->n, s->edges);
 }
 
 static int
@@ -386,23 +411,28 @@ take(snapshot *s)
 }
 
 int
-py_snapshot(py_g_info **infos, size_t *n)
+py_snapshot(py_g_info **infos, size_t *n, py_edge **edges)
 {
-    snapshot s = {0};
+    snapshot s = {.waits = edges != NULL};
     if (take(&s) < 0)
         return -1;
     *infos = s.gs;
     *n = s.n;
+    if (edges != NULL)
+        *edges = s.edges;
     return 0;
 }
 
 void
-py_snapshot_free(py_g_info *infos, size_t n)
+py_snapshot_free(py_g_info *infos, size_t n, py_edge *edges)
 {
     for (size_t i = 0; i < n; i++) {
+        for (size_t k = 0; k < infos[i].nedges; k++)
+            Py_DECREF(edges[infos[i].edge + k].on);
         Py_DECREF(infos[i].g);
         Py_XDECREF(infos[i].fn);
     }
+    free(edges);
     free(infos);
 }
 
@@ -495,6 +525,27 @@ render_stack(renderer *r, const py_g_info *info)
     return stack;
 }
 
+/* The objects it waits for, or the ids of those who can end that, each once. */
+static PyObject *
+render_waits(renderer *r, const py_g_info *info, bool holders)
+{
+    Py_ssize_t n = 0;
+    const py_edge *edges = r->s.edges + info->edge;
+    for (size_t i = 0; i < info->nedges; i++)
+        n += !holders || edges[i].holder != 0;
+    PyObject *all = PyTuple_New(n);
+    for (size_t i = info->nedges; all != NULL && i-- > 0;) {
+        if (holders && edges[i].holder == 0)
+            continue;
+        PyObject *item = holders ? PyLong_FromLongLong(edges[i].holder) : Py_NewRef(edges[i].on);
+        if (item == NULL)
+            Py_CLEAR(all);
+        else
+            PyTuple_SET_ITEM(all, --n, item);
+    }
+    return all;
+}
+
 /* Field i of a GoroutineInfo. */
 static PyObject *
 render_field(renderer *r, const py_g_info *info, Py_ssize_t i)
@@ -528,12 +579,16 @@ render_field(renderer *r, const py_g_info *info, Py_ssize_t i)
         return Py_NewRef((PyObject *)gp);
     case 10:
         return render_stack(r, info);
-    default:
+    case 11:
         return info->bubble != 0 ? PyLong_FromLongLong(info->bubble) : Py_NewRef(Py_None);
+    case 12:
+        return render_waits(r, info, false);
+    default:
+        return render_waits(r, info, true);
     }
 }
 
-#define INFO_FIELDS 12
+#define INFO_FIELDS 14
 
 /* A GoroutineInfo. */
 static PyObject *
@@ -599,17 +654,19 @@ add_caller(snapshot *s, Goroutine *me)
         add_stack(s, (PyFrameObject *)Py_XNewRef(s->here));
 }
 
-/* _goroutines(all, thread, stacks, here, info_type, frame_type, entry): a list of
-   GoroutineInfos.  all: of all goroutines, else of the caller alone.  thread: a plain thread
+/* _goroutines(all, thread, stacks, here, info_type, frame_type, entry, only=0): a list of
+   GoroutineInfos.  all: of all goroutines, or of the one with the id `only`, else of the caller
+   alone.  thread: a plain thread
    counts as a goroutine if it is the caller.  here: the frame the caller's stack begins
    with, or None. */
 static PyObject *
 m_goroutines(PyObject *Py_UNUSED(module), PyObject *args)
 {
     int all, thread, stacks;
+    long long only = 0;
     PyObject *here, *info_type, *frame_type, *entry, *list = NULL;
-    if (!PyArg_ParseTuple(args, "pppOO!OO:_goroutines", &all, &thread, &stacks, &here,
-                          &PyType_Type, &info_type, &frame_type, &entry))
+    if (!PyArg_ParseTuple(args, "pppOO!OO|L:_goroutines", &all, &thread, &stacks, &here,
+                          &PyType_Type, &info_type, &frame_type, &entry, &only))
         return NULL;
     if (!PyType_IsSubtype((PyTypeObject *)info_type, &PyTuple_Type)) {
         PyErr_SetString(PyExc_TypeError, "_goroutines(): info_type must be a tuple type");
@@ -624,6 +681,8 @@ m_goroutines(PyObject *Py_UNUSED(module), PyObject *args)
         return PyErr_NoMemory();
     snapshot *s = &r->s;
     s->stacks = stacks;
+    s->waits = true;
+    s->only = only;
     s->here = PyFrame_Check(here) ? (PyFrameObject *)here : NULL;
     r->info_type = (PyTypeObject *)info_type;
     r->frame_type = frame_type;

@@ -16,14 +16,20 @@ typedef struct {
     unsigned long thread;       /* ident of the OS thread it is bound to, or 0 */
     size_t frame, nframes;      /* of its stack, in the snapshot's frames */
     PyObject *fn;               /* owned or NULL: what it calls, if it has no frames */
+    size_t edge, nedges;        /* what it waits for, in the snapshot's edges */
 } py_g_info;
 
+typedef struct {                /* somebody waits for it; see py_waits.h */
+    PyObject *on;               /* owned */
+    int64_t holder;             /* id of the goroutine that can end the wait, or 0 */
+} py_edge;
+
 /* All goroutines at one moment, in order of their ids; and the plain threads that wait in
-   an operation of the runtime.  Attached; stops all other threads for a moment.  -1
-   with MemoryError set. */
-int py_snapshot(py_g_info **infos, size_t *n);
-/* Give back what py_snapshot() has returned.  Drops references. */
-void py_snapshot_free(py_g_info *infos, size_t n);
+   an operation of the runtime.  edges: what they wait for, or NULL.  Attached; stops all
+   other threads for a moment.  -1 with MemoryError set. */
+int py_snapshot(py_g_info **infos, size_t *n, py_edge **edges);
+/* Give back what py_snapshot() has returned; edges may be NULL.  Drops references. */
+void py_snapshot_free(py_g_info *infos, size_t n, py_edge *edges);
 
 /* Read what belongs to another thread: a number that may be old. */
 #define PY_PEEK(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
@@ -46,5 +52,7 @@ void py_hist_add(py_hist_sum *sum, const rt_hist *h);
 PyObject *py_hist_render(const py_hist_sum *sum);
 
 int py_inspect_init(PyObject *module);
+/* py_groups.c */
+int py_groups_init(PyObject *module);
 
 #endif

@@ -158,7 +158,8 @@ module_exec(PyObject *module)
         || py_sched_init(module, ops) < 0 || py_m_init(module) < 0
         || py_preempt_init(module) < 0 || py_bubble_init(module) < 0
         || py_explore_init_types(module) < 0 || py_points_init(module) < 0
-        || py_inspect_init(module) < 0 || py_orphan_init(module) < 0)
+        || py_inspect_init(module) < 0 || py_groups_init(module) < 0
+        || py_orphan_init(module) < 0)
         goto fail;
     py_sysmon_init();
     return 0;

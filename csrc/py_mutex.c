@@ -14,6 +14,7 @@
  * Invariants, under lock: a starving mutex is locked, and nobody is woken for it.
  */
 #include "py_sync.h"
+#include "py_waits.h"
 
 #include <structmember.h>
 
@@ -32,6 +33,7 @@ typedef struct {
     py_waitq waiters;
     py_waiter *woken;           /* borrowed: competes for the mutex, or NULL */
     uint32_t woken_forks;       /* core->forks then: it has not come along to a child */
+    py_holder holder;           /* who has locked it last */
     PyObject *weakrefs;
 } Mutex;
 
@@ -74,9 +76,11 @@ try_slow(Mutex *m)
 static inline bool
 mutex_try(Mutex *m)
 {
-    if (RT_LIKELY(py_word_flip(&m->word, 0, LOCKED)))
-        return true;
-    return !(RT_LOAD(m->word) & LOCKED) && try_slow(m);
+    if (RT_UNLIKELY(!py_word_flip(&m->word, 0, LOCKED))
+        && (RT_LOAD(m->word) & LOCKED || !try_slow(m)))
+        return false;
+    py_holder_set(&m->holder);
+    return true;
 }
 
 static void
@@ -109,6 +113,7 @@ lock_slow(Mutex *m, const py_limits *limits)
     }
     py_release(&m->lock);
     if (RT_UNLIKELY(got)) {
+        RT_STORE(m->holder, gp->id);
         py_stay(gp);
         py_wait_end(&wait);
         return 0;
@@ -137,6 +142,8 @@ lock_slow(Mutex *m, const py_limits *limits)
         py_release(&m->lock);
     }
     w->n = 0;
+    if (RT_LIKELY(why == RT_WAKE_READY))
+        RT_STORE(m->holder, gp->id);
     settle_locked(m);
     py_release(&m->lock);
     py_wait_end(&wait);
@@ -160,6 +167,7 @@ unlock_slow(Mutex *m)
         handed = now - m->woken->n > STARVING_NS;
         if (handed) {
             m->woken->n = HANDED;
+            RT_STORE(m->holder, m->woken->g->id);
             m->woken = NULL;
             m->starving = true;
         }
@@ -167,8 +175,10 @@ unlock_slow(Mutex *m)
     else {
         w = py_waitq_claim(&m->waiters, RT_WAKE_READY);
         handed = w != NULL && m->starving;
-        if (handed)
+        if (handed) {
             w->n = HANDED;
+            RT_STORE(m->holder, w->g->id);
+        }
         else if (w != NULL) {
             m->woken = w;
             m->woken_forks = core->forks;
@@ -196,6 +206,19 @@ static inline int
 mutex_release(Mutex *m)
 {
     return RT_LIKELY(py_word_flip(&m->word, LOCKED, 0)) ? 0 : unlock_slow(m);
+}
+
+PyObject *
+py_mutex_of_queue(py_waitq *q)
+{
+    return (PyObject *)RT_CONTAINER_OF(q, Mutex, waiters);
+}
+
+int64_t
+py_mutex_holder(PyObject *op)
+{
+    const Mutex *m = (Mutex *)op;
+    return RT_LOAD(m->word) & LOCKED ? RT_LOAD(m->holder) : 0;
 }
 
 int

@@ -1,5 +1,6 @@
 /* py_once.c - Once. */
 #include "py_sync.h"
+#include "py_waits.h"
 
 #include <structmember.h>
 
@@ -19,6 +20,19 @@ static inline bool
 once_done(Once *once)
 {
     return atomic_load_explicit(&once->state, memory_order_acquire) == DONE;
+}
+
+PyObject *
+py_once_of_queue(py_waitq *q)
+{
+    return (PyObject *)RT_CONTAINER_OF(q, Once, waiters);
+}
+
+int64_t
+py_once_holder(PyObject *op)
+{
+    const Once *once = (Once *)op;
+    return once->owner != NULL ? once->owner->id : 0;
 }
 
 static PyObject *

@@ -9,6 +9,7 @@
  * have not taken themselves out yet, do not count.)
  */
 #include "py_sync.h"
+#include "py_waits.h"
 
 #include <structmember.h>
 
@@ -20,6 +21,7 @@ typedef struct {
     py_word word;               /* WRITER, PY_SLOW, READERS */
     py_lock lock;               /* guards the queues */
     py_waitq writers, readers;
+    py_holder holder;           /* the last to lock it for writing */
     PyObject *weakrefs;
 } RWMutex;
 
@@ -58,8 +60,23 @@ admit_writer_locked(RWMutex *rw, py_waitq *out)
     if (w == NULL)
         return false;
     py_waitq_push(out, w);
+    RT_STORE(rw->holder, w->g->id);
     py_word_set(&rw->word, WRITER | PY_SLOW);
     return true;
+}
+
+PyObject *
+py_rwmutex_of_queue(py_waitq *q, bool write)
+{
+    return write ? (PyObject *)RT_CONTAINER_OF(q, RWMutex, writers)
+                 : (PyObject *)RT_CONTAINER_OF(q, RWMutex, readers);
+}
+
+int64_t
+py_rwmutex_holder(PyObject *op)
+{
+    const RWMutex *rw = (RWMutex *)op;
+    return RT_LOAD(rw->word) & WRITER ? RT_LOAD(rw->holder) : 0;
 }
 
 /* ---- writing ---- */
@@ -69,6 +86,7 @@ try_write_locked(RWMutex *rw)
 {
     if (py_word_own(&rw->word) & (WRITER | READERS))
         return false;
+    py_holder_set(&rw->holder);
     py_word_set(&rw->word, WRITER | PY_SLOW);
     return true;
 }
@@ -138,8 +156,10 @@ wait_for(RWMutex *rw, bool write, const py_limits *limits)
 static inline bool
 rw_try_lock(RWMutex *rw)
 {
-    if (RT_LIKELY(py_word_flip(&rw->word, 0, WRITER)))
+    if (RT_LIKELY(py_word_flip(&rw->word, 0, WRITER))) {
+        py_holder_set(&rw->holder);
         return true;
+    }
     return !(RT_LOAD(rw->word) & (WRITER | READERS)) && try_slow(rw, try_write_locked);
 }
 

@@ -116,10 +116,10 @@ py_schedtrace(void)
     if (PRE->trace_detail && py_sysmon_attach(NULL) != PY_NO_MEMORY) {
         py_g_info *gs = NULL;
         size_t n = 0;
-        if (py_snapshot(&gs, &n) < 0)
+        if (py_snapshot(&gs, &n, NULL) < 0)
             PyErr_Clear();
         put_details(&b, gs, n);
-        py_snapshot_free(gs, n);
+        py_snapshot_free(gs, n, NULL);
         py_sysmon_detach();
     }
     py_write_stderr(b.text, b.len);

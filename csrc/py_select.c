@@ -26,6 +26,7 @@
 #include "py_chan.h"
 #include "py_explore.h"
 #include "py_wait.h"
+#include "py_waits.h"
 
 #include <structmember.h>
 
@@ -380,6 +381,21 @@ typedef struct {                /* on the heap: others look at it while the call
     queued_case cases[];
 } selection;
 
+uint32_t
+py_select_channels(const void *waits_in, PyObject **channels, uint32_t max)
+{
+    const selection *s = waits_in;
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < s->n && found < max; i++) {
+        const py_waiter *w = &s->cases[i].waiter;
+        if (w->queue != NULL)
+            channels[found++] = w->value != NULL
+                                    ? (PyObject *)RT_CONTAINER_OF(w->queue, Chan, sendq)
+                                    : (PyObject *)RT_CONTAINER_OF(w->queue, Chan, recvq);
+    }
+    return found;
+}
+
 /* Does somebody else wait in q, who could be served? */
 static bool
 has_peer(const py_waitq *q, const Goroutine *gp)
@@ -477,8 +493,11 @@ select_wait(Goroutine *gp, PyObject *const *cases, uint32_t n, selection *s, py_
         if (((Case *)cases[i])->ch != NULL)
             py_clock_prepare(((Case *)cases[i])->ch);
     rt_g_arm(&gp->g);
-    if (queue_all(gp, cases, n, s) || !py_disarm(gp))
+    if (queue_all(gp, cases, n, s) || !py_disarm(gp)) {
+        gp->seat->waits_in = s;
         why = py_wait_park(gp, wait_reason(gp, cases, n), wait);
+        gp->seat->waits_in = NULL;
+    }
     leave_queues(cases, s);
     if (why == RT_WAKE_READY)
         take_served(cases, s, result);

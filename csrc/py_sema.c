@@ -4,6 +4,7 @@
  * enough for it.  So one that needs much is not starved by many that need little.
  */
 #include "py_sync.h"
+#include "py_waits.h"
 
 #include <structmember.h>
 
@@ -15,6 +16,12 @@ typedef struct {
     py_waitq waiters;           /* waiter.n: how much it needs */
     PyObject *weakrefs;
 } Semaphore;
+
+PyObject *
+py_sema_of_queue(py_waitq *q)
+{
+    return (PyObject *)RT_CONTAINER_OF(q, Semaphore, waiters);
+}
 
 /* Give the first waiters what they need, as far as it goes. */
 static void

@@ -5,6 +5,7 @@
  * still on their way out of wait(), is therefore no danger here: they have been let go.
  */
 #include "py_sync.h"
+#include "py_waits.h"
 
 #include <structmember.h>
 
@@ -15,6 +16,12 @@ typedef struct {
     int64_t count;
     PyObject *weakrefs;
 } WaitGroup;
+
+PyObject *
+py_waitgroup_of_queue(py_waitq *q)
+{
+    return (PyObject *)RT_CONTAINER_OF(q, WaitGroup, waiters);
+}
 
 static int
 waitgroup_add_n(WaitGroup *wg, int64_t n)

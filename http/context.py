@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from runtime import _core
-from runtime._context import _CANCELED, _canceled, _checked, _End, _Node
+from runtime._context import _CANCELED, _canceled, _checked, _End, _Node, _Value
 from runtime.context import Context
 
+if TYPE_CHECKING:
+    from runtime._http.server import Server
+
 Base: TypeAlias = Context | Callable[[], Context] | None
+
+_SERVER = object()  # Go: ServerContextKey
 
 
 class _RequestContext(_Node):
@@ -22,12 +28,13 @@ class _RequestContext(_Node):
 class Contexts:
     """Where the contexts of one server's requests come from: they end with it."""
 
-    __slots__ = ("_base", "_root")
+    __slots__ = ("_base", "_root", "_server")
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, server: Server) -> None:
         if base is not None and not callable(base):
             _checked(base)
         self._base = base
+        self._server = weakref.ref(server)
         self._root: _Node | None = None
 
     def begin(self) -> None:
@@ -35,7 +42,8 @@ class Contexts:
         if self._root is not None:
             return
         base = self._base
-        root = _Node(_checked(base() if callable(base) else base))
+        parent = _checked(base() if callable(base) else base)
+        root = _Node(_Value(parent, _SERVER, self._server))
         root._attach()
         self._root = root
 
@@ -48,6 +56,12 @@ class Contexts:
         ctx = _RequestContext(_checked(self._root))
         ctx._attach()
         return ctx
+
+
+def server_of(ctx: Context) -> Server | None:
+    """The server whose request has this context."""
+    server: weakref.ref[Server] | None = ctx.value(_SERVER)
+    return None if server is None else server()
 
 
 def _make(contexts: Contexts | None) -> Context:

@@ -235,7 +235,7 @@ class Server:
         )
         if conn_state is not None:
             self._core.set_watch(Watch(conn_state))
-        self._contexts = Contexts(base_context)
+        self._contexts = Contexts(base_context, self)
         self._core.set_contexts(self._contexts)
         self._tls = tls
         self._handshakes = handshake_timeout, max_handshakes

@@ -12,6 +12,7 @@ from typing import (
     ParamSpec,
     Protocol,
     Self,
+    TypeAlias,
     TypeVar,
     TypeVarTuple,
     final,
@@ -445,8 +446,20 @@ def _goroutines(
     info_type: type[_I],
     frame_type: Callable[[str, int, str], Any],
     entry: Callable[[Any], Any],
+    only: int = 0,
     /,
 ) -> list[_I]: ...
+_Named: TypeAlias = tuple[tuple[int, str], ...]
+
+def _goroutine_groups(
+    most: int, /
+) -> tuple[
+    int,
+    int,
+    list[tuple[tuple[str, int, str] | None, str, str | None, int, float, _Named]],
+    int,
+    list[tuple[object, str, int, float, _Named, tuple[int, str, str, str | None] | None]],
+]: ...
 def _frame(goroutine: Goroutine[Any], /) -> FrameType | None: ...
 def _signal_is_default(signum: int, /) -> bool: ...
 def _watch_parent(fd: int, /) -> None: ...

@@ -47,6 +47,9 @@ class GoroutineInfo(NamedTuple):
     # Innermost first; if none of its calls is in Python, the function given to go().
     stack: tuple[StackFrame, ...] | None  # None if not asked for
     bubble: int | None  # the bubble of runtime.testing it belongs to
+    # Channels, locks, the goroutine it joins, ...; several in a select; () if nothing is known.
+    waits_on: tuple[object, ...]
+    holders: tuple[int, ...]  # ids of those who hold a lock it waits for, or whom it joins
 
     @property
     def frame(self) -> FrameType | None:
@@ -81,6 +84,13 @@ def goroutines(*, stacks: bool = False) -> list[GoroutineInfo]:
     """
     here = sys._getframe().f_back
     return _core._goroutines(True, False, stacks, here, GoroutineInfo, StackFrame, entry_of)
+
+
+def find(id: int) -> GoroutineInfo | None:
+    """The goroutine with this id, with its stack; None if there is none."""
+    here = sys._getframe().f_back
+    found = _core._goroutines(True, False, True, here, GoroutineInfo, StackFrame, entry_of, id)
+    return found[0] if found else None
 
 
 def stack(all: bool = False) -> str:

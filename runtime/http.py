@@ -1,12 +1,13 @@
 """An HTTP/1.1 server whose handlers are plain functions, one goroutine a request.
 
-    from runtime import http
+from runtime import http
 
-    http.handle_func("/", lambda w, r: w.write("Hello, World"))
-    http.listen_and_serve(":8080")
+http.handle_func("/", lambda w, r: w.write("Hello, World"))
+http.listen_and_serve(":8080")
 """
 
 from http import HTTPStatus
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from runtime._core import (
@@ -44,6 +45,7 @@ from runtime._http.timeout import HandlerTimeoutError, timeout_handler
 from runtime._http.values import Values
 
 if TYPE_CHECKING:
+    from runtime._http import debug as debug
     from runtime._http import middleware as middleware
     from runtime._http import prometheus as prometheus
     from runtime._http.workers import WorkerInfo as WorkerInfo
@@ -107,16 +109,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "middleware":  # only now: most programs need none of it
-        from runtime._http import middleware
-
-        return middleware
-    if name == "prometheus":  # an extra
-        from runtime._http import prometheus
-
-        return prometheus
+    if name in ("debug", "middleware", "prometheus"):  # only now: most programs need none of it
+        return import_module(f"runtime._http.{name}")
     if name in ("WorkerInfo", "workers"):
-        from runtime._http import workers
-
-        return getattr(workers, name)
+        return getattr(import_module("runtime._http.workers"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

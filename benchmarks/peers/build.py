@@ -21,6 +21,7 @@ REQUIREMENTS = PEERS.parent / "requirements.txt"
 GO_PROGRAMS = (
     "hello_go",
     "work_go",
+    "compute_go",
     "sched_go",
     "echo_go",
     "stream_go",

@@ -1,0 +1,23 @@
+"""compute_wsgi.py on granian (Rust, hyper): two workers with one thread of each kind."""
+
+import os
+import sys
+
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces
+
+if __name__ == "__main__":
+    host, port = sys.argv[1].split(":")
+    os.chdir(os.path.dirname(os.path.abspath(__file__)))
+    Granian(
+        "compute_wsgi:app",
+        address=host,
+        port=int(port),
+        interface=Interfaces.WSGI,
+        http=HTTPModes.http1,
+        workers=2,
+        runtime_threads=1,
+        blocking_threads=1,
+        websockets=False,
+        log_enabled=False,
+    ).serve()

@@ -1,0 +1,124 @@
+"""The mux of the live page: http.debug.handler().
+
+GET .                   the page
+GET static/NAME         what it is made of
+GET api/snapshot        all workers with their snapshots: {"workers": [...], "self": index}
+GET api/events          the same again and again, as server-sent events; ?interval=SECONDS
+GET api/goroutines      goroutines alike, the most first; ?q=TEXT&offset=N&limit=N
+GET api/waits           what they wait for, and who holds it; likewise
+GET api/stack           one of them, with its stack; ?id=N
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from runtime._core import ChanClosed
+from runtime._http.chain import Middleware
+from runtime._http.debug.access import guard
+from runtime._http.debug.assets import Assets
+from runtime._http.debug.feed import INTERVALS, Feed, workers_json
+from runtime._http.debug.goroutines import PAGE, Tables, describe, select
+from runtime._http.errors import HTTPError
+from runtime._http.eventstream import event_stream
+from runtime._http.mux import ServeMux
+from runtime.context import Canceled
+
+_STATIC = Path(__file__).with_name("static")
+_RETRY = 1.0  # seconds until a viewer that has lost the server looks for it again
+_BUSY = 5  # until one comes again for whom there was no room
+
+
+def _number(r: Any, name: str, default: int | None, most: int) -> int:
+    text = r.query.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not (text.isascii() and text.isdigit()) or len(text) > 19:
+        raise HTTPError(400, f"{name} must be a number, 0 or more")
+    return min(int(text), most)
+
+
+def handler(*, auth: Middleware | None = None, max_viewers: int = 16) -> ServeMux:
+    """A page that shows live what the scheduler and the HTTP servers of this program do.
+
+        mux.mount("/debug/", http.debug.handler())
+        mux.mount("/debug/", http.debug.handler(auth=middleware.basic_auth({"ann": "secret"})))
+
+    Utilisation and run queues of the Ps, scheduling latency, goroutines with their stacks, who
+    waits for whom, requests by route, and all worker processes.  It works below any prefix.
+
+    It is shown to this machine only (403 otherwise): to clients that connect from a loopback
+    address, without a proxy, and ask for a name or address of this machine's.  With auth, a
+    middleware such as basic_auth(), to whom that lets in, from anywhere.  A proxy on this machine
+    that adds no field for the client's address looks like this machine: with one, use auth.
+
+    At most max_viewers watch at a time, the next get 503.  One costs about 1 % of a core.
+
+    Raises TypeError if auth is no middleware, ValueError if max_viewers is not positive.
+    """
+    if max_viewers < 1:
+        raise ValueError(f"handler(): max_viewers must be 1 or more, not {max_viewers}")
+    feed = Feed(max_viewers)
+    tables = Tables()
+    assets = Assets(_STATIC)
+    mux = ServeMux()
+    mux.use(guard(auth))
+
+    @mux.handle_func("GET /{$}")
+    def page(w: Any, r: Any) -> Any:
+        return assets.send(w, r, "index.html")
+
+    @mux.handle_func("GET /static/{name...}")
+    def static(w: Any, r: Any) -> Any:
+        return assets.send(w, r, r.path_value("name"))
+
+    @mux.handle_func("GET /api/snapshot")
+    def snapshot(w: Any, r: Any) -> str:
+        w.headers.set("Content-Type", "application/json")
+        return workers_json()
+
+    @mux.handle_func("GET /api/events")
+    def events(w: Any, r: Any) -> Any:
+        try:
+            interval = float(r.query.get("interval", "1"))
+        except ValueError:
+            interval = 0.0
+        if interval not in INTERVALS:
+            raise HTTPError(400, f"interval is one of {', '.join(f'{i:g}' for i in INTERVALS)}")
+        viewer = feed.join(interval, r.context)
+        if viewer is None:
+            w.headers.set("Retry-After", str(_BUSY))
+            raise HTTPError(503, "too many watch already")
+        try:
+            with event_stream(w, r, retry=_RETRY, slow="drop", buffer=2) as stream:
+                while (text := viewer.recv(ctx=r.context)) is not None:
+                    stream.send(text, event="snapshot")
+        except ChanClosed:
+            pass  # the server ends
+        except (OSError, Canceled):
+            pass  # the client has gone
+        finally:
+            feed.leave(interval, viewer)
+
+    @mux.handle_func("GET /api/goroutines")
+    def goroutines(w: Any, r: Any) -> Any:
+        return rows(r, "group_rows")
+
+    @mux.handle_func("GET /api/waits")
+    def waits(w: Any, r: Any) -> Any:
+        return rows(r, "object_rows")
+
+    def rows(r: Any, which: str) -> dict[str, Any]:
+        text = r.query.get("q", "").strip()
+        offset, limit = _number(r, "offset", 0, 1 << 31), _number(r, "limit", 50, PAGE)
+        return select(tables.get(), which, text, offset, limit)
+
+    @mux.handle_func("GET /api/stack")
+    def stack(w: Any, r: Any) -> Any:
+        found = describe(_number(r, "id", None, (1 << 63) - 1))
+        if found is None:
+            raise HTTPError(404, "there is no such goroutine (any more)")
+        return found
+
+    return mux

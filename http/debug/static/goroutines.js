@@ -1,0 +1,182 @@
+// Tables of goroutines, and of what they wait for, with one goroutine beside them. They are fetched
+// while they are shown; the server makes them at most a few times a second, whoever asks.
+
+import { Table, byId, element, setText } from "./dom.js";
+import { age, count, fileName } from "./format.js";
+
+const PAGE = 50;
+const EVERY = 2000;        // ms
+
+async function get(path) {
+  const response = await fetch(path, { cache: "no-store" });
+  if (response.status === 404) return null;
+  if (!response.ok) throw new Error(`HTTP ${response.status}`);
+  return response.json();
+}
+
+const place = (at) => `${fileName(at.file)}${at.line ? `:${at.line}` : ""}`;
+const label = (who) => (who.name === `goroutine-${who.id}` ? `#${who.id}` : `#${who.id} ${who.name}`);
+
+function chip(who, show) {
+  return element("button", { type: "button", class: "chip", title: `Show goroutine ${who.id} and its stack`, onclick: () => show(who.id) }, label(who));
+}
+
+/** One goroutine: what it does and its stack. */
+class Detail {
+  constructor(host, hint) {
+    this.host = host;
+    host.append(element("p", { class: "dim" }, hint));
+  }
+
+  async show(id) {
+    let g;
+    try {
+      g = await get(`api/stack?id=${id}`);
+    } catch (error) {
+      this.host.replaceChildren(element("p", { class: "dim" }, `No answer: ${error.message}`));
+      return;
+    }
+    if (!g) {
+      this.host.replaceChildren(element("p", { class: "dim" }, `Goroutine ${id} has ended.`));
+      return;
+    }
+    const facts = element("dl");
+    const fact = (name, ...value) => facts.append(element("dt", {}, name), element("dd", {}, ...value));
+    fact("State", element("span", { class: `state ${g.state}` }, g.state));
+    if (g.wait_reason) fact("Waits for", `${g.wait_reason}, ${age(g.wait_duration)}`);
+    for (const on of g.waits_on) fact("on", on.what);
+    if (g.holders.length)
+      fact("Held by", element("span", { class: "chips" }, ...g.holders.map((h) => chip({ id: h, name: `goroutine-${h}` }, (x) => this.show(x)))));
+    if (g.spawned_at) fact("Started by", `${g.spawned_at.function}, `, element("span", { title: `${g.spawned_at.file}:${g.spawned_at.line}` }, place(g.spawned_at)));
+    if (g.p !== null) fact("P", String(g.p));
+    if (g.locked) fact("Thread", "locked to it");
+    const frames = g.stack.map((f) => element("li", { title: `${f.file}:${f.line}` }, f.function, element("span", {}, place(f))));
+    if (g.more_frames) frames.push(element("li", {}, `… ${g.more_frames} more`));
+    this.host.replaceChildren(
+      element("h3", {}, `Goroutine ${label(g)}`), facts,
+      element("ol", { class: "stack", "aria-label": "Stack, innermost call first" }, ...frames));
+    this.host.scrollTop = 0;
+    this.host.scrollIntoView({ block: "nearest" });      // on a phone it is below the table
+  }
+}
+
+/** A table that is fetched a page at a time, with a filter. */
+class Pages {
+  constructor(name, path, columns, keyOf, what) {
+    this.path = path;
+    this.what = what;
+    this.keyOf = keyOf;
+    this.table = new Table(byId(`${name}-rows`), columns, "Nothing of that kind.");
+    this.count = byId(`${name}-count`);
+    this.pages = byId(`${name}-pages`);
+    this.filter = byId(`${name}-filter`);
+    this.offset = 0;
+    this.shown = false;
+    this.paused = false;
+    this.timer = 0;
+    let typing = 0;
+    this.filter.addEventListener("input", () => {
+      clearTimeout(typing);
+      typing = setTimeout(() => this.go(0), 200);
+    });
+    this.filter.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.go(0);
+    });
+    byId(`${name}-refresh`).addEventListener("click", () => this.load());
+    this.previous = element("button", { type: "button", onclick: () => this.go(this.offset - PAGE) }, "Previous");
+    this.next = element("button", { type: "button", onclick: () => this.go(this.offset + PAGE) }, "Next");
+    this.where = element("span", { class: "dim" });
+  }
+
+  go(offset) {
+    this.offset = Math.max(0, offset);
+    this.load();
+  }
+
+  setShown(shown) {
+    this.shown = shown;
+    if (shown) this.load();
+    else clearTimeout(this.timer);
+  }
+
+  setPaused(paused) {
+    this.paused = paused;
+    if (!paused && this.shown) this.load();
+  }
+
+  async load() {
+    clearTimeout(this.timer);
+    const asked = (this.asked = {});
+    try {
+      const query = new URLSearchParams({ q: this.filter.value, offset: this.offset, limit: PAGE });
+      const data = await get(`${this.path}?${query}`);
+      if (asked !== this.asked) return;            // another question was asked meanwhile
+      this.table.update(data.rows, this.keyOf);
+      setText(this.count, this.what(data));
+      this.paginate(data);
+    } catch (error) {
+      if (asked === this.asked) setText(this.count, `no answer: ${error.message}`);
+    }
+    if (this.shown && !this.paused) this.timer = setTimeout(() => (document.hidden || this.paused ? this.setShown(this.shown && !this.paused) : this.load()), EVERY);
+  }
+
+  paginate(data) {
+    if (data.shown <= PAGE && this.offset === 0) {
+      this.pages.replaceChildren();
+      return;
+    }
+    this.previous.disabled = this.offset === 0;
+    this.next.disabled = this.offset + PAGE >= data.shown;
+    setText(this.where, `${Math.min(this.offset + 1, data.shown)} to ${Math.min(this.offset + PAGE, data.shown)} of ${data.shown}`);
+    if (!this.pages.hasChildNodes()) this.pages.append(this.previous, this.next, this.where);
+  }
+}
+
+const sample = (row) => row.sample.map((who) => who.id).join();
+
+function chips(row, show, most) {
+  return {
+    same: sample(row),
+    node: () => element("span", { class: "chips" }, ...row.sample.slice(0, most).map((who) => chip(who, show)),
+      row.count > most ? element("span", { class: "dim" }, "…") : null),
+  };
+}
+
+export function goroutinesView() {
+  const detail = new Detail(byId("goroutine-detail"), "Choose a goroutine to see its stack.");
+  const show = (id) => detail.show(id);
+  const keyOf = (row) => JSON.stringify([row.spawned_at, row.state, row.wait_reason]);
+  return new Pages("goroutine", "api/goroutines", [
+    { label: "Count", kind: "", cell: (row) => count(row.count) },
+    { label: "State", title: "Running, runnable, or what they wait for and how long the first of them does", kind: "text", cell: (row) => ({
+      same: row.wait_reason ? age(row.longest) : row.state,
+      node: () => element("span", {}, element("span", { class: `state ${row.state}` }, row.wait_reason ?? row.state),
+        row.wait_reason ? element("span", { class: "sub" }, `for ${age(row.longest)}`) : null) }) },
+    { label: "Started at", title: "The go() that started them", kind: "text name", cell: (row) => {
+      const at = row.spawned_at;
+      if (!at) return "by the runtime, or main";
+      return { same: "", title: `${at.file}:${at.line}`, node: () => element("span", {}, at.function, element("span", { class: "sub" }, place(at))) };
+    } },
+    { label: "Some of them", title: "The oldest; a click shows the stack", kind: "text", cell: (row) => chips(row, show, 3) },
+  ], keyOf, (data) => `${count(data.total)} goroutines in ${count(data.groups)} groups, process ${data.pid}`);
+}
+
+export function waitsView() {
+  const detail = new Detail(byId("wait-detail"), "Choose a goroutine to see its stack.");
+  const show = (id) => detail.show(id);
+  return new Pages("wait", "api/waits", [
+    { label: "What", title: "The object that is waited for", kind: "text name", cell: (row) => ({
+      same: row.what, title: row.what, node: () => element("span", {}, row.kind, element("span", { class: "sub" }, row.what)) }) },
+    { label: "Waiting", title: "How many goroutines wait for it", kind: "", cell: (row) => count(row.count) },
+    { label: "In", title: "What they do, and how long the first of them has waited", kind: "text", cell: (row) => ({
+      same: age(row.longest), node: () => element("span", {}, row.wait_reason, element("span", { class: "sub" }, `for ${age(row.longest)}`)) }) },
+    { label: "Held by", title: "Who can end the wait, where one goroutine can: it holds the lock, or is joined; and what it does itself", kind: "text", cell: (row) => {
+      const holder = row.holder;
+      if (!holder) return "";
+      const does = holder.wait_reason ?? holder.state;
+      return { same: `${holder.id} ${does}`, node: () => element("span", {}, chip(holder, show), element("span", { class: "sub" }, does)) };
+    } },
+    { label: "Who waits", title: "The oldest; a click shows the stack", kind: "text", cell: (row) => chips(row, show, 3) },
+  ], (row) => JSON.stringify([row.what, row.wait_reason]), (data) => `${count(data.objects)} are waited for, process ${data.pid}`);
+}
