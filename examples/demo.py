@@ -101,8 +101,8 @@ def crowd() -> None:
     """Now and then many begin at once, and have to queue for the P."""
     while True:
         runtime.sleep(random.uniform(1, 4))
-        for _ in range(random.randint(20, 200)):
-            runtime.go(sum, range(5000))
+        for _ in range(random.randint(20, 100)):
+            runtime.go(sum, range(2000))
 
 
 def visitor(address: str) -> None:

@@ -85,7 +85,8 @@ export class Chart {
       scales: { x: { time: true }, y: scale(), ...(two ? { y2: { range: linear } } : {}) },
       axes,
       series: [{}, ...this.series.map((s) => ({
-        label: s.label, scale: s.scale ?? "y", width: 1.5, stroke: () => color(s.color), points: { show: false },
+        label: s.label, scale: s.scale ?? "y", width: 1.5, stroke: () => color(s.color),
+        points: { show: false, size: 4, fill: () => color(s.color), filter: (plot, at) => lonely(plot.data[at]) },
         fill: s.fill ? () => color(s.color).replace("rgb(", "rgba(").replace(")", ", 0.12)") : undefined, spanGaps: false,
       }))],
       hooks: { setCursor: [() => this.showValues()] },
@@ -123,6 +124,14 @@ export class Chart {
     this.host.setAttribute("role", "img");
     this.host.setAttribute("aria-label", `${this.panel.querySelector("h2").textContent}: ${shown}`);
   }
+}
+
+/** Where there is a value, but none beside it: no line shows it. */
+function lonely(values) {
+  const found = [];
+  for (let i = 0; i < values.length; i++)
+    if (values[i] !== null && (values[i - 1] ?? null) === null && (values[i + 1] ?? null) === null) found.push(i);
+  return found;
 }
 
 export const isDecade = (x) => Math.abs(Math.log10(x) - Math.round(Math.log10(x))) < 1e-6;
