@@ -15,8 +15,6 @@ const pName = (p, several) => `${several ? `w${p.worker} ` : ""}${p.id === SPARE
 const column = (frames, value) => frames.map((f) => (f.gap ? null : value(f)));
 const severalWorkers = (frame) => new Set(frame.ps.map((p) => p.worker)).size > 1;
 
-/** For the marks of an axis: "8 KiB" instead of "8.00 KiB". */
-const short = (format) => (x) => format(x).replace(/\.0+ /, " ");
 
 // --- tiles -------------------------------------------------------------------------------------
 
@@ -60,10 +58,10 @@ const rateColumn = (label, title, key) => ({ label, title, kind: "", cell: (p) =
 export class SchedulerView {
   constructor() {
     const y = (label, colour, more) => ({ label, color: colour, ...more });
-    this.utilisation = new Chart(byId("utilisation"), [], { format: percent, axis: (x) => `${Math.round(x * 100)} %`, share: true });
+    this.utilisation = new Chart(byId("utilisation"), [], { format: percent, share: true });
     this.runq = new Chart(byId("runq"), [y("all", "s1", { fill: true }), y("longest of a P", "s2"), y("global", "s3")], { format: count });
     this.heatmap = new HeatMap(byId("heatmap"));
-    this.percentiles = new Chart(byId("percentiles"), [y("p50", "s1"), y("p90", "s4"), y("p99", "s2"), y("p99.9", "s5")], { format: duration, axis: short(duration), log: true });
+    this.percentiles = new Chart(byId("percentiles"), [y("p50", "s1"), y("p90", "s4"), y("p99", "s2"), y("p99.9", "s5")], { format: duration, log: true });
     this.states = new Chart(byId("states"), [y("waiting", "s8", { fill: true }), y("runnable", "s2", { scale: "y2" }), y("running", "s4", { scale: "y2" })], { format: count });
     this.work = new Chart(byId("work"), [y("switches", "s6", { fill: true }), y("started", "s2")], { format: count });
     this.table = new Table(byId("ps"), [
@@ -132,8 +130,8 @@ export class HTTPView {
       ...CLASSES.map(([label, color]) => ({ label, color, title: label === "none" ? "No response was sent" : null }))], { format: count });
     this.connections = new Chart(byId("connections"), CONNECTIONS.map(([label, color, title]) => ({ label, color, title })), { format: count });
     this.latency = new Chart(byId("http-latency"), [{ label: "p50", color: "s1" }, { label: "p90", color: "s4" }, { label: "p99", color: "s2" }],
-      { format: duration, axis: short(duration), log: true });
-    this.bytes = new Chart(byId("bytes"), [{ label: "read", color: "s6" }, { label: "written", color: "s1", fill: true }], { format: bytes, axis: short(bytes), least: 1024, steps: BINARY });
+      { format: duration, log: true });
+    this.bytes = new Chart(byId("bytes"), [{ label: "read", color: "s6" }, { label: "written", color: "s1", fill: true }], { format: bytes, least: 1024, steps: BINARY });
     this.table = new Table(byId("routes"), [
       { label: "Method", kind: "text", cell: (r) => r.method },
       { label: "Route", title: "Pattern that matched", kind: "text name", cell: (r) => r.route || "(none)" },
