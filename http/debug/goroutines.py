@@ -120,6 +120,11 @@ def _frame(frame: StackFrame) -> dict[str, Any]:
     return {"file": frame.file, "line": frame.line, "function": frame.function}
 
 
+def _name(id: int) -> str:
+    g = find(id)
+    return f"goroutine-{id}" if g is None else g.name
+
+
 def describe(id: int) -> dict[str, Any] | None:
     """All that is known of one goroutine, with its stack; None if there is none with this id."""
     g = find(id)
@@ -141,5 +146,5 @@ def describe(id: int) -> dict[str, Any] | None:
             {"what": _describe(on), "id": on.id if isinstance(on, Goroutine) else None}
             for on in g.waits_on
         ],
-        "holders": list(g.holders),
+        "holders": [{"id": id, "name": _name(id)} for id in g.holders],
     }

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -296,7 +297,7 @@ def cast():
     for g in started:
         g.cancel()
     for g in started:
-        with pytest.raises(runtime.Cancelled):
+        with suppress(runtime.Cancelled):
             g.join(timeout=SAFETY)
 
 
@@ -365,6 +366,11 @@ def test_stack_of_one_goroutine(page, cast):
     )
     assert told["stack"][0]["function"] == f"{__name__}.{wait_here.__qualname__}"
     assert told["waits_on"] == [{"what": repr(ch), "id": None}]
+    assert told["holders"] == []
+    joins = cast.go("joins", g.join)
+    told = ask(page, f"/api/stack?id={joins.id}").json()
+    assert told["waits_on"][0]["id"] == g.id
+    assert told["holders"] == [{"id": g.id, "name": "waits-here"}]
     assert ask(page, "/api/stack?id=999999999999").status == 404
 
 

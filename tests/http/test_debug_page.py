@@ -265,6 +265,18 @@ def test_goroutines_have_stacks_on_click(page, site):
     page.find("#goroutine-filter").send_keys(Keys.CONTROL, "a", Keys.DELETE)
 
 
+def test_names_are_text_and_no_markup(page):
+    page.click("#tab-goroutines")
+    page.find("#goroutine-filter").send_keys("injected")
+    page.until(lambda: "<b id=injected>" in page.text("#goroutine-rows .chip"), "its name is shown")
+    page.click("#goroutine-rows .chip")
+    page.until(
+        lambda: "<b id=injected>" in page.text("#goroutine-detail h3"), "also with its stack"
+    )
+    assert page.run("return document.getElementById('injected')") is None
+    page.find("#goroutine-filter").send_keys(Keys.CONTROL, "a", Keys.DELETE)
+
+
 def test_goroutines_are_leafed_through(page):
     page.click("#tab-goroutines")
     page.until(lambda: len(page.rows("#goroutine-rows")) == 50, "a page is full")

@@ -44,9 +44,9 @@ class Detail {
     const fact = (name, ...value) => facts.append(element("dt", {}, name), element("dd", {}, ...value));
     fact("State", element("span", { class: `state ${g.state}` }, g.state));
     if (g.wait_reason) fact("Waits for", `${g.wait_reason}, ${age(g.wait_duration)}`);
-    for (const on of g.waits_on) fact("on", on.what);
+    for (const on of g.waits_on) fact("Waits on", on.what);
     if (g.holders.length)
-      fact("Held by", element("span", { class: "chips" }, ...g.holders.map((h) => chip({ id: h, name: `goroutine-${h}` }, (x) => this.show(x)))));
+      fact("Held by", element("span", { class: "chips" }, ...g.holders.map((who) => chip(who, (x) => this.show(x)))));
     if (g.spawned_at) fact("Started by", `${g.spawned_at.function}, `, element("span", { title: `${g.spawned_at.file}:${g.spawned_at.line}` }, place(g.spawned_at)));
     if (g.p !== null) fact("P", String(g.p));
     if (g.locked) fact("Thread", "locked to it");

@@ -69,6 +69,7 @@ def start() -> None:
     runtime.gosched()
     for n in (1, 2):
         runtime.go.named(f"blocked-{n}")(account.lock)
+    runtime.go.named("<b id=injected>markup</b>")(nobody.recv)
     for n in range(60):
         exec(f"def kind_{n}():\n    runtime.go(nobody.recv)\nkind_{n}()", {**globals()})
     ball: runtime.Chan[int] = runtime.Chan()
