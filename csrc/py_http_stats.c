@@ -96,7 +96,8 @@ http_stats_label(PyObject *pattern)
         return OTHER;
     }
     const char *blank = memchr(text, ' ', (size_t)len);
-    if (blank != NULL) {        /* "GET /": the method is counted by itself */
+    if (blank != NULL && memchr(text, '/', (size_t)(blank - text)) == NULL) {
+        /* "GET /": the method is counted by itself */
         while (*blank == ' ')
             blank++;
         len -= blank - text;

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from runtime import _blocking, _core
 from runtime._histogram import Histogram
@@ -20,11 +20,14 @@ from runtime._histogram import Histogram
 _Global = TypedDict("_Global", {"global": int})
 
 
-class PStats(_Global):
+class _OfTotal(TypedDict, total=False):
+    worker: int  # which of several processes it belongs to; see `total`
+
+
+class PStats(_Global, _OfTotal):
     """One P with its M: queues as they are now, and what it has done so far."""
 
     id: int  # 256: the spare one
-    worker: NotRequired[int]  # which of several processes it belongs to; see `total`
 
     # Now:
     runq: int  # runnable goroutines in its queues, that of runnext included
@@ -88,7 +91,7 @@ class HTTPStats(TypedDict):
     idle: int  # kept alive between two requests
     active: int  # a handler runs
     closing: int  # skipping what is left of a body, or waiting for the client to close
-    waiting: int  # requests that wait for their turn at max_concurrent
+    waiting: int  # requests that wait for their turn at max_requests
     accepted: int
     requests: int  # served
     bytes_read: int
@@ -126,14 +129,17 @@ class SchedulerHistograms(TypedDict):
     run: HistogramStats
 
 
-class RouteCounts(TypedDict):
+class _ByStatus(TypedDict, total=False):
+    by_status: dict[str, HistogramStats]  # where there is more than one
+
+
+class RouteCounts(_ByStatus):
     """The requests of one method to one route."""
 
     method: str
     route: str
     statuses: dict[str, int]  # how many got each status; "0": no response
     duration: HistogramStats
-    by_status: NotRequired[dict[str, HistogramStats]]  # where there is more than one
 
 
 class Snapshot(TypedDict):

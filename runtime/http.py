@@ -47,6 +47,7 @@ from runtime._http.values import Values
 if TYPE_CHECKING:
     from runtime._http import debug as debug
     from runtime._http import middleware as middleware
+    from runtime._http import prometheus as prometheus
     from runtime._http.workers import WorkerInfo as WorkerInfo
     from runtime._http.workers import workers as workers
 
@@ -108,7 +109,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("debug", "middleware"):  # only now: most programs need none of it
+    if name in ("debug", "middleware", "prometheus"):  # only now: most programs need none of it
         return import_module(f"runtime._http.{name}")
     if name in ("WorkerInfo", "workers"):
         return getattr(import_module("runtime._http.workers"), name)
