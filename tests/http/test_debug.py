@@ -98,7 +98,8 @@ def test_dns_rebinding_gets_403(page, host):
 
 
 @pytest.mark.parametrize(
-    "field", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via"]
+    "field",
+    ["Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Real-IP", "CF-Connecting-IP", "Via"],
 )
 def test_what_a_proxy_passes_on_gets_403(page, field):
     """Whether a proxy has written it, or who asks: then he gains nothing."""
