@@ -26,6 +26,7 @@ HOME = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>gosched</title>
 <h1>Hello from a goroutine</h1>
 <p><a href="/debug/">Watch the scheduler</a>, and then give it something to do:

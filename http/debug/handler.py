@@ -90,7 +90,7 @@ def handler(*, auth: Middleware | None = None, max_viewers: int = 16) -> ServeMu
         viewer = feed.join(interval, r.context)
         if viewer is None:
             w.headers.set("Retry-After", str(_BUSY))
-            return error(w, "too many watch already", 503)
+            return error(w, "too many watch already, or the server ends", 503)
         try:
             with event_stream(w, r, retry=_RETRY, slow="drop", buffer=2) as stream:
                 while (text := viewer.recv(ctx=r.context)) is not None:

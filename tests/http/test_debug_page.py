@@ -338,6 +338,25 @@ def test_pause_stops_and_resume_goes_on(page, site):
     assert site.ask("/asked").count(b"api/events") == asked + 1
 
 
+def test_tables_stand_still_while_paused(page, site):
+    def parked() -> str:
+        found = page.rows("#goroutine-rows")
+        return found[0][0] if len(found) == 1 else ""
+
+    page.click("#tab-goroutines")
+    page.find("#goroutine-filter").send_keys("parked")
+    site.ask("/park?n=1", "POST")
+    page.until(lambda: parked() != "", "they are shown")
+    page.click("#pause")
+    before = parked()
+    asked = site.ask("/asked").count(b"api/goroutines")
+    site.ask("/park?n=10000", "POST")
+    page.click("#pause")
+    page.until(lambda: parked() != before, "the table goes on")
+    assert site.ask("/asked").count(b"api/goroutines") > asked
+    page.find("#goroutine-filter").send_keys(Keys.CONTROL, "a", Keys.DELETE)
+
+
 def test_interval_is_the_one_that_was_chosen(page, site):
     Select(page.find("#interval")).select_by_value("0.5")
     page.until(lambda: b"interval=0.5" in site.ask("/asked"), "it is asked for")

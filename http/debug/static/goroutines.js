@@ -102,7 +102,8 @@ class Pages {
 
   setPaused(paused) {
     this.paused = paused;
-    if (!paused && this.shown) this.load();
+    if (paused) clearTimeout(this.timer);
+    else if (this.shown) this.load();
   }
 
   async load() {
@@ -118,7 +119,14 @@ class Pages {
     } catch (error) {
       if (asked === this.asked) setText(this.count, `no answer: ${error.message}`);
     }
-    if (this.shown && !this.paused) this.timer = setTimeout(() => (document.hidden || this.paused ? this.setShown(this.shown && !this.paused) : this.load()), EVERY);
+    this.later();
+  }
+
+  /** Load again after a while, as long as somebody looks. */
+  later() {
+    clearTimeout(this.timer);
+    if (this.shown && !this.paused)
+      this.timer = setTimeout(() => (document.hidden ? this.later() : this.load()), EVERY);
   }
 
   paginate(data) {
