@@ -352,6 +352,31 @@ def test_waits_tell_who_holds_what_others_want(fresh, cast):
     }
 
 
+def test_waits_in_a_circle_are_a_deadlock(fresh, cast):
+    a, b, c = Mutex(), Mutex(), Mutex()
+
+    def hold(mine, wanted, go_on):
+        with mine:
+            go_on.recv()
+            wanted.lock()
+
+    gates = [runtime.Chan() for _ in range(3)]
+    names = ["circle-1", "circle-2", "outside"]
+    pairs = [(a, b), (b, a), (c, a)]
+    gs = [
+        cast.go(name, hold, *pair, gate)
+        for name, pair, gate in zip(names, pairs, gates, strict=True)
+    ]
+    for gate, g in zip(gates, gs, strict=True):
+        gate.send(None)
+        while g.state != "waiting" or runtime._inspect.find(g.id).wait_reason != "sync.Mutex.Lock":
+            runtime.gosched()
+    cast.go("after-it", c.lock)
+    found = {row["what"]: row for row in rows(fresh, "waits", q="sync.mutex")["rows"]}
+    assert [row["deadlock"] for row in found.values()] == [True, True, False]  # they come first
+    assert not found[repr(c)]["deadlock"]  # its holder waits for them, but nobody in there for it
+
+
 def test_stack_of_one_goroutine(page, cast):
     ch = runtime.Chan()
 

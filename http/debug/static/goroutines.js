@@ -183,7 +183,12 @@ export function waitsView() {
       const holder = row.holder;
       if (!holder) return "";
       const does = holder.wait_reason ?? holder.state;
-      return { same: `${holder.id} ${does}`, node: () => element("span", {}, chip(holder, show), element("span", { class: "sub" }, does)) };
+      return {
+        same: `${holder.id} ${does} ${row.deadlock}`,
+        node: () => element("span", {}, chip(holder, show),
+          row.deadlock ? element("strong", { class: "alarm", title: "It waits, by way of others, for what it holds itself: none of them will ever go on" }, "deadlock") : null,
+          element("span", { class: "sub" }, does)),
+      };
     } },
     { label: "Who waits", title: "The oldest; a click shows the stack", kind: "text", cell: (row) => chips(row, show, 3) },
   ], (row) => JSON.stringify([row.what, row.wait_reason]), (data) => `${count(data.objects)} are waited for, process ${data.pid}`);
