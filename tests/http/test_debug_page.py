@@ -50,6 +50,18 @@ class Site:
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().decode().strip()
         assert self.address, "it does not serve"
+        while self.process.poll() is None:  # workers listen a little later
+            try:
+                socket.create_connection(self.where, timeout=SAFETY).close()
+                return
+            except ConnectionRefusedError:
+                os.sched_yield()
+        raise AssertionError(f"it has ended: {self.process.returncode}")
+
+    @property
+    def where(self) -> tuple[str, int]:
+        host, _, port = self.address.rpartition(":")
+        return host, int(port)
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -473,6 +485,8 @@ def test_workers_are_shown_one_by_one(page, driver):
         two.click("#workers tr:first-child .link")
         assert two.find("#worker").get_property("value") == "0"
         assert two.complaints() == []
+        driver.get("about:blank")
+        with_two.stop()
     finally:
         with_two.kill()
 
