@@ -158,6 +158,7 @@ bench: ## benchmarks against their peers (in .venv-bench)
 	.venv-bench/bin/python benchmarks/mux.py $(ARGS)
 	.venv-bench/bin/python benchmarks/middleware.py $(ARGS)
 	.venv-bench/bin/python benchmarks/workers.py $(ARGS)
+	.venv-bench/bin/python benchmarks/live_page.py
 	.venv-bench/bin/python benchmarks/net_echo.py $(ARGS)
 	.venv-bench/bin/python benchmarks/net_stream.py $(ARGS)
 	.venv-bench/bin/python benchmarks/net_churn.py $(ARGS)

@@ -26,6 +26,7 @@ HOME = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>gosched</title>
 <h1>Hello from a goroutine</h1>
 <p><a href="/debug/">Watch the scheduler</a>, and then give it something to do:
@@ -101,8 +102,8 @@ def crowd() -> None:
     """Now and then many begin at once, and have to queue for the P."""
     while True:
         runtime.sleep(random.uniform(1, 4))
-        for _ in range(random.randint(20, 200)):
-            runtime.go(sum, range(5000))
+        for _ in range(random.randint(20, 100)):
+            runtime.go(sum, range(2000))
 
 
 def visitor(address: str) -> None:

@@ -251,7 +251,9 @@ def test_demo_serves_page_and_counters():
         assert "/debug/" in body
         status, content_type, body = request(address, "GET", "/debug/")
         assert (status, content_type) == (200, "text/html; charset=utf-8")
-        assert body == (EXAMPLES / "debug.html").read_text(encoding="utf-8")
+        assert "static/main.js" in body
+        snapshot = json.loads(request(address, "GET", "/debug/api/snapshot")[2])
+        assert snapshot["workers"][0]["pid"] == process.pid
         before = json.loads(request(address, "GET", "/stats")[2])
         status, _, body = request(address, "POST", "/spawn?n=100")
         assert (status, json.loads(body)) == (200, {"spawned": 100})
@@ -260,6 +262,17 @@ def test_demo_serves_page_and_counters():
         assert after["goroutines"] >= 100
         assert request(address, "POST", "/spawn?n=many")[0] == 400
         assert request(address, "GET", "/nothing/here")[0] == 404
+        # Its own load: visitors, and goroutines that pass messages.
+        deadline = time.monotonic() + START_SECONDS
+        while not any(
+            r["route"].startswith("/items/") for r in snapshot["workers"][0]["snapshot"]["routes"]
+        ):
+            assert time.monotonic() < deadline
+            snapshot = json.loads(request(address, "GET", "/debug/api/snapshot")[2])
+        table = json.loads(request(address, "GET", "/debug/api/goroutines")[2])
+        names = {who["name"] for row in table["rows"] for who in row["sample"]}
+        assert {"ping", "pong", "producer", "worker-0", "visitor-0"} <= names
+    assert process.returncode == 0
 
 
 def test_demo_port_in_use_is_one_line():

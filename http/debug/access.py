@@ -19,7 +19,18 @@ from runtime._http.chain import Handler, Middleware, callee
 from runtime._http.replies import error
 
 # What proxies add.  Whose request it is then they may say, but anybody else may say it, too.
-_FORWARDING = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+_FORWARDING = (
+    "Forwarded",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Server",
+    "X-Real-IP",
+    "X-Client-IP",
+    "True-Client-IP",
+    "CF-Connecting-IP",
+    "Via",
+)
 
 _HEADERS = (
     (

@@ -38,9 +38,24 @@ def _describe(thing: object) -> str:
     return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+def _mark_deadlocks(rows: list[dict[str, Any]]) -> None:
+    """Say of each row whether its holder waits, by way of others or not, for itself."""
+    holder_of = {
+        who["id"]: row["holder"]["id"] for row in rows if row["holder"] for who in row["sample"]
+    }
+    for row in rows:
+        start = at = row["holder"]["id"] if row["holder"] else 0
+        for _ in holder_of:
+            at = holder_of.get(at, 0)
+            if at in (0, start):
+                break
+        row["deadlock"] = start != 0 and at == start
+    rows.sort(key=lambda row: not row["deadlock"])
+
+
 def _make() -> dict[str, Any]:
     total, ngroups, groups, nobjects, objects = _goroutine_groups(MOST)
-    return {
+    table: dict[str, Any] = {
         "total": total,
         "groups": ngroups,
         "objects": nobjects,
@@ -70,6 +85,8 @@ def _make() -> dict[str, Any]:
             for thing, reason, count, longest, sample, holder in objects
         ],
     }
+    _mark_deadlocks(table["object_rows"])
+    return table
 
 
 class Tables:
@@ -120,6 +137,11 @@ def _frame(frame: StackFrame) -> dict[str, Any]:
     return {"file": frame.file, "line": frame.line, "function": frame.function}
 
 
+def _name(id: int) -> str:
+    g = find(id)
+    return f"goroutine-{id}" if g is None else g.name
+
+
 def describe(id: int) -> dict[str, Any] | None:
     """All that is known of one goroutine, with its stack; None if there is none with this id."""
     g = find(id)
@@ -141,5 +163,5 @@ def describe(id: int) -> dict[str, Any] | None:
             {"what": _describe(on), "id": on.id if isinstance(on, Goroutine) else None}
             for on in g.waits_on
         ],
-        "holders": list(g.holders),
+        "holders": [{"id": id, "name": _name(id)} for id in g.holders],
     }

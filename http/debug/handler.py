@@ -23,6 +23,7 @@ from runtime._http.debug.goroutines import PAGE, Tables, describe, select
 from runtime._http.errors import HTTPError
 from runtime._http.eventstream import event_stream
 from runtime._http.mux import ServeMux
+from runtime._http.replies import error
 from runtime.context import Canceled
 
 _STATIC = Path(__file__).with_name("static")
@@ -89,7 +90,7 @@ def handler(*, auth: Middleware | None = None, max_viewers: int = 16) -> ServeMu
         viewer = feed.join(interval, r.context)
         if viewer is None:
             w.headers.set("Retry-After", str(_BUSY))
-            raise HTTPError(503, "too many watch already")
+            return error(w, "too many watch already, or the server ends", 503)
         try:
             with event_stream(w, r, retry=_RETRY, slow="drop", buffer=2) as stream:
                 while (text := viewer.recv(ctx=r.context)) is not None:

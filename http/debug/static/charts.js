@@ -1,12 +1,13 @@
 // Line charts over time: uPlot, with a legend that shows the values under the cursor, or the last.
 
 import { element, setText } from "./dom.js";
-import { clock } from "./format.js";
+import { clock, short } from "./format.js";
 import { color, onTheme } from "./theme.js";
 
 /* global uPlot */
 
 export const GUTTER = 58;  // px left of the plot, the same everywhere
+export const RIGHT = 24;   // px right of it, for half of the last time
 export const HEIGHT = 190;
 const sync = uPlot.sync("time");
 const WHOLE = Array.from({ length: 12 }, (_, i) => [1, 2, 5].map((n) => n * 10 ** i)).flat();
@@ -25,8 +26,8 @@ export function watchSize(host, chart) {
 export class Chart {
   /**
    * series: [{label, color: "s1", scale: "y" | "y2", fill, title}].
-   * options: {format, axis, format2, log, least, share, steps}: axis formats for little room; least is how
-   * far the axis goes at least; share: from 0 to 1 and no further; steps that its marks may be apart.
+   * options: {format, log, least, share, steps}: least is how far the axis goes at least; share: from 0 to
+   * 1 and no further; steps that its marks may be apart.
    */
   constructor(panel, series, options) {
     this.panel = panel;
@@ -64,7 +65,7 @@ export class Chart {
     const axis = (scale, side, format) => ({
       scale, side, size: side === 3 ? GUTTER : 46, stroke: () => color("dim"), font: "11px system-ui, sans-serif",
       grid: { show: side === 3, stroke: () => color("line"), width: 1, ...decades(scale) }, ticks: { show: false }, gap: 4, space: 30,
-      values: (_, ticks) => ticks.map((t) => (t === null ? "" : format(t))), ...decades(scale),
+      values: (_, ticks) => ticks.map((t) => (t === null ? "" : short(format(t)))), ...decades(scale),
       ...(options.log || options.share ? {} : { incrs: options.steps ?? WHOLE }),
     });
     const decades = (scale) => (options.log && scale === "y" ? { filter: (_, marks) => marks.map((m) => (isDecade(m) ? m : null)) } : {});
@@ -76,16 +77,17 @@ export class Chart {
     const axes = [
       { stroke: () => color("dim"), font: "11px system-ui, sans-serif", grid: { show: false }, ticks: { show: false },
         size: 28, gap: 8, space: 80, values: (_, ticks) => ticks.map(clock) },
-      axis("y", 3, options.axis ?? options.format),
+      axis("y", 3, options.format),
     ];
-    if (two) axes.push(axis("y2", 1, options.format2 ?? options.format));
+    if (two) axes.push(axis("y2", 1, options.format));
     return new uPlot({
-      width, height: HEIGHT, padding: [8, two ? 0 : 10, 0, 0], legend: { show: false },
+      width, height: HEIGHT, padding: [8, two ? 0 : RIGHT, 0, 0], legend: { show: false },
       cursor: { sync: { key: "time" }, points: { size: 6 }, drag: { x: false, y: false }, y: false },
       scales: { x: { time: true }, y: scale(), ...(two ? { y2: { range: linear } } : {}) },
       axes,
       series: [{}, ...this.series.map((s) => ({
-        label: s.label, scale: s.scale ?? "y", width: 1.5, stroke: () => color(s.color), points: { show: false },
+        label: s.label, scale: s.scale ?? "y", width: 1.5, stroke: () => color(s.color),
+        points: { show: false, size: 4, fill: () => color(s.color), filter: (plot, at) => lonely(plot.data[at]) },
         fill: s.fill ? () => color(s.color).replace("rgb(", "rgba(").replace(")", ", 0.12)") : undefined, spanGaps: false,
       }))],
       hooks: { setCursor: [() => this.showValues()] },
@@ -116,13 +118,20 @@ export class Chart {
     const at = this.plot?.cursor.idx ?? this.data[0].length - 1;
     this.series.forEach((s, i) => {
       const value = this.data[i + 1]?.[at];
-      const format = s.scale === "y2" ? this.options.format2 ?? this.options.format : this.options.format;
-      setText(this.values[i], format(value ?? null));
+      setText(this.values[i], this.options.format(value ?? null));
     });
     const shown = this.series.map((s, i) => `${s.label} ${this.values[i].textContent}`).join(", ");
     this.host.setAttribute("role", "img");
     this.host.setAttribute("aria-label", `${this.panel.querySelector("h2").textContent}: ${shown}`);
   }
+}
+
+/** Where there is a value, but none beside it: no line shows it. */
+function lonely(values) {
+  const found = [];
+  for (let i = 0; i < values.length; i++)
+    if (values[i] !== null && (values[i - 1] ?? null) === null && (values[i + 1] ?? null) === null) found.push(i);
+  return found;
 }
 
 export const isDecade = (x) => Math.abs(Math.log10(x) - Math.round(Math.log10(x))) < 1e-6;

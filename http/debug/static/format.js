@@ -49,6 +49,9 @@ export function percent(share) {
   return `${p < 10 ? p.toFixed(1) : p.toFixed(0)} %`;
 }
 
+/** For the marks of an axis: "8.00 KiB" -> "8 KiB". */
+export const short = (text) => text.replace(/\.0+(?= |$)/, "");
+
 export function clock(seconds) {
   return new Date(seconds * 1000).toLocaleTimeString("en-GB");
 }

@@ -44,9 +44,9 @@ class Detail {
     const fact = (name, ...value) => facts.append(element("dt", {}, name), element("dd", {}, ...value));
     fact("State", element("span", { class: `state ${g.state}` }, g.state));
     if (g.wait_reason) fact("Waits for", `${g.wait_reason}, ${age(g.wait_duration)}`);
-    for (const on of g.waits_on) fact("on", on.what);
+    for (const on of g.waits_on) fact("Waits on", on.what);
     if (g.holders.length)
-      fact("Held by", element("span", { class: "chips" }, ...g.holders.map((h) => chip({ id: h, name: `goroutine-${h}` }, (x) => this.show(x)))));
+      fact("Held by", element("span", { class: "chips" }, ...g.holders.map((who) => chip(who, (x) => this.show(x)))));
     if (g.spawned_at) fact("Started by", `${g.spawned_at.function}, `, element("span", { title: `${g.spawned_at.file}:${g.spawned_at.line}` }, place(g.spawned_at)));
     if (g.p !== null) fact("P", String(g.p));
     if (g.locked) fact("Thread", "locked to it");
@@ -102,7 +102,8 @@ class Pages {
 
   setPaused(paused) {
     this.paused = paused;
-    if (!paused && this.shown) this.load();
+    if (paused) clearTimeout(this.timer);
+    else if (this.shown) this.load();
   }
 
   async load() {
@@ -118,7 +119,14 @@ class Pages {
     } catch (error) {
       if (asked === this.asked) setText(this.count, `no answer: ${error.message}`);
     }
-    if (this.shown && !this.paused) this.timer = setTimeout(() => (document.hidden || this.paused ? this.setShown(this.shown && !this.paused) : this.load()), EVERY);
+    this.later();
+  }
+
+  /** Load again after a while, as long as somebody looks. */
+  later() {
+    clearTimeout(this.timer);
+    if (this.shown && !this.paused)
+      this.timer = setTimeout(() => (document.hidden ? this.later() : this.load()), EVERY);
   }
 
   paginate(data) {
@@ -175,7 +183,12 @@ export function waitsView() {
       const holder = row.holder;
       if (!holder) return "";
       const does = holder.wait_reason ?? holder.state;
-      return { same: `${holder.id} ${does}`, node: () => element("span", {}, chip(holder, show), element("span", { class: "sub" }, does)) };
+      return {
+        same: `${holder.id} ${does} ${row.deadlock}`,
+        node: () => element("span", {}, chip(holder, show),
+          row.deadlock ? element("strong", { class: "alarm", title: "It waits, by way of others, for what it holds itself: none of them will ever go on" }, "deadlock") : null,
+          element("span", { class: "sub" }, does)),
+      };
     } },
     { label: "Who waits", title: "The oldest; a click shows the stack", kind: "text", cell: (row) => chips(row, show, 3) },
   ], (row) => JSON.stringify([row.what, row.wait_reason]), (data) => `${count(data.objects)} are waited for, process ${data.pid}`);

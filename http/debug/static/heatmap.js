@@ -1,9 +1,9 @@
 // Latency over time: a column for each snapshot, a row for each half octave, darker where more
 // goroutines have waited so long. Lines for p50 and p99 lie over it.
 
-import { GUTTER, HEIGHT, watchSize } from "./charts.js";
+import { GUTTER, HEIGHT, RIGHT, watchSize } from "./charts.js";
 import { element, setText } from "./dom.js";
-import { clock, count, duration } from "./format.js";
+import { clock, count, duration, short } from "./format.js";
 import { ROWS, lowOf, rowOf } from "./histogram.js";
 import { color, onTheme } from "./theme.js";
 
@@ -56,7 +56,7 @@ export class HeatMap {
   layout() {
     const width = this.canvas.clientWidth;
     const first = this.frames[0]?.time ?? 0, last = this.frames.at(-1)?.time ?? 1;
-    const span = Math.max(last - first, 1e-3), plot = width - GUTTER - 10;
+    const span = Math.max(last - first, 1e-3), plot = width - GUTTER - RIGHT;
     let low = ROWS, high = 0;
     for (const frame of this.frames)
       frame.rows?.forEach((n, row) => {
@@ -112,9 +112,9 @@ export class HeatMap {
       if (y < TOP || y > HEIGHT - FOOT + 1) continue;
       g.beginPath();
       g.moveTo(GUTTER, y);
-      g.lineTo(l.width - 10, y);
+      g.lineTo(l.width - RIGHT, y);
       g.stroke();
-      g.fillText(duration(ns).replace(/\.0+ /, " "), GUTTER - 6, y);
+      g.fillText(short(duration(ns)), GUTTER - 6, y);
     }
     if (this.frames.length < 2) return;
     g.textBaseline = "top";

@@ -70,6 +70,9 @@ pause.addEventListener("click", () => {
 });
 document.addEventListener("visibilitychange", draw);
 addEventListener("pagehide", () => feed.stop());
+addEventListener("pageshow", (event) => {
+  if (event.persisted) feed.start(Number(interval.value));       // back from the browser's cache
+});
 
 setUpTabs(document.querySelector("[role=tablist]"), (name) => {
   view = name;

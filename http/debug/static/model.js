@@ -5,6 +5,7 @@ import { difference, percentile, rows, sum, total } from "./histogram.js";
 
 const KEPT = 600;          // frames of each scope
 export const SPARE = 256;  // id of the P that helps out
+const STALE = 5;           // seconds after which nobody knows what a worker does
 const ENDED = -1;          // id of the entry with the sum of workers that have ended
 
 /** What worker `now` has done since `before`, an earlier snapshot of the same process. */
@@ -105,11 +106,14 @@ export class Model {
     const living = data.workers.filter((w) => w.id !== ENDED);
     const here = new Set(living.map((w) => w.id));
     for (const id of [...this.last.keys()]) if (!here.has(id)) this.forget(id);
-    for (const { id, snapshot } of living) {
+    for (const { id, age, snapshot } of living) {
       const before = this.last.get(id);
       if (before && (before.pid !== snapshot.pid || before.started !== snapshot.started)) this.forget(id);
       else if (before && snapshot.time - before.time > 0.05) this.parts.set(id, between(id, before, snapshot));
-      else if (before) continue;      // the same one again: of another worker
+      else if (before) {              // the same one again: of another worker
+        if (age > STALE) this.parts.delete(id);
+        continue;
+      }
       this.last.set(id, snapshot);
     }
     const time = data.workers[data.self]?.snapshot.time ?? Date.now() / 1000;

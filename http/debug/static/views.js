@@ -15,13 +15,12 @@ const pName = (p, several) => `${several ? `w${p.worker} ` : ""}${p.id === SPARE
 const column = (frames, value) => frames.map((f) => (f.gap ? null : value(f)));
 const severalWorkers = (frame) => new Set(frame.ps.map((p) => p.worker)).size > 1;
 
-const axisDuration = (ns) => duration(ns).replace(/\.0+ /, " ");
 
 // --- tiles -------------------------------------------------------------------------------------
 
 const TILES = [
   { name: "Goroutines", title: "Goroutines alive; how many start each second", value: (f) => count(f.goroutines), note: (f) => `${count(f.started)} started/s` },
-  { name: "Utilisation", title: "Ps that were busy, of all there are", value: (f) => percent(f.busy / f.procs), note: (f) => `${f.busy.toFixed(2)} of ${f.procs} Ps`,
+  { name: "Utilisation", title: "Ps that were busy, of all there are", value: (f) => percent(f.busy / f.procs), note: (f) => `${f.busy.toFixed(2)} of ${f.procs} ${f.procs === 1 ? "P" : "Ps"}`,
     level: (f) => (f.busy / f.procs > 0.9 ? "warn" : "") },
   { name: "Run queue", title: "Goroutines that are ready and wait for their turn", value: (f) => count(f.runq), note: (f) => `${count(f.global)} in the global one` },
   { name: "Latency p99", title: "99 % of the goroutines ran so soon after they were ready", value: (f) => duration(f.latency[2]), note: (f) => `p50 ${duration(f.latency[0])}`,
@@ -59,10 +58,10 @@ const rateColumn = (label, title, key) => ({ label, title, kind: "", cell: (p) =
 export class SchedulerView {
   constructor() {
     const y = (label, colour, more) => ({ label, color: colour, ...more });
-    this.utilisation = new Chart(byId("utilisation"), [], { format: percent, axis: (x) => `${Math.round(x * 100)} %`, share: true });
+    this.utilisation = new Chart(byId("utilisation"), [], { format: percent, share: true });
     this.runq = new Chart(byId("runq"), [y("all", "s1", { fill: true }), y("longest of a P", "s2"), y("global", "s3")], { format: count });
     this.heatmap = new HeatMap(byId("heatmap"));
-    this.percentiles = new Chart(byId("percentiles"), [y("p50", "s1"), y("p90", "s4"), y("p99", "s2"), y("p99.9", "s5")], { format: duration, axis: axisDuration, log: true });
+    this.percentiles = new Chart(byId("percentiles"), [y("p50", "s1"), y("p90", "s4"), y("p99", "s2"), y("p99.9", "s5")], { format: duration, log: true });
     this.states = new Chart(byId("states"), [y("waiting", "s8", { fill: true }), y("runnable", "s2", { scale: "y2" }), y("running", "s4", { scale: "y2" })], { format: count });
     this.work = new Chart(byId("work"), [y("switches", "s6", { fill: true }), y("started", "s2")], { format: count });
     this.table = new Table(byId("ps"), [
@@ -131,7 +130,7 @@ export class HTTPView {
       ...CLASSES.map(([label, color]) => ({ label, color, title: label === "none" ? "No response was sent" : null }))], { format: count });
     this.connections = new Chart(byId("connections"), CONNECTIONS.map(([label, color, title]) => ({ label, color, title })), { format: count });
     this.latency = new Chart(byId("http-latency"), [{ label: "p50", color: "s1" }, { label: "p90", color: "s4" }, { label: "p99", color: "s2" }],
-      { format: duration, axis: axisDuration, log: true });
+      { format: duration, log: true });
     this.bytes = new Chart(byId("bytes"), [{ label: "read", color: "s6" }, { label: "written", color: "s1", fill: true }], { format: bytes, least: 1024, steps: BINARY });
     this.table = new Table(byId("routes"), [
       { label: "Method", kind: "text", cell: (r) => r.method },
@@ -186,8 +185,8 @@ export class WorkersView {
     const figure = (label, title, value) => ({ label, title, kind: "", cell: (row) => (row.frame ? value(row.frame) : "–") });
     this.table = new Table(byId("workers"), [
       { label: "Worker", kind: "text", cell: (row) => ({
-        same: row.name,
-        node: () => (row.ended ? element("span", {}, row.name)
+        same: `${row.name} ${row.alone}`,
+        node: () => (row.ended || row.alone ? element("span", {}, row.name)
           : element("button", { type: "button", class: "link", onclick: () => choose(String(row.id)) }, row.name)),
       }) },
       { label: "Process", title: "Process id", kind: "", cell: (row) => (row.ended ? "–" : String(row.pid)) },
@@ -207,7 +206,7 @@ export class WorkersView {
   draw(model) {
     const alone = model.workers.length === 1;
     this.table.update(model.workers.map((w, i) => ({
-      ...w, ended: w.id < 0, name: w.id < 0 ? "ended ones" : `worker ${w.id}${i === model.self ? " (answers)" : ""}`,
+      ...w, alone, ended: w.id < 0, name: w.id < 0 ? "ended ones" : `worker ${w.id}${i === model.self ? " (answers)" : ""}`,
       frame: model.frames(alone ? "all" : String(w.id)).at(-1),
     })).map((row) => ({ ...row, frame: row.frame?.gap ? null : row.frame })), (row) => row.id);
   }

@@ -1,0 +1,91 @@
+"""A server with the live page and something to look at: live.py [HOST:PORT [WORKERS]].
+
+Prints its address. A goroutine named "holder" holds a Mutex that two others wait for, and there
+are goroutines of 60 kinds.
+"""
+
+import sys
+
+import runtime
+from runtime import http
+from runtime.sync import Mutex
+
+mux = http.ServeMux()
+asked: list[str] = []  # targets of the page's requests
+
+
+def noting(w, r):
+    asked.append(r.target)
+    return mux.serve_http(w, r)
+
+
+mux.mount("/debug/", http.debug.handler())
+
+
+@mux.handle_func("GET /hello/{name}")
+def hello(w, r):
+    return "hello"
+
+
+@mux.handle_func("GET /fail")
+def fail(w, r):
+    return 500
+
+
+@mux.handle_func("GET /asked")
+def targets(w, r):
+    return asked
+
+
+@mux.handle_func("POST /park")
+def park(w, r):
+    """Start n goroutines that wait."""
+    for _ in range(int(r.query.get("n"))):
+        runtime.go.named("parked")(wait_here)
+    return 204
+
+
+nobody: runtime.Chan[None] = runtime.Chan()
+account = Mutex()
+
+
+def wait_here():
+    nobody.recv()
+
+
+def hold():
+    with account:
+        wait_here()
+
+
+def talk(ball):
+    for n in ball:
+        runtime.sleep(0.005)
+        ball.send(n)
+
+
+def start() -> None:
+    runtime.go.named("holder")(hold)
+    runtime.gosched()
+    for n in (1, 2):
+        runtime.go.named(f"blocked-{n}")(account.lock)
+    runtime.go.named("<b id=injected>markup</b>")(nobody.recv)
+    for n in range(60):
+        exec(f"def kind_{n}():\n    runtime.go(nobody.recv)\nkind_{n}()", {**globals()})
+    ball: runtime.Chan[int] = runtime.Chan()
+    runtime.go(talk, ball)
+    runtime.go(talk, ball)
+    ball.send(0)
+
+
+if __name__ == "__main__":
+    address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:0"
+    if len(sys.argv) > 2:
+        print(address, flush=True)
+        http.serve(mux, address, workers=int(sys.argv[2]))
+        sys.exit()
+    start()
+    server = http.Server(noting, address)
+    server.listen()
+    print(server.addr, flush=True)
+    server.serve()
