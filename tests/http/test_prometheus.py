@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 from typing import Any
@@ -16,8 +15,6 @@ from prometheus_client.parser import text_string_to_metric_families
 import runtime
 from programs import run
 from runtime import http
-
-logging.getLogger("runtime.http").disabled = True
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 DURATION = "http_server_request_duration_seconds"
