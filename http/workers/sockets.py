@@ -94,8 +94,11 @@ class Address:
                 self._steering = False
 
     def close(self) -> None:
+        """Keep the sockets no longer: they are open as long as workers have them."""
         for sock in self.sockets:
             sock.close()
+
+    def remove_file(self) -> None:
         if self._file is not None:
             path, inode = self._file
             with suppress(OSError):

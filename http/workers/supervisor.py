@@ -117,6 +117,7 @@ class Supervisor:
             info.set_here(None)
             for address in self._addresses:
                 address.close()
+                address.remove_file()
             for fd in (*self._life, *self._wake):
                 os.close(fd)
             gc.unfreeze()  # see Process.start
@@ -430,6 +431,8 @@ class Supervisor:
                 p.force(_FORCED)
             else:
                 p.kill()
+        for address in self._addresses:  # workers serve what is in the queues, and nobody follows
+            address.close()
 
     # --- what others see --------------------------------------------------------------------------
 

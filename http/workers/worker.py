@@ -35,7 +35,7 @@ logger = logging.getLogger("runtime.http")
 
 BEAT = 0.5  # seconds between two beats; statistics are as old as that at most
 _LOOK = 0.1  # seconds between two looks at the number of requests
-MARGIN = 5.0  # seconds beyond the time for a graceful shutdown, until it is killed
+MARGIN = 3.0  # seconds beyond the time for a graceful shutdown, until it is killed
 _LONGEST_ERROR = 8192  # characters; a pipe has room for them even if all are escaped
 _OURS = (os.path.dirname(__file__), os.path.dirname(importlib.__file__), "<frozen importlib")
 
