@@ -288,7 +288,7 @@ class Supervisor:
         self._publish()
         self._free.append(p.cell)
         expected = p.state == "stopping"
-        if expected or self._stopping:
+        if (expected or self._stopping) and not self._status:
             logger.info("%s %s", self._name(p), how)
         if slot is None or self._stopping:
             return

@@ -396,8 +396,9 @@ class Supervised(Address):
 
     def until_serving(self, workers: int) -> Supervised:
         """Wait until so many workers have begun to serve."""
-        self.until_logged(r"process \d+ serves (\S+) with")
-        self.addr = re.findall(r"process \d+ serves (\S+) with", self.stderr())[0].rstrip(",")
+        first = r"process \d+ serves ([^,\s]+).* with"  # of its addresses
+        self.until_logged(first)
+        self.addr = re.findall(first, self.stderr())[0]
         self.until_started(workers)
         return self
 
