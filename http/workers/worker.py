@@ -127,18 +127,27 @@ class Worker:
 
 
 class _ProcWatch:
-    """Notices Ps that have work and do not do it: their threads sit in a call."""
+    """Notices Ps whose threads sit in a call and do not come back to the scheduler.
+
+    One that is silent is given something to do: only from then on is one that computes asked to
+    make way, and only then can it be told from one that does not hear.
+    """
 
     def __init__(self) -> None:
-        self._ticks: dict[int, int] = {}
+        self._before: dict[int, tuple[int, int]] = {}
 
     def stuck(self, ps: list[PStats]) -> bool:
-        """Has any of them not run anything since the last call, although something waits?"""
-        before, self._ticks = self._ticks, {p["id"]: p["ticks"] for p in ps}
-        return any(
-            before.get(p["id"]) == p["ticks"] and (p["runq"] or p["inbox"]) and not p["sleeping"]
-            for p in ps
-        )
+        """Has one not done what it was to do since the last call?"""
+        now = {p["id"]: (p["ticks"], p["polls"]) for p in ps if not p["sleeping"]}
+        silent = [p for p in ps if self._before.get(p["id"]) == now.get(p["id"], ())]
+        self._before = now
+        deaf = {p["id"] for p in silent if p["runq"] or p["inbox"]}
+        for p in silent:
+            if p["id"] not in deaf:
+                _core._nudge(p["id"])
+        if deaf:  # a goroutine may have a thread for itself
+            deaf -= {g.p for g in runtime.goroutines() if g.locked}
+        return bool(deaf)
 
 
 def _from_the_program(tb: TracebackType | None) -> TracebackType | None:
