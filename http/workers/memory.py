@@ -13,7 +13,7 @@ import mmap
 import zlib
 
 _HEAD = 64  # bytes of a cell before its values, as words of 8 bytes:
-_VERSION, _BEAT = 0, 5  # what is current is the value version % 2
+_VERSION, _BEAT, _HURRY = 0, 5, 6  # what is current is the value version % 2
 _LENGTH, _SUM = (1, 3), (2, 4)  # of the two values
 _ROOM = 1 << 20  # bytes of a cell; pages that nobody has written to take none
 _TRIES = 100
@@ -72,6 +72,14 @@ class Cell:
 
     def count_beat(self) -> None:
         self._words[_BEAT] += 1
+
+    @property
+    def hurry(self) -> bool:
+        """Is its owner to end at once?  The supervisor says so."""
+        return self._words[_HURRY] != 0
+
+    def set_hurry(self) -> None:
+        self._words[_HURRY] = 1
 
     def clear(self) -> None:
         """As it was in the beginning: for the next one who writes it."""

@@ -428,6 +428,7 @@ class Supervisor:
             if self._stopping == 1:
                 p.stop()
             elif self._stopping == 2:
+                self._memory.cells[p.cell].set_hurry()
                 p.force(_FORCED)
             else:
                 p.kill()

@@ -50,6 +50,8 @@ class Worker:
         self._listening = listening
         self._server: Server | None = None
         self._over = False
+        self._own_signal = False  # has the program a handler for SIGTERM?
+        self._asked_to_stop = False
 
     def run(self, life: int) -> NoReturn:
         """Serve until it is told to stop, then end the process.  life: see _core._watch_parent."""
@@ -85,6 +87,7 @@ class Worker:
         grace = time_to_stop(server)
         _core._orphan_grace(grace)
         server._at_serving = lambda: self._serves(grace)
+        self._own_signal = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
         try:
             server.serve(*listeners)
         finally:
@@ -97,12 +100,26 @@ class Worker:
         return self._here.cell
 
     def _serves(self, grace: float) -> None:
+        if not self._own_signal:
+            signal.signal(signal.SIGTERM, self._on_sigterm)
         self._cell.count_beat()
         info.publish(self._cell)
         runtime.go.named("http.worker.beat")(self._beat)
         if self._plan.worker_max_requests is not None:
             runtime.go.named("http.worker.requests")(self._watch_requests)
         self._tell(ready=True, grace=None if grace == math.inf else grace)
+
+    def _on_sigterm(self, signum: int, frame: object) -> None:
+        """Stop gracefully.  It may come twice: service managers send it to all processes."""
+        assert self._server is not None
+        if self._cell.hurry:
+            runtime.go.named("http.Server.close")(self._server.close)
+        elif not self._asked_to_stop:
+            self._asked_to_stop = True
+            limit = self._server._shutdown_timeout
+            if limit is not None:
+                limit += self._server._drain_delay
+            runtime.go.named("http.Server.shutdown")(self._server.shutdown, limit)
 
     def _beat(self) -> None:
         watch = _ProcWatch()

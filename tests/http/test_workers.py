@@ -153,13 +153,14 @@ def test_a_worker_is_told_its_number(supervised):
     clean(s.stop())
 
 
-def test_stop_finishes_what_runs(supervised, wait_until, tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_stop_finishes_what_runs(supervised, wait_until, tmp_path, signum):
     s = supervised(workers=2).until_serving(2)
     held, until = tmp_path / "held", tmp_path / "until"
     with s.connect() as c:
         c.send(f"GET /hold?held={held}&until={until} HTTP/1.1\r\nHost: test\r\n\r\n")
         wait_until("it runs", held.exists)
-        os.killpg(s.proc.pid, signal.SIGINT)  # as a terminal does it: to all of them
+        os.killpg(s.proc.pid, signum)  # to all of them, as a terminal or systemd does it
         s.until_refused()
         until.touch()
         r = c.response()
@@ -478,8 +479,10 @@ def test_cell_holds_what_was_written_last(values: list[bytes]):
     assert cell.read() == (values[-1] if values else None)
     cell.count_beat()
     assert cell.beat == 1
+    cell.set_hurry()
+    assert cell.hurry
     cell.clear()
-    assert (cell.read(), cell.beat) == (None, 0)
+    assert (cell.read(), cell.beat, cell.hurry) == (None, 0, False)
 
 
 def test_cell_is_read_whole_while_another_process_writes():
