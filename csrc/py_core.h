@@ -150,6 +150,11 @@ py_g_args(Goroutine *gp)
     return RT_UNLIKELY(gp->heap_args) ? gp->call.heap + 1 : gp->call.inl.args;
 }
 
+/* What HTTP servers do on an M; connections, requests, bytes. */
+typedef struct {
+    _Atomic uint64_t accepted, closed, requests, bytes_read, bytes_written;
+} py_http_counters;
+
 /* An M: an OS thread bound to a P. */
 struct py_m {
     rt_p p;                     /* first: see py_m_of() */
@@ -178,9 +183,8 @@ struct py_m {
     _Atomic uint64_t created, finished;     /* by it; goroutines */
     _Atomic uint64_t switches;
     _Atomic uint64_t workers;   /* worker greenlets ever started */
-    struct {                    /* of HTTP servers, by it; connections */
-        _Atomic uint64_t accepted, closed, requests;
-    } http;
+    py_http_counters http;
+    _Atomic(struct http_series_table *) http_series;    /* owned; NULL until it is needed */
     void *http_cache;           /* owned: see py_http.h; NULL until it is needed */
     char *read_buffer;          /* owned: see read_bytes_now(); likewise */
     struct py_clock *dropped;   /* see py_time.c */
@@ -228,6 +232,7 @@ typedef struct {
 #endif
     _Atomic uint32_t seed;      /* of py_random(), for threads that are not Ms */
     _Atomic uint64_t created;   /* goroutines, by threads that are not Ms */
+    py_http_counters http;      /* the same */
     _Atomic int64_t next_id;
     _Atomic int64_t next_bubble_id;
 } py_core;
@@ -478,6 +483,8 @@ int py_time_init_types(PyObject *module);
 int py_netfd_init_types(PyObject *module);
 void py_netfd_after_fork(void);
 int py_http_init_types(PyObject *module);
+void py_http_after_fork(py_m *me);
+PyObject *py_http_stats(void);                  /* a new dict */
 /* Create a heap type from its spec, keep it in *slot, publish it as a member of
    the module where publish is set. */
 int py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot, bool publish);

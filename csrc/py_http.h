@@ -17,6 +17,7 @@
  *   py_http_pace.c     how long reading and sending may take: deadlines, data rates
  *   py_http_watch.c    telling a program of its connections: conn_state
  *   py_http_gate.c     how many requests run at once, and who waits
+ *   py_http_stats.c    what is counted: requests by route, connections by state
  *   py_http_cookies.c  a request's cookies and basic_auth()
  *   py_http_mux.c      ServeMux: from a request to its handler, with py_http_mux_table.c
  *                      and py_http_route.c
@@ -339,7 +340,8 @@ struct http_server {
     py_lock lock;               /* guards: */
     py_waitq waiters;           /* in wait_closed(), listen() and admit() */
     http_link streams;          /* connections over streams, */
-    uint32_t nstreams[HTTP_NSTATES];        /* and how many are in each state */
+    _Atomic uint32_t nstreams[HTTP_NSTATES];    /* and how many are in each state */
+    http_server *next_server, *prev_server; /* see http_stats_enter() */
 };
 
 /* Put c at the end of the list of `state`, with that state's time-out. */
@@ -393,6 +395,37 @@ void http_server_closed_one(http_server *s, uint32_t left);
 /* Wait until there may be one connection more, and count it.  1; 0: the server is closing;
    -1 with an exception set. */
 int http_server_admit(http_server *s);
+
+/* ---- statistics ---- */
+
+/* Add n to a counter of the calling thread's M, or, where that is none, to one of them all. */
+#define HTTP_COUNT(counter, n)                                                                    \
+    do {                                                                                          \
+        py_m *here = py_tls_m;                                                                    \
+        if (RT_LIKELY(here != NULL))                                                              \
+            RT_COUNT(here->http.counter, n);                                                      \
+        else                                                                                      \
+            atomic_fetch_add_explicit(&core->http.counter, n, memory_order_relaxed);              \
+    } while (0)
+
+/* A request that is to be counted; its time goes on. */
+typedef struct {
+    int64_t began;
+    uint32_t key;
+} http_sample;
+
+/* Of a request and the status it got; 0: none was sent. */
+http_sample http_stats_sample(const http_request *r, int status);
+/* Its time is over; returns what time that is, rt_nanotime().  By mp. */
+int64_t http_stats_add(py_m *mp, const http_sample *sample);
+/* The label of a route by its pattern, a str. */
+uint8_t http_stats_label(PyObject *pattern);
+/* A server begins to exist, or ends. */
+void http_stats_enter(http_server *s);
+void http_stats_leave(http_server *s);
+/* Add how many of its connections are in each state. */
+void http_stats_count_states(const http_server *s, uint32_t count[HTTP_NSTATES]);
+int http_stats_init(PyObject *module);
 
 /* ---- I/O.  Called with c->lock held, which is let go of while they park; they may
    raise. ---- */
@@ -559,6 +592,9 @@ struct http_request {
     PyObject *body, *path, *raw_path, *path_values, *pattern, *remote_addr;
     PyObject *context;          /* see py_http_context.c */
     uint32_t stripped;          /* bytes in front of head.path that were part of it */
+    int64_t began;              /* when its head was complete, rt_nanotime() */
+    _Atomic uint8_t label;      /* of the route that was matched last, by it or a copy: see
+                                   py_http_stats.c */
     http_route *route;          /* owned: what a mux has matched, or NULL.  Its pattern and
                                    values are the request's unless those are set. */
     rt_slice wild[HTTP_MAX_WILD];           /* of base: what its wildcards stand for */

@@ -28,7 +28,7 @@
 #define MAX_PIPELINED 32                /* requests served before others get a turn */
 #define FLUSH_AT (64 * 1024)            /* bytes of joined responses */
 
-static void parse_pipelined(http_conn *c);
+static void parse_pipelined(http_conn *c, int64_t now);
 
 /* ---- birth and death ---- */
 
@@ -74,9 +74,7 @@ conn_gone(http_conn *c)
 {
     http_server *s = c->server;
     http_conn_unref(c);
-    py_m *mp = py_tls_m;
-    if (mp != NULL)
-        RT_COUNT(mp->http.closed, 1);
+    HTTP_COUNT(closed, 1);
     http_server_closed_one(s, http_count(&s->nconns, -1));
     Py_DECREF(s);
 }
@@ -191,6 +189,7 @@ refuse(http_conn *c, int status, const char *why)
             return;             /* its goroutine sends it */
         /* A peer that does not even read this much gets no more of our time. */
         ssize_t n = send(c->pd.fd, c->out.data, c->out.len, MSG_NOSIGNAL);
+        HTTP_COUNT(bytes_written, n < 0 ? 0 : (uint64_t)n);
         if (n == (ssize_t)c->out.len) {
             http_out_release(&c->out);
             close_politely(c);
@@ -236,9 +235,9 @@ error_status(PyObject *exc)
 
 /* The handler has failed, or its response: build another one if that is still possible.
    -1: the connection is broken.  *fatal: an exception (owned) that is not the handler's
-   own affair. */
+   own affair.  *sent: the status of what is sent instead. */
 static RT_COLD int
-failed_response(http_conn *c, http_writer *w, PyObject **fatal)
+failed_response(http_conn *c, http_writer *w, PyObject **fatal, int *sent)
 {
     if (w->hijack == HTTP_TAKEN && !PyErr_Occurred())
         return -1;              /* there is no response to finish */
@@ -268,16 +267,16 @@ failed_response(http_conn *c, http_writer *w, PyObject **fatal)
        the body would only follow. */
     if (err < 0 || *fatal != NULL || c->continue_due || (status == 413 && !c->body_done))
         c->close_after = true;
-    if (err == 0)
-        err = http_simple_response(c, status, NULL, "");
+    if (err == 0 && (err = http_simple_response(c, status, NULL, "")) == 0)
+        *sent = status;
     py_release(&c->lock);
     return err;
 }
 
 /* Call the handler and build the response.  -1: the connection is broken.  *fatal: see
-   failed_response(). */
+   failed_response().  *status: of the response; 0: there is none. */
 static int
-run_request(http_conn *c, PyObject **fatal)
+run_request(http_conn *c, PyObject **fatal, int *status)
 {
     http_request *r = c->req;
     http_writer *w = http_writer_new(c);
@@ -304,19 +303,22 @@ run_request(http_conn *c, PyObject **fatal)
         err = -1;
     if (RT_LIKELY(err == 0))
         err = http_writer_finish(w);
+    *status = w->head_sent ? w->status : 0;
     if (RT_UNLIKELY(err < 0))
-        err = failed_response(c, w, fatal);
+        err = failed_response(c, w, fatal, status);
     Py_DECREF(w);
     return err;
 }
 
 /* The same where only so many may run at once. */
 static int
-run_gated(http_conn *c, Goroutine *gp, PyObject **fatal)
+run_gated(http_conn *c, Goroutine *gp, PyObject **fatal, int *status)
 {
-    if (!http_gate_enter(c->server, gp))
+    if (!http_gate_enter(c->server, gp)) {
+        *status = 503;
         return http_gate_refuse(c);
-    int err = run_request(c, fatal);
+    }
+    int err = run_request(c, fatal, status);
     if (err != FORKED)
         http_gate_leave(c->server);
     return err;
@@ -352,13 +354,15 @@ int
 http_conn_serve(http_conn *c, Goroutine *gp, PyObject **fatal)
 {
     for (int n = 1;; n++) {
-        int err = RT_LIKELY(c->server->gate.limit == 0) ? run_request(c, fatal)
-                                                        : run_gated(c, gp, fatal);
+        int status = 0;
+        int err = RT_LIKELY(c->server->gate.limit == 0) ? run_request(c, fatal, &status)
+                                                        : run_gated(c, gp, fatal, &status);
         if (RT_UNLIKELY(err == FORKED))
             return FORKED;
         http_shard *sh = c->shard;
         RT_COUNT(sh->requests, 1);
         RT_COUNT(sh->mp->http.requests, 1);
+        http_sample sample = http_stats_sample(c->req, status);
         if (RT_UNLIKELY(http_request_end(c))) {
             py_acquire(&c->lock);
             if (c->stream != NULL && http_stream_recall(c, gp) < 0)
@@ -369,6 +373,7 @@ http_conn_serve(http_conn *c, Goroutine *gp, PyObject **fatal)
         }
         if (err < 0) {
             send_rest(c);
+            http_stats_add(sh->mp, &sample);
             return -1;
         }
         bool done = c->body_done;
@@ -383,19 +388,23 @@ http_conn_serve(http_conn *c, Goroutine *gp, PyObject **fatal)
                 done = d > 0;
             }
         }
-        /* The next request, if its head is here already. */
+        /* The next request, if its head is here already.  It begins where this one ends. */
+        bool counted = false;
         if (done && !c->close_after && c->in_pos != c->in_len && n < MAX_PIPELINED
             && c->out.len < FLUSH_AT) {
             fresh_context(c);
-            parse_pipelined(c);
+            parse_pipelined(c, http_stats_add(sh->mp, &sample));
             if (c->req != NULL)
                 continue;
+            counted = true;
         }
         py_acquire(&c->lock);
         err = http_send(c, NULL, 0);
         py_release(&c->lock);
         if (err < 0)
             PyErr_Clear();
+        if (!counted)
+            http_stats_add(sh->mp, &sample);
         return err;
     }
 }
@@ -465,7 +474,7 @@ refusal(const http_server *s, const rt_http1_req *head, const char **why)
 
 /* A complete, good head of n bytes: set up c->req.  -1: no memory, nothing done. */
 static int
-begin_request(http_conn *c, const rt_http1_req *head, int n)
+begin_request(http_conn *c, const rt_http1_req *head, int n, int64_t now)
 {
     http_server *s = c->server;
     http_request *r = http_request_new(c, head);
@@ -476,6 +485,7 @@ begin_request(http_conn *c, const rt_http1_req *head, int n)
     py_acquire(&c->lock);       /* an old Request may be compared with it */
     c->req = r;
     py_release(&c->lock);
+    r->began = now;
     c->io_failed = false;
     c->chunked = head->chunked;
     c->body_done = !head->chunked && head->content_length <= 0;
@@ -502,7 +512,7 @@ begin_request(http_conn *c, const rt_http1_req *head, int n)
 /* In ACTIVE, between pipelined requests: set c->req if a whole, good head is here.
    Anything else waits for the poller's side, after the responses are sent. */
 static void
-parse_pipelined(http_conn *c)
+parse_pipelined(http_conn *c, int64_t now)
 {
     http_server *s = c->server;
     const char *why;
@@ -510,7 +520,7 @@ parse_pipelined(http_conn *c)
     int n = rt_http1_parse_head(c->in->data + c->in_pos, c->in_len - c->in_pos, 0, &s->limits,
                                 &head);
     if (n > 0 && refusal(s, &head, &why) == 0)
-        (void)begin_request(c, &head, n);
+        (void)begin_request(c, &head, n, now);
 }
 
 /* Look for a head in the unread input.  Sets c->req when there is one.  False: the
@@ -532,7 +542,8 @@ parse_input(http_conn *c)
         refuse(c, status, n < 0 ? head.error : why);
         return false;
     }
-    if (begin_request(c, &head, n) < 0) {
+    int64_t now = c->stream == NULL ? rt_p_batch_time(&c->shard->mp->p) : rt_nanotime();
+    if (begin_request(c, &head, n, now) < 0) {
         http_conn_destroy(c);
         return false;
     }

@@ -109,6 +109,7 @@ send_head(http_conn *c)
         if (sent > 0) {
             out->sent += (uint32_t)sent;
             c->pace.sent += sent;
+            HTTP_COUNT(bytes_written, (uint64_t)sent);
         }
     }
     return http_send(c, NULL, 0);
@@ -195,8 +196,10 @@ send_bytes(http_conn *c, source *src)
         }
         if (n < 0)
             return raise_errno((int)-n);
-        if (src->copy == NULL)
+        if (src->copy == NULL) {
             c->pace.sent += n;          /* as http_send() does */
+            HTTP_COUNT(bytes_written, (uint64_t)n);
+        }
         else if (http_send(c, src->copy, (size_t)n) < 0)
             return -1;
         src->offset += n;

@@ -205,8 +205,7 @@ http_writer_hijack(http_writer *w, PyObject *Py_UNUSED(ignored))
     Py_XDECREF(drop);
     if (r < 0)
         return NULL;
-    if (py_tls_m != NULL)
-        RT_COUNT(py_tls_m->http.closed, 1);
+    HTTP_COUNT(closed, 1);
     if (t.server->watch != NULL)
         http_watch_note(c, HTTP_CONN_HIJACKED);
     http_server_closed_one(t.server, t.left);

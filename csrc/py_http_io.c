@@ -291,6 +291,7 @@ http_send(http_conn *c, const char *extra, size_t nextra)
             n = sendmsg(c->pd.fd, &msg, MSG_NOSIGNAL);
         }
         if (n >= 0) {
+            HTTP_COUNT(bytes_written, (uint64_t)n);
             size_t from_out = (size_t)n < nout ? (size_t)n : nout;
             out->sent += (uint32_t)from_out;
             done += (size_t)n - from_out;
@@ -388,6 +389,7 @@ http_fill(http_conn *c, uint32_t want)
     if ((size_t)n < room && n != 0 && !c->peer_closed)
         c->readable = false;
     c->in_len += (uint32_t)n;
+    HTTP_COUNT(bytes_read, (uint64_t)n);
     return n;
 }
 
@@ -518,6 +520,7 @@ recv_sized(http_conn *c, char *dst, Py_ssize_t n)
             continue;
         ssize_t got = recv(c->pd.fd, dst, (size_t)n, 0);
         if (got > 0) {
+            HTTP_COUNT(bytes_read, (uint64_t)got);
             if (got < n && !c->peer_closed)
                 c->readable = false;
             return got;

@@ -10,7 +10,7 @@ enum {                          /* what a wildcard's text becomes */
     HTTP_WILD_INT
 };
 
-/* A route of a table.  Never changed once it is made. */
+/* A route of a table.  Never changed once it is made, but for its label. */
 struct http_route {
     PyObject_HEAD
     PyObject *route;            /* owned: the Route of http/pattern.py */
@@ -21,6 +21,7 @@ struct http_route {
     uint16_t nsegs;             /* of the pattern */
     bool open_ended;            /* matches a whole subtree */
     bool converts;              /* its values must be given to route.convert() */
+    _Atomic uint8_t label;      /* see py_http_stats.c; 0: not known yet */
     uint8_t nwild;
     struct {
         uint16_t seg;           /* which segment, from 0 */

@@ -50,6 +50,7 @@ http_request_new(http_conn *c, const rt_http1_req *head)
     }
     r->head = *head;
     r->stripped = 0;
+    RT_STORE(r->label, 0);
     r->fields = r->inline_fields;
     r->conn = c;
     http_count(&c->refs, 1);
@@ -417,6 +418,12 @@ http_request_strip(http_request *r, int32_t n)
 void
 http_request_matched(http_request *r, http_route *route, uint32_t path, const rt_slice *wild)
 {
+    uint8_t label = RT_LOAD(route->label);
+    if (RT_UNLIKELY(label == 0)) {
+        label = http_stats_label(route->pattern);
+        RT_STORE(route->label, label);
+    }
+    RT_STORE(http_request_root(r)->label, label);
     Py_INCREF((PyObject *)route);
     py_acquire(&r->conn->lock);
     http_route *old = r->route;
@@ -462,6 +469,7 @@ set_pattern(http_request *r, PyObject *value, void *Py_UNUSED(closure))
         PyErr_SetString(PyExc_TypeError, "pattern must be a str");
         return -1;
     }
+    RT_STORE(http_request_root(r)->label, http_stats_label(value));
     store_locked(r, &r->pattern, Py_NewRef(value));
     return 0;
 }

@@ -263,6 +263,7 @@ server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     http_server *s = (http_server *)type->tp_alloc(type, 0);
     if (s == NULL)
         return NULL;
+    http_stats_enter(s);
     s->handler = Py_NewRef(handler);
     s->limits = (rt_http1_limits){
         .max_target = max_target, .max_head = max_head, .max_fields = max_fields};
@@ -325,6 +326,7 @@ server_dealloc(http_server *s)
 {
     PyTypeObject *type = Py_TYPE(s);
     PyObject_GC_UnTrack(s);
+    http_stats_leave(s);
     /* Listeners, connections and timers hold references: there are none. */
     for (uint32_t id = 0; id <= RT_SPARE_P; id++)
         http_shard_free(RT_LOAD(s->shards[id]));
@@ -755,16 +757,10 @@ server_stats(http_server *s, PyObject *Py_UNUSED(ignored))
     uint64_t requests = 0;
     for (uint32_t id = 0; id <= RT_SPARE_P; id++) {
         http_shard *sh = atomic_load_explicit(&s->shards[id], memory_order_acquire);
-        if (sh == NULL)
-            continue;
-        for (int state = 0; state < HTTP_NSTATES; state++)
-            count[state] += RT_LOAD(sh->list[state].len);
-        requests += RT_LOAD(sh->requests);
+        if (sh != NULL)
+            requests += RT_LOAD(sh->requests);
     }
-    py_acquire(&s->lock);
-    for (int state = 0; state < HTTP_NSTATES; state++)
-        count[state] += s->nstreams[state];
-    py_release(&s->lock);
+    http_stats_count_states(s, count);
     return Py_BuildValue("{sI sI sI sI sI sI sK sK}", "connections", RT_LOAD(s->nconns), "reading",
                          count[HTTP_HEAD], "idle", count[HTTP_IDLE], "active",
                          count[HTTP_ACTIVE], "closing", count[HTTP_DRAIN] + count[HTTP_LINGER],
@@ -867,7 +863,8 @@ py_http_init_types(PyObject *module)
     if (http_context_init(module) < 0 || http_headers_init(module) < 0
         || http_request_init(module) < 0 || http_writer_init(module) < 0
         || http_hijack_init(module) < 0 || http_stream_init(module) < 0
-        || http_mux_init(module) < 0 || http_file_init(module) < 0)
+        || http_mux_init(module) < 0 || http_file_init(module) < 0
+        || http_stats_init(module) < 0)
         return -1;
     return http_server_init(module);
 }

@@ -100,8 +100,8 @@ set_state(http_conn *c, int state)
 {
     http_server *s = c->server;
     py_acquire(&s->lock);
-    s->nstreams[c->state]--;
-    s->nstreams[state]++;
+    RT_COUNT(s->nstreams[c->state], -1);
+    RT_COUNT(s->nstreams[state], 1);
     c->state = (uint8_t)state;
     py_release(&s->lock);
     if (RT_UNLIKELY(s->watch != NULL) && (state == HTTP_ACTIVE || state == HTTP_IDLE))
@@ -282,7 +282,7 @@ http_stream_take(http_conn *c)
     py_acquire(&s->lock);
     c->link.prev->next = c->link.next;
     c->link.next->prev = c->link.prev;
-    s->nstreams[c->state]--;
+    RT_COUNT(s->nstreams[c->state], -1);
     PyObject *io = c->stream->io;
     c->stream->io = NULL;
     py_release(&s->lock);
@@ -390,6 +390,7 @@ http_server_admit_stream(http_server *s, PyObject *io)
     if (self == NULL) {
         if (c != NULL) {
             c->stream = st;
+            HTTP_COUNT(accepted, 1);
             http_conn_discard(c);
         }
         else
@@ -401,6 +402,7 @@ http_server_admit_stream(http_server *s, PyObject *io)
     c->stream = st;
     st->quiet_since = http_now(c);
     self->conn = c;
+    HTTP_COUNT(accepted, 1);
     c->writable = false;
     py_acquire(&s->lock);
     if (!RT_LOAD(s->streamed)) {
@@ -411,11 +413,8 @@ http_server_admit_stream(http_server *s, PyObject *io)
     c->link.prev = s->streams.prev;
     c->link.next = &s->streams;
     c->link.prev->next = s->streams.prev = &c->link;
-    s->nstreams[HTTP_HEAD]++;
+    RT_COUNT(s->nstreams[HTTP_HEAD], 1);
     py_release(&s->lock);
-    py_m *mp = py_tls_m;
-    if (mp != NULL)
-        RT_COUNT(mp->http.accepted, 1);
     return (PyObject *)self;
 }
 

@@ -193,6 +193,7 @@ http_stream_read(http_conn *c, char *dst, Py_ssize_t n)
     if (data == NULL)
         return http_stream_error();
     Py_ssize_t got = PyBytes_GET_SIZE(data);
+    HTTP_COUNT(bytes_read, (uint64_t)got);
     if (dst != NULL)
         memcpy(dst, PyBytes_AS_STRING(data), (size_t)got);
     else if (got > 0 && http_input_add(c, PyBytes_AS_STRING(data), (uint32_t)got) < 0) {
@@ -273,6 +274,8 @@ http_stream_send(http_conn *c, const char *extra, size_t nextra)
             Py_DECREF(data);
         else if (write_bytes(c->stream, data) < 0)
             err = http_stream_error();
+        else
+            HTTP_COUNT(bytes_written, (uint64_t)n);
         if (err == -EPIPE)
             http_context_lost(c);
         py_acquire(&c->lock);

@@ -24,17 +24,6 @@
 
 /* ---- counters ---- */
 
-/* Read what belongs to another thread: a number that may be old. */
-#define PEEK(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
-
-/* Runnable goroutines in its own queues. */
-static uint32_t
-runq_len(rt_p *pp)
-{
-    return (RT_LOAD(pp->runnext) != NULL) + PEEK(pp->pinned.len) + PEEK(pp->preempted.len)
-           + PEEK(pp->spill.len) + rt_runq_len(&pp->fresh);
-}
-
 static PyObject *
 p_stats(py_m *mp)
 {
@@ -42,11 +31,11 @@ p_stats(py_m *mp)
     const rt_p_counters *c = &pp->count;
     return Py_BuildValue(
         "{sI sI sI sI sI sI sK sI sO sK sK sK sK sK sK sK sK sK sK sK sK sK sK sL sL}",
-        "id", pp->id, "runq", runq_len(pp), "runnext", RT_LOAD(pp->runnext) != NULL,
+        "id", pp->id, "runq", py_runq_len(pp), "runnext", RT_LOAD(pp->runnext) != NULL,
         "inbox", RT_LOAD(pp->inbox.top) != NULL,
-        "timers", PEEK(pp->timers.len) + PEEK(pp->alarms.heap.len),
+        "timers", PY_PEEK(pp->timers.len) + PY_PEEK(pp->alarms.heap.len),
         "descriptors", RT_LOAD(pp->npd), "workers", RT_LOAD(mp->workers),
-        "idle_workers", PEEK(mp->nidle),
+        "idle_workers", PY_PEEK(mp->nidle),
         "sleeping", atomic_load(&pp->sleeping) != RT_AWAKE ? Py_True : Py_False,
         "ticks", RT_LOAD(c->ticks), "runnext_hits", RT_LOAD(c->runnext),
         "switches", RT_LOAD(mp->switches), "steals", RT_LOAD(c->steals),
@@ -78,16 +67,9 @@ py_stats(void)
         Py_DECREF(p);
         nms++;
         sleeping += atomic_load(&mp->p.sleeping) != RT_AWAKE;
-        running += PEEK(mp->curg) != NULL;
-        runnable += runq_len(&mp->p);
+        running += PY_PEEK(mp->curg) != NULL;
+        runnable += py_runq_len(&mp->p);
     }
-    uint64_t accepted = 0, closed = 0, requests = 0;
-    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
-        closed += RT_LOAD(mp->http.closed);
-        requests += RT_LOAD(mp->http.requests);
-    }
-    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
-        accepted += RT_LOAD(mp->http.accepted);     /* after: none is counted closed only */
     uint64_t created, finished, now = py_num_goroutine(&created, &finished);
     /* They were not counted at one moment. */
     if (running > now)
@@ -95,42 +77,55 @@ py_stats(void)
     if (runnable > now - running)
         runnable = now - running;
     uint32_t spinning = (uint32_t)RT_LOAD(core->sched.nspinning);
+    PyObject *http = py_http_stats();
+    if (http == NULL) {
+        Py_DECREF(ps);
+        return NULL;
+    }
     return Py_BuildValue(
-        "{sI sK sK sK sI sI s{sK sK sK} sN s{sI sI sI} s{sK sI sI sI sI sI sK sK sK sK}}",
-        "gomaxprocs", (unsigned)RT_LOAD(core->sched.nprocs), "goroutines", now, "created",
-        created, "finished", finished, "spinning", spinning, "global_runq",
-        (unsigned)RT_LOAD(core->sched.global.len), "states", "running", running, "runnable",
-        runnable, "waiting", now - running - runnable, "ps", ps, "ms", "count", nms, "idle",
-        sleeping, "spinning", spinning, "http", "connections", accepted - closed, "reading", 0,
-        "idle", 0, "active", 0, "closing", 0, "waiting", 0, "accepted", accepted, "requests",
-        requests, "bytes_read", 0ull, "bytes_written", 0ull);
+        "{sI sK sK sK sI sI s{sK sK sK} sN s{sI sI sI} sN}",
+        "gomaxprocs", RT_LOAD(core->sched.nprocs), "goroutines", now, "created", created,
+        "finished", finished, "spinning", spinning, "global_runq",
+        RT_LOAD(core->sched.global.len), "states", "running", running, "runnable", runnable,
+        "waiting", now - running - runnable, "ps", ps, "ms", "count", nms, "idle", sleeping,
+        "spinning", spinning, "http", http);
 }
 
 /* ---- histograms ---- */
 
-/* Those of all Ps at this offset of rt_p together: (sum, [(low, high, count), ...]), in ns. */
-static PyObject *
-sum_histograms(size_t offset)
+void
+py_hist_add(py_hist_sum *sum, const rt_hist *h)
 {
-    uint64_t count[RT_HIST_BUCKETS] = {0}, sum = 0;
-    py_m *mp;
-    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++) {
-        const rt_hist *h = (const rt_hist *)((const char *)&mp->p + offset);
-        for (uint32_t k = 0; k < RT_HIST_BUCKETS; k++)
-            count[k] += RT_LOAD(h->count[k]);
-        sum += RT_LOAD(h->sum);
-    }
+    for (uint32_t k = 0; k < RT_HIST_BUCKETS; k++)
+        sum->count[k] += RT_LOAD(h->count[k]);
+    sum->sum += RT_LOAD(h->sum);
+}
+
+PyObject *
+py_hist_render(const py_hist_sum *sum)
+{
     PyObject *buckets = PyList_New(0);
     for (uint32_t k = 0; buckets != NULL && k < RT_HIST_BUCKETS; k++) {
-        if (count[k] == 0)
+        if (sum->count[k] == 0)
             continue;
         PyObject *bucket = Py_BuildValue("(LLK)", (long long)rt_hist_low(k),
-                                         (long long)rt_hist_low(k + 1), count[k]);
+                                         (long long)rt_hist_low(k + 1), sum->count[k]);
         if (bucket == NULL || PyList_Append(buckets, bucket) < 0)
             Py_CLEAR(buckets);
         Py_XDECREF(bucket);
     }
-    return buckets ? Py_BuildValue("(KN)", sum, buckets) : NULL;
+    return buckets ? Py_BuildValue("(KN)", sum->sum, buckets) : NULL;
+}
+
+/* Those of all Ps at this offset of rt_p together. */
+static PyObject *
+sum_histograms(size_t offset)
+{
+    py_hist_sum sum = {0};
+    py_m *mp;
+    for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
+        py_hist_add(&sum, (const rt_hist *)((const char *)&mp->p + offset));
+    return py_hist_render(&sum);
 }
 
 static PyObject *

@@ -25,6 +25,26 @@ int py_snapshot(py_g_info **infos, size_t *n);
 /* Give back what py_snapshot() has returned.  Drops references. */
 void py_snapshot_free(py_g_info *infos, size_t n);
 
+/* Read what belongs to another thread: a number that may be old. */
+#define PY_PEEK(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
+
+/* Runnable goroutines in its own queues. */
+static inline uint32_t
+py_runq_len(rt_p *pp)
+{
+    return (RT_LOAD(pp->runnext) != NULL) + PY_PEEK(pp->pinned.len) + PY_PEEK(pp->preempted.len)
+           + PY_PEEK(pp->spill.len) + rt_runq_len(&pp->fresh);
+}
+
+/* The sum of several histograms. */
+typedef struct {
+    uint64_t count[RT_HIST_BUCKETS], sum;
+} py_hist_sum;
+
+void py_hist_add(py_hist_sum *sum, const rt_hist *h);
+/* (sum, [(low, high, count), ...]), in ns, with the buckets that are not empty. */
+PyObject *py_hist_render(const py_hist_sum *sum);
+
 int py_inspect_init(PyObject *module);
 
 #endif

@@ -494,6 +494,7 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     core->forks++;
     core->m0 = me;
     RT_STORE(core->created, 0);
+    py_http_after_fork(me);
     py_bubble_after_fork(gp);
     int err = rt_sched_after_fork(&core->sched, me ? &me->p : NULL);
     if (me == NULL) {
@@ -513,6 +514,7 @@ m_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     me->is_main = true;
     RT_STORE(me->created, 0);
     RT_STORE(me->finished, 0);
+    RT_STORE(me->switches, 0);
     if (gp != NULL && gp != core->main_g) {
         core->main_g = (Goroutine *)Py_NewRef(gp);
         gp->cold = true;        /* so that its end is seen to be the process's */

@@ -38,16 +38,6 @@ put(trace_buf *b, const char *format, ...)
     b->len += len;
 }
 
-/* Read what belongs to another thread: a number that may be old. */
-#define PEEK(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
-
-static uint32_t
-runq_len(rt_p *pp)
-{
-    return (PEEK(pp->runnext) != NULL) + PEEK(pp->pinned.len) + PEEK(pp->preempted.len)
-           + PEEK(pp->spill.len) + rt_runq_len(&pp->fresh);
-}
-
 static void
 put_summary(trace_buf *b)
 {
@@ -65,7 +55,7 @@ put_summary(trace_buf *b)
         RT_LOAD(core->sched.nprocs), idle, threads, RT_LOAD(core->sched.nspinning), sleeping,
         RT_LOAD(core->sched.global.len));
     for (uint32_t i = 0; (mp = py_each_m(i)) != NULL; i++)
-        put(b, i == 0 ? "%u" : " %u", runq_len(&mp->p));
+        put(b, i == 0 ? "%u" : " %u", py_runq_len(&mp->p));
     put(b, "]\n");
 }
 
@@ -92,8 +82,8 @@ put_details(trace_buf *b, const py_g_info *gs, size_t n)
         rt_p *pp = &mp->p;
         put(b, "  P%u: status=%d schedtick=%llu m=%d runqsize=%u timerslen=%u descriptors=%u "
             "polls=%llu preemptions=%llu\n", pp->id, atomic_load(&pp->sleeping) == RT_AWAKE,
-            (unsigned long long)RT_LOAD(pp->count.ticks), m, runq_len(pp),
-            PEEK(pp->timers.len) + PEEK(pp->alarms.heap.len), PEEK(pp->npd), (unsigned long long)RT_LOAD(pp->count.polls),
+            (unsigned long long)RT_LOAD(pp->count.ticks), m, py_runq_len(pp),
+            PY_PEEK(pp->timers.len) + PY_PEEK(pp->alarms.heap.len), PY_PEEK(pp->npd), (unsigned long long)RT_LOAD(pp->count.polls),
             (unsigned long long)RT_LOAD(pp->count.preemptions));
     }
     for (int m = 0; (mp = py_each_m((uint32_t)m)) != NULL; m++) {
@@ -106,8 +96,8 @@ put_details(trace_buf *b, const py_g_info *gs, size_t n)
             put(b, "%lld", curg);
         else
             put(b, "nil");
-        put(b, " spinning=%s blocked=%s idleworkers=%u\n", PEEK(mp->p.spinning) ? "true" : "false",
-            atomic_load(&mp->p.sleeping) == RT_SLEEPING ? "true" : "false", PEEK(mp->nidle));
+        put(b, " spinning=%s blocked=%s idleworkers=%u\n", PY_PEEK(mp->p.spinning) ? "true" : "false",
+            atomic_load(&mp->p.sleeping) == RT_SLEEPING ? "true" : "false", PY_PEEK(mp->nidle));
     }
     for (size_t i = 0; i < n; i++) {
         int m = -1;

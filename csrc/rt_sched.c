@@ -492,6 +492,7 @@ rt_sched_after_fork(rt_sched *sched, rt_p *pp)
     rt_timers_fini(&pp->timers);
     rt_timers_init(&pp->timers);
     pp->event = pp->nevents = 0;
+    pp->batch_at = 0;
     pp->npd = 0;
     pp->nbubbles = 0;
     sched->allp[0] = sched->by_id[0] = pp;
@@ -550,6 +551,7 @@ void
 rt_p_dispatch(rt_p *pp, int nevents)
 {
     pp->nevents = nevents;
+    pp->batch_at = -1;
     for (pp->event = 0; pp->event < nevents;) {
         rt_poll_event *ev = &pp->events[pp->event++];
         rt_pd *pd = ev->data;
@@ -558,6 +560,7 @@ rt_p_dispatch(rt_p *pp, int nevents)
             RT_LOAD(pd->ready)(pd, ev->mode);
         }
     }
+    pp->batch_at = 0;
 }
 
 static inline void

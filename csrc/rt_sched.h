@@ -194,6 +194,7 @@ struct rt_p {
     rt_hist latency, run;       /* of the samples, ns */
     rt_poll_event events[RT_POLL_BATCH];    /* here, not on a stack that is copied */
     int event, nevents;         /* next and number of events being dispatched */
+    int64_t batch_at;           /* when that was first asked for; -1 not yet, 0: there are none */
 
     _Alignas(64) rt_inbox inbox;            /* any thread */
     _Atomic uint8_t sleeping;               /* RT_AWAKE ...; see "Sleeping" */
@@ -330,6 +331,18 @@ rt_g *rt_sched_find(rt_p *pp);
    dispatching. */
 int rt_p_poll(rt_p *pp, int64_t timeout, const sigset_t *sigmask);
 void rt_p_dispatch(rt_p *pp, int nevents);
+/* The time for what an event has brought, by pp->ready(): the same for all of a batch, so that
+   the clock is read once.  Now, where no events are dispatched. */
+static inline int64_t
+rt_p_batch_time(rt_p *pp)
+{
+    if (pp->batch_at > 0)
+        return pp->batch_at;
+    int64_t now = rt_nanotime();
+    if (pp->batch_at < 0)
+        pp->batch_at = now;
+    return now;
+}
 
 /* Register fd with pp's netpoll.  Any thread.  0 or -errno; then pd is not open. */
 int rt_pd_open(rt_pd *pd, rt_p *pp, int fd, void (*ready)(rt_pd *, uint32_t));

@@ -24,7 +24,8 @@ class Histogram:
         latency = runtime.histograms().latency
         print(f"{latency.count} samples, p99 {latency.percentile(99) * 1e6:.0f} µs")
 
-    The difference of two of the same kind is what was counted in between.
+    The difference of two of the same kind is what was counted in between, the sum of two what
+    both have counted.
     """
 
     __slots__ = ("_buckets", "_sum", "count")
@@ -71,6 +72,15 @@ class Histogram:
         before = {low: count for low, _, count in earlier._buckets}
         counts = [(low, high, count - before.get(low, 0)) for low, high, count in self._buckets]
         return Histogram(self._sum - earlier._sum, [bucket for bucket in counts if bucket[2]])
+
+    def __add__(self, other: Histogram) -> Histogram:
+        if not isinstance(other, Histogram):
+            return NotImplemented
+        counts = {(low, high): count for low, high, count in self._buckets}
+        for low, high, count in other._buckets:
+            counts[low, high] = counts.get((low, high), 0) + count
+        buckets = [(low, high, count) for (low, high), count in sorted(counts.items())]
+        return Histogram(self._sum + other._sum, buckets)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"p{p} {self.percentile(p):.2g} s" for p in (50, 99))

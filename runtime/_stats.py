@@ -11,19 +11,23 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from runtime import _blocking, _core
+from runtime._histogram import Histogram
 
 # A functional TypedDict: "global" is a keyword.
 _Global = TypedDict("_Global", {"global": int})
 
 
-class PStats(_Global):
+class _OfTotal(TypedDict, total=False):
+    worker: int  # which of several processes it belongs to; see `total`
+
+
+class PStats(_Global, _OfTotal):
     """One P with its M: queues as they are now, and what it has done so far."""
 
     id: int  # 256: the spare one
-    worker: NotRequired[int]  # which of several processes it belongs to; see `total`
 
     # Now:
     runq: int  # runnable goroutines in its queues, that of runnext included
@@ -87,7 +91,7 @@ class HTTPStats(TypedDict):
     idle: int  # kept alive between two requests
     active: int  # a handler runs
     closing: int  # skipping what is left of a body, or waiting for the client to close
-    waiting: int  # requests that wait for their turn at max_concurrent
+    waiting: int  # requests that wait for their turn at max_requests
     accepted: int
     requests: int  # served
     bytes_read: int
@@ -125,14 +129,17 @@ class SchedulerHistograms(TypedDict):
     run: HistogramStats
 
 
-class RouteStats(TypedDict):
+class _ByStatus(TypedDict, total=False):
+    by_status: dict[str, HistogramStats]  # where there is more than one
+
+
+class RouteCounts(_ByStatus):
     """The requests of one method to one route."""
 
     method: str
     route: str
     statuses: dict[str, int]  # how many got each status; "0": no response
     duration: HistogramStats
-    by_status: NotRequired[dict[str, HistogramStats]]  # where there is more than one
 
 
 class Snapshot(TypedDict):
@@ -146,7 +153,7 @@ class Snapshot(TypedDict):
     version: str
     stats: Stats
     histograms: SchedulerHistograms
-    routes: list[RouteStats]
+    routes: list[RouteCounts]
 
 
 _started = time.time()
@@ -181,6 +188,11 @@ def _histogram(total: int, buckets: list[tuple[int, int, int]]) -> HistogramStat
     }
 
 
+def as_histogram(h: HistogramStats) -> Histogram:
+    """The same as an object."""
+    return Histogram(h["sum_ns"], [(low, high, n) for low, high, n in h["buckets"]])
+
+
 def snapshot() -> Snapshot:
     """Everything this process has counted so far."""
     from runtime import __version__
@@ -195,8 +207,18 @@ def snapshot() -> Snapshot:
         "version": __version__,
         "stats": stats(),
         "histograms": {"latency": _histogram(*latency), "run": _histogram(*run)},
-        "routes": [],
+        "routes": routes(),
     }
+
+
+def routes() -> list[RouteCounts]:
+    """What the HTTP servers of this process have counted, by route and method."""
+    found: dict[tuple[str, str], dict[str, HistogramStats]] = {}
+    for route, method, status, histogram in sorted(_core._http_routes()):
+        h = _histogram(*histogram)
+        if h["count"]:
+            found.setdefault((route, method), {})[str(status)] = h
+    return [make_route(method, route, by_status) for (route, method), by_status in found.items()]
 
 
 # --- several processes --------------------------------------------------------------------------
@@ -261,16 +283,16 @@ def sum_histograms(histograms: Iterable[HistogramStats]) -> HistogramStats:
     }
 
 
-def durations_by_status(route: RouteStats) -> dict[str, HistogramStats]:
+def durations_by_status(route: RouteCounts) -> dict[str, HistogramStats]:
     """The durations of a route's requests, by status."""
     if "by_status" in route:
         return route["by_status"]
     return dict.fromkeys(route["statuses"], route["duration"])
 
 
-def make_route(method: str, route: str, by_status: dict[str, HistogramStats]) -> RouteStats:
+def make_route(method: str, route: str, by_status: dict[str, HistogramStats]) -> RouteCounts:
     """A route's statistics, of its durations by status."""
-    made: RouteStats = {
+    made: RouteCounts = {
         "method": method,
         "route": route,
         "statuses": {status: h["count"] for status, h in by_status.items()},
@@ -281,7 +303,7 @@ def make_route(method: str, route: str, by_status: dict[str, HistogramStats]) ->
     return made
 
 
-def _sum_routes(routes: Iterable[RouteStats]) -> list[RouteStats]:
+def _sum_routes(routes: Iterable[RouteCounts]) -> list[RouteCounts]:
     merged: dict[tuple[str, str], dict[str, list[HistogramStats]]] = {}
     for r in routes:
         statuses = merged.setdefault((r["route"], r["method"]), {})

@@ -30,6 +30,7 @@ from runtime._http.pattern import PatternConflictError, PatternError
 from runtime._http.prefix import strip_prefix
 from runtime._http.replies import error, not_found, not_found_handler, redirect, redirect_handler
 from runtime._http.restart import inherited_listeners
+from runtime._http.routestats import RouteStats, route_stats
 from runtime._http.server import (
     Server,
     default_mux,
@@ -44,6 +45,7 @@ from runtime._http.values import Values
 
 if TYPE_CHECKING:
     from runtime._http import middleware as middleware
+    from runtime._http import prometheus as prometheus
     from runtime._http.workers import WorkerInfo as WorkerInfo
     from runtime._http.workers import workers as workers
 
@@ -73,6 +75,7 @@ __all__ = [
     "ResponseController",
     "ResponseWriter",
     "RouteInfo",
+    "RouteStats",
     "ServeMux",
     "Server",
     "Values",
@@ -92,6 +95,7 @@ __all__ = [
     "not_found_handler",
     "redirect",
     "redirect_handler",
+    "route_stats",
     "serve",
     "serve_content",
     "serve_file",
@@ -107,6 +111,10 @@ def __getattr__(name: str) -> Any:
         from runtime._http import middleware
 
         return middleware
+    if name == "prometheus":  # an extra
+        from runtime._http import prometheus
+
+        return prometheus
     if name in ("WorkerInfo", "workers"):
         from runtime._http import workers
 

@@ -75,30 +75,42 @@ def workers() -> list[WorkerInfo]:
     go down when a worker is replaced. While that happens there are two with the same id. In a
     process that is no worker the list has this process alone.
     """
+    return _look(fresh=True)
+
+
+def published() -> list[WorkerInfo]:
+    """The same by what each has written down last, the caller, too.
+
+    Then a sum is the same whichever worker makes it: none of its counters goes down.
+    """
+    return _look(fresh=False)
+
+
+def _look(fresh: bool) -> list[WorkerInfo]:
     if _here is None:
         return [WorkerInfo(0, os.getpid(), 0.0, 0, _stats.snapshot())]
     for _ in range(_TRIES):
         version = _here.memory.directory.version
-        found = _read(_here)
+        found = _read(_here, fresh)
         if _here.memory.directory.version == version:
             break  # nobody has ended meanwhile, who would be counted twice, or not at all
     return found
 
 
-def _read(here: Here) -> list[WorkerInfo]:
+def _read(here: Here, fresh: bool) -> list[WorkerInfo]:
     text = here.memory.directory.read()
     directory = {"workers": [], "ended": None} if text is None else json.loads(text)
     found: list[WorkerInfo] = []
     own = os.getpid()
     for id, pid, restarts, cell in directory["workers"]:
-        if pid == own:
+        if pid == own and fresh:
             continue
         value = here.memory.cells[cell].read()
         snapshot: Snapshot | None = None if value is None else json.loads(value)
         if snapshot is not None and snapshot["pid"] == pid:
             age = max(0.0, time.time() - snapshot["time"])
             found.append(WorkerInfo(id, pid, age, restarts, snapshot))
-    if here.id >= 0:
+    if here.id >= 0 and fresh:
         found.append(WorkerInfo(here.id, own, 0.0, here.restarts, _stats.snapshot()))
     found.sort(key=lambda w: w.id)
     ended: Snapshot | None = directory["ended"]

@@ -15,7 +15,7 @@ import zlib
 _HEAD = 64  # bytes of a cell before its values, as words of 8 bytes:
 _VERSION, _BEAT, _HURRY = 0, 5, 6  # what is current is the value version % 2
 _LENGTH, _SUM = (1, 3), (2, 4)  # of the two values
-_ROOM = 1 << 20  # bytes of a cell; pages that nobody has written to take none
+_ROOM = 1 << 22  # bytes of a cell; pages that nobody has written to take none
 _TRIES = 100
 
 
