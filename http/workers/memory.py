@@ -91,7 +91,8 @@ class Memory:
     """The directory and `cells` cells."""
 
     def __init__(self, cells: int) -> None:
-        self._map = mmap.mmap(-1, _ROOM * (1 + cells))
+        flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        self._map = mmap.mmap(-1, _ROOM * (1 + cells), flags)
         whole = memoryview(self._map)
         made = [Cell(whole[i * _ROOM : (i + 1) * _ROOM]) for i in range(1 + cells)]
         self.directory = made[0]
