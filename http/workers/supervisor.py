@@ -174,16 +174,20 @@ class Supervisor:
         now = time.monotonic()
         while len(self._slots) < self._target and not self._removing():
             self._slots.append(Slot(len(self._slots)))
-        if len(self._slots) > self._target:
-            self._remove(self._slots[-1])
+        if self._removing() or len(self._slots) > self._target:
+            self._remove(self._slots[-1])  # once begun it is brought to its end
         for slot in self._slots:
             if slot.worker is None and slot.successor is None and slot.start_at <= now:
                 slot.worker = self._start(slot)
-        if self._reload and not any(s.successor for s in self._slots):
+        if self._reload and not any(s.successor for s in self._slots) and self._may_reload():
             index = self._reload.popleft()
             if index < len(self._slots) and self._slots[index].removed_at is None:
                 slot = self._slots[index]
                 slot.successor = self._start(slot)
+
+    def _may_reload(self) -> bool:
+        """Old workers may take long to finish; there must be room left for those that crash."""
+        return len(self._free) > len(self._slots)
 
     def _look_at(self, p: Process, now: float) -> None:
         beat = self._memory.cells[p.cell].beat
@@ -211,6 +215,9 @@ class Supervisor:
         return f"worker {p.slot} (process {p.pid})"
 
     def _start(self, slot: Slot) -> Process | None:
+        if not self._free:
+            slot.start_at = time.monotonic() + _TURN
+            return None
         restarts = slot.starts
         cell = self._free.pop()
         self._memory.cells[cell].clear()
@@ -254,7 +261,8 @@ class Supervisor:
             if message.get("usage"):
                 p.usage_error = p.error
         elif "replace" in message:
-            if slot is not None and slot.worker is p and p.slot not in self._reload:
+            replaced = slot is None or slot.worker is not p or slot.successor is not None
+            if not replaced and p.slot not in self._reload:
                 logger.info("%s is replaced: %s", self._name(p), message["replace"])
                 self._reload.append(p.slot)
         elif "ready" in message and p.state == "booting":
@@ -408,6 +416,8 @@ class Supervisor:
             return
         elif signum == signal.SIGHUP:
             logger.info("SIGHUP: the workers are replaced")
+            if not self._may_reload():
+                logger.warning("too many old workers have not stopped: waiting for them")
             self._reload.extend(i for i in range(len(self._slots)) if i not in self._reload)
         elif signum in (signal.SIGTTIN, signal.SIGTTOU):
             self._change(1 if signum == signal.SIGTTIN else -1)

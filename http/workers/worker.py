@@ -34,6 +34,7 @@ from runtime._stats import PStats
 logger = logging.getLogger("runtime.http")
 
 BEAT = 0.5  # seconds between two beats; statistics are as old as that at most
+_ASK_AGAIN = 10.0  # seconds
 _LOOK = 0.1  # seconds between two looks at the number of requests
 MARGIN = 3.0  # seconds beyond the time for a graceful shutdown, until it is killed
 _LONGEST_ERROR = 8192  # characters; a pipe has room for them even if all are escaped
@@ -135,8 +136,9 @@ class Worker:
         most += random.randint(0, self._plan.worker_max_requests_jitter)
         while self._server.stats()["requests"] < most:
             runtime.sleep(_LOOK)
-        if not self._over:
+        while not self._over:  # again, if the new one has failed to begin
             self._tell(replace=f"it has served {most} requests")
+            runtime.sleep(_ASK_AGAIN)
 
     def _tell(self, **what: Any) -> None:
         with suppress(OSError):  # the supervisor is gone

@@ -352,6 +352,18 @@ def test_one_worker_more_and_one_fewer_lose_nothing(supervised, loaded, wait_unt
     s.stop()
 
 
+def test_worker_that_is_wanted_again_while_it_goes_follows_it(supervised, wait_until):
+    s = supervised(workers=2).until_serving(2)
+    for signum in (signal.SIGTTOU, signal.SIGTTIN):
+        s.send_signal(signum)
+        s.until_logged(f"{signum.name}: ")
+    new = s.until_started(3)[-1]
+    wait_until("both answer", lambda: {w["pid"] for w in s.workers()} >= {s.started()[0], new})
+    answers: set[int] = set()
+    wait_until("it gets connections", lambda: answers.add(int(s.get().body)) or new in answers)
+    clean(s.stop())
+
+
 def test_worker_is_replaced_after_its_requests(supervised, loaded, wait_until):
     most = {"worker_max_requests": 100, "worker_max_requests_jitter": 400}
     s = supervised(workers=2, **most).until_serving(2)
