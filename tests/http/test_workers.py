@@ -219,7 +219,7 @@ def test_killed_supervisor_leaves_no_worker_that_is_stuck(supervised, wait_until
     s = supervised(workers=1, shutdown_timeout=0.1).until_serving(1)
     held = tmp_path / "held"
     with s.connect() as c:
-        c.send(f"GET /block?held={held} HTTP/1.1\r\nHost: test\r\n\r\n")
+        c.send(f"GET /block?held={held}&gil=1 HTTP/1.1\r\nHost: test\r\n\r\n")
         wait_until("it blocks", held.exists)
         s.proc.kill()
         wait_until("it has ended", lambda: gone(s.started()[0]))
@@ -236,10 +236,11 @@ def test_killed_supervisors_unix_socket_can_be_used_again(supervised, wait_until
     clean(again.stop())
 
 
-def test_stuck_worker_is_dumped_and_replaced(supervised, wait_until, tmp_path):
+@pytest.mark.parametrize("gil", ["", "1"])
+def test_stuck_worker_is_dumped_and_replaced(supervised, wait_until, tmp_path, gil):
     s = supervised(workers=2, worker_timeout=1).until_serving(2)
     with s.connect() as c:
-        c.send(f"GET /block?held={tmp_path}/held HTTP/1.1\r\nHost: test\r\n\r\n")
+        c.send(f"GET /block?held={tmp_path}/held&gil={gil} HTTP/1.1\r\nHost: test\r\n\r\n")
         new = s.until_started(3)[-1]
         wait_until("it is listed", lambda: new in [w["pid"] for w in s.workers()])
     log = s.stop()

@@ -1,5 +1,6 @@
 """What worker processes serve in tests.  $WORKERS_MODE is a file that says how they begin."""
 
+import ctypes
 import os
 import time
 from pathlib import Path
@@ -64,9 +65,11 @@ def hold(w, r):
 
 @app.handle("/block")
 def block(w, r):
-    """Say so by making a file, and block the thread: signal handlers do not make it go on."""
+    """Say so by making a file, and block the thread, or all of them by keeping the GIL."""
     Path(r.query.get("held")).touch()
     while True:
+        if r.query.get("gil"):
+            ctypes.PyDLL(None).sleep(1000)
         time.sleep(1000)
 
 
