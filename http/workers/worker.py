@@ -11,7 +11,6 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import json
-import logging
 import math
 import os
 import random
@@ -31,12 +30,10 @@ from runtime._http.workers.plan import Plan, UsageError
 from runtime._net.activation import listener_from_fd
 from runtime._stats import PStats
 
-logger = logging.getLogger("runtime.http")
-
-BEAT = 0.5  # seconds between two beats; statistics are as old as that at most
+_BEAT = 0.5  # seconds between two beats; statistics are as old as that at most
 _ASK_AGAIN = 10.0  # seconds
 _LOOK = 0.1  # seconds between two looks at the number of requests
-MARGIN = 3.0  # seconds beyond the time for a graceful shutdown, until it is killed
+_MARGIN = 3.0  # seconds beyond the time for a graceful shutdown, until it is killed
 _LONGEST_ERROR = 8192  # characters; a pipe has room for them even if all are escaped
 _OURS = (os.path.dirname(__file__), os.path.dirname(importlib.__file__), "<frozen importlib")
 
@@ -54,11 +51,14 @@ class Worker:
         self._own_signal = False  # has the program a handler for SIGTERM?
         self._asked_to_stop = False
 
-    def run(self, life: int) -> NoReturn:
-        """Serve until it is told to stop, then end the process.  life: see _core._watch_parent."""
+    def run(self, life: int, mask: set[int]) -> NoReturn:
+        """Serve until it is told to stop, then end the process.
+
+        life is for _core._watch_parent; mask has the signals that are to be blocked.
+        """
         end: BaseException | None = None
         try:
-            _take_over_signals()
+            _take_over_signals(mask)
             _core._watch_parent(life)
             info.set_here(self._here)
             self._main()
@@ -85,7 +85,7 @@ class Worker:
             text = "".join(traceback.format_exception(type(exc), exc, tb)).strip()
             self._tell(error=text[-_LONGEST_ERROR:])
             raise SystemExit(1) from None
-        grace = time_to_stop(server)
+        grace = _time_to_stop(server)
         _core._orphan_grace(grace)
         server._at_serving = lambda: self._serves(grace)
         self._own_signal = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
@@ -128,7 +128,7 @@ class Worker:
             snapshot = info.publish(self._cell)
             if not watch.stuck(snapshot["stats"]["ps"]):
                 self._cell.count_beat()
-            runtime.sleep(BEAT)
+            runtime.sleep(_BEAT)
 
     def _watch_requests(self) -> None:
         most = self._plan.worker_max_requests
@@ -177,13 +177,13 @@ def _from_the_program(tb: TracebackType | None) -> TracebackType | None:
     return first or tb
 
 
-def time_to_stop(server: Server) -> float:
+def _time_to_stop(server: Server) -> float:
     """Seconds from SIGTERM until a worker that is well has ended; inf: for ever."""
     limit = server._shutdown_timeout
-    return math.inf if limit is None else limit + server._drain_delay + MARGIN
+    return math.inf if limit is None else limit + server._drain_delay + _MARGIN
 
 
-def _take_over_signals() -> None:
+def _take_over_signals(mask: set[int]) -> None:
     """SIGTERM is the server's. What a terminal sends to all is for the supervisor."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -192,7 +192,7 @@ def _take_over_signals() -> None:
     if not faulthandler.is_enabled():
         with suppress(AttributeError, ValueError, OSError):  # stderr may be no file
             faulthandler.enable(sys.stderr, all_threads=True)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _leave_it_to_the_supervisor(signum: int, frame: object) -> None:
