@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import stat
 import struct
 import sys
 from contextlib import suppress
@@ -109,6 +110,8 @@ class Address:
         """Remove the file of a socket whose server was killed: nobody listens there."""
         with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as probe:
             path = unix_sockaddr(wanted[5:])
+            if not isinstance(path, str) or not stat.S_ISSOCK(os.stat(path).st_mode):
+                return
             probe.settimeout(1)
             try:
                 probe.connect(path)

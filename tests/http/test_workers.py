@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 import runtime
 from programs import run
 from runtime import http
-from runtime._http.workers import info
+from runtime._http.workers import info, sockets
 from runtime._http.workers.memory import Cell, Memory
+from runtime._http.workers.sockets import Address
 
 SAFETY = 60.0
 GET = "GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -385,6 +386,90 @@ def test_hot_restart_is_refused(supervised):
     s.stop()
     with pytest.raises(ValueError, match="hot_restart and workers exclude each other"):
         http.serve(None, "127.0.0.1:0", workers=2, hot_restart=True)
+
+
+# --- sockets --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def address() -> Iterator:
+    made: list[Address] = []
+
+    def make(addr: str) -> Address:
+        made.append(Address(addr, 100))
+        return made[-1]
+
+    yield make
+    for a in made:
+        a.close()
+        a.remove_file()
+
+
+def connections(a: Address, n: int) -> list[int]:
+    """Connect n times: how many of them each socket has got."""
+    counts = []
+    with ExitStack() as stack:
+        for _ in range(n):
+            stack.enter_context(socket.create_connection(a.sockets[0].getsockname()))
+        for listening in a.sockets:
+            counts.append(0)
+            with suppress(BlockingIOError):
+                while True:
+                    listening.accept()[0].close()
+                    counts[-1] += 1
+    return counts
+
+
+def test_connections_are_spread_over_sockets_and_steered_away_from_the_last(address):
+    a = address("127.0.0.1:0")
+    assert len({a.socket(slot).getsockname() for slot in range(3)}) == 1
+    counts = connections(a, 90)
+    assert sum(counts) == 90 and all(counts)
+    a.steer(2)
+    assert not a.waiting(2)
+    counts = connections(a, 90)
+    assert sum(counts) == 90 and counts[2] == 0 and all(counts[:2])
+    a.drop_last()
+    counts = connections(a, 90)
+    assert sum(counts) == 90 and all(counts)
+    a.socket(2)  # another one
+    counts = connections(a, 90)
+    assert sum(counts) == 90 and all(counts)
+
+
+def test_socket_knows_of_connections_that_wait(address):
+    a = address("127.0.0.1:0")
+    assert not a.waiting(0)
+    with socket.create_connection(a.sockets[0].getsockname()):
+        assert a.waiting(0)
+
+
+@pytest.mark.parametrize("unix", [False, True])
+def test_sockets_that_cannot_be_spread_are_one(address, monkeypatch, tmp_path, unix):
+    monkeypatch.setattr(sockets, "_LINUX", False)
+    a = address(f"unix:{tmp_path}/socket" if unix else "127.0.0.1:0")
+    assert a.socket(0) is a.socket(1) is a.socket(2)
+    a.steer(1)
+    a.drop_last()
+    assert not a.waiting(1)
+    assert a.socket(0).fileno() >= 0
+
+
+def test_unix_socket_of_somebody_else_is_left_alone(address, tmp_path):
+    path = f"{tmp_path}/socket"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen()
+        with pytest.raises(OSError, match="Address already in use"):
+            address(f"unix:{path}")
+    a = address(f"unix:{path}")  # now it is stale
+    os.unlink(path)
+    Path(path).touch()
+    a.close()
+    a.remove_file()
+    assert os.path.exists(path)
+    with pytest.raises(OSError, match="Address already in use"):  # no socket: not ours to remove
+        address(f"unix:{path}")
 
 
 # --- statistics -----------------------------------------------------------------------------------
