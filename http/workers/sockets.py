@@ -50,10 +50,10 @@ class Address:
             self._wanted = f"{wanted.rpartition(':')[0]}:{port}"  # all have the same port
 
     def socket(self, slot: int) -> socket.socket:
-        """The socket of a slot, which is made if this is the next one."""
+        """The socket of a slot, which is made if need be."""
         if not self.spread:
             return self.sockets[0]
-        if slot == len(self.sockets):
+        while slot >= len(self.sockets):
             self.sockets.append(_bind(self._wanted, self._backlog, reuse_port=True))
             if self._steering:
                 self.steer(len(self.sockets))
