@@ -51,11 +51,20 @@ from runtime._errors import excepthook
 from runtime._group import Group
 from runtime._histogram import Histogram, Histograms, histograms
 from runtime._inspect import GoroutineInfo, StackFrame, dump_on_signal, goroutines, stack
-from runtime._stats import Stats, stats
+from runtime._stats import (
+    BlockingStats,
+    GoroutineStates,
+    HTTPStats,
+    MStats,
+    PStats,
+    Stats,
+    stats,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BlockingStats",
     "Cancelled",
     "Case",
     "Chan",
@@ -63,10 +72,14 @@ __all__ = [
     "DeadlockError",
     "Goroutine",
     "GoroutineInfo",
+    "GoroutineStates",
     "Group",
+    "HTTPStats",
     "Histogram",
     "Histograms",
+    "MStats",
     "Mutex",
+    "PStats",
     "Receiver",
     "Selected",
     "Sender",

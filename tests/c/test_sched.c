@@ -1111,7 +1111,63 @@ closed_descriptor_gets_no_more_events(void)
     teardown();
 }
 
+static int64_t batch_times[3];
+
+static void
+note_batch_time(rt_pd *d, uint32_t mode)
+{
+    (void)mode;
+    batch_times[pds_seen++] = rt_p_batch_time(d->pp);
+    for (int64_t now = rt_nanotime(); rt_nanotime() == now;)
+        ;
+}
+
+static void
+events_of_a_batch_share_the_time_it_was_first_asked_for(void)
+{
+    int fds[3][2];
+    setup(1, 1);
+    pds_seen = 0;
+    for (int i = 0; i < 3; i++) {
+        CHECK(pipe2(fds[i], O_NONBLOCK) == 0);
+        CHECK_EQ(write(fds[i][1], "x", 1), 1);
+        CHECK_EQ(rt_pd_open(&pds[i], ps[0], fds[i][0], note_batch_time), 0);
+    }
+    int64_t before = rt_p_batch_time(ps[0]);
+    rt_p_dispatch(ps[0], rt_p_poll(ps[0], 0, NULL));
+    CHECK_EQ(pds_seen, 3);
+    CHECK(before <= batch_times[0]);
+    CHECK_EQ(batch_times[1], batch_times[0]);
+    CHECK_EQ(batch_times[2], batch_times[0]);
+    CHECK(rt_p_batch_time(ps[0]) > batch_times[0]);     /* there is none any more */
+    for (int i = 0; i < 3; i++) {
+        rt_pd_close(&pds[i]);
+        close(fds[i][0]), close(fds[i][1]);
+    }
+    teardown();
+}
+
 /* ---- the rest ---- */
+
+static void
+stopwatch_shows_what_goes_on_and_never_goes_down(void)
+{
+    rt_stopwatch watch = 0;
+    int64_t seen = 0, began = rt_nanotime();
+    for (int i = 0; i < 1000; i++) {
+        rt_stopwatch_start(&watch, rt_nanotime());
+        for (int k = 0; k < 3; k++) {
+            int64_t now = rt_stopwatch_read(&watch);
+            CHECK(now >= seen);
+            seen = now;
+        }
+        rt_stopwatch_stop(&watch, rt_nanotime());
+        CHECK(rt_stopwatch_read(&watch) >= seen);
+        seen = rt_stopwatch_read(&watch);
+        CHECK_EQ(rt_stopwatch_read(&watch), seen);      /* it stands still */
+    }
+    CHECK(seen > 0 && seen <= rt_nanotime() - began);
+}
 
 static void
 has_work_sees_each_source(void)
@@ -1301,6 +1357,8 @@ main(void)
     RUN(spare_is_started_again_after_a_failure);
     RUN(spare_is_woken_once_all_others_are_busy);
     RUN(closed_descriptor_gets_no_more_events);
+    RUN(events_of_a_batch_share_the_time_it_was_first_asked_for);
+    RUN(stopwatch_shows_what_goes_on_and_never_goes_down);
     RUN(has_work_sees_each_source);
     RUN(after_fork_only_the_forking_p_is_left);
     RUN(after_fork_of_a_foreign_thread_there_is_no_p);
