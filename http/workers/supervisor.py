@@ -373,6 +373,7 @@ class Supervisor:
         now = time.monotonic()
         if slot.removed_at is None:
             slot.removed_at = now
+            logger.info("worker %d is taken out of service", slot.index)
             if slot.successor is not None:
                 slot.successor.stop()
             for address in self._addresses:

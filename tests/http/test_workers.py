@@ -184,6 +184,18 @@ def test_second_interrupt_ends_what_runs(supervised, wait_until, tmp_path):
             c.response()
 
 
+def test_worker_that_does_not_stop_in_time_is_killed(supervised, wait_until, tmp_path):
+    s = supervised(workers=2, shutdown_timeout=0.1).until_serving(2)
+    held = tmp_path / "held"
+    with s.connect() as c:
+        c.send(f"GET /block?held={held} HTTP/1.1\r\nHost: test\r\n\r\n")
+        wait_until("it blocks", held.exists)
+        log = s.stop()
+    assert log.count("has not stopped in time: killed") == 1
+    assert log.count("was ended by SIGKILL") == 1
+    assert log.count("has ended with status 0") == 1
+
+
 # --- ends that nobody asked for -------------------------------------------------------------------
 
 
@@ -356,11 +368,12 @@ def test_one_worker_more_and_one_fewer_lose_nothing(supervised, loaded, wait_unt
 
 def test_worker_that_is_wanted_again_while_it_goes_follows_it(supervised, wait_until):
     s = supervised(workers=2).until_serving(2)
-    for signum in (signal.SIGTTOU, signal.SIGTTIN):
-        s.send_signal(signum)
-        s.until_logged(f"{signum.name}: ")
+    first = s.workers()[0]["pid"]
+    s.send_signal(signal.SIGTTOU)
+    s.until_logged("worker 1 is taken out of service")
+    s.send_signal(signal.SIGTTIN)
     new = s.until_started(3)[-1]
-    wait_until("both answer", lambda: {w["pid"] for w in s.workers()} >= {s.started()[0], new})
+    wait_until("both are listed", lambda: {w["pid"] for w in s.workers()} >= {first, new})
     answers: set[int] = set()
     wait_until("it gets connections", lambda: answers.add(int(s.get().body)) or new in answers)
     clean(s.stop())
