@@ -306,7 +306,7 @@ def test_reload_under_wrk_loses_nothing(supervised, wrk, wait_until):
     done: list[int] = []
     thread = threading.Thread(target=lambda: done.append(wrk(s.url, "-c32", "-d2s")))
     thread.start()
-    wait_until("it has begun", lambda: sum(w["connections"] for w in s.workers()) > 32)
+    wait_until("it has begun", lambda: sum(w["requests"] for w in s.workers()) > 1000)
     s.send_signal(signal.SIGHUP)
     s.until_started(4)
     thread.join(SAFETY)
