@@ -1,4 +1,5 @@
-/* py_orphan.c - the Python side of rt_orphan.h, for worker processes. */
+/* py_orphan.c - what worker processes need: the Python side of rt_orphan.h, and a way to find out
+ * whether a thread still comes back to the scheduler. */
 #include "py_core.h"
 #include "rt_orphan.h"
 
@@ -28,9 +29,31 @@ m_orphan_grace(PyObject *Py_UNUSED(module), PyObject *arg)
     Py_RETURN_NONE;
 }
 
+static PyObject *
+nothing_main(Goroutine *Py_UNUSED(gp))
+{
+    Py_RETURN_NONE;
+}
+
+/* Give a P's M something to do, which it alone can do: nothing. */
+static PyObject *
+m_nudge(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    unsigned long id = PyLong_AsUnsignedLong(arg);
+    if (id == (unsigned long)-1 && PyErr_Occurred())
+        return NULL;
+    rt_p *pp = id <= RT_SPARE_P ? rt_p_by_id(&core->sched, (uint32_t)id) : NULL;
+    if (pp == NULL)
+        return PyErr_Format(PyExc_ValueError, "there is no P %lu", id);
+    if (py_g_spawn_c(py_m_of(pp), nothing_main, py_g_run_at_once, NULL) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
     {"_watch_parent", m_watch_parent, METH_O, NULL},
     {"_orphan_grace", m_orphan_grace, METH_O, NULL},
+    {"_nudge", m_nudge, METH_O, NULL},
     {0},
 };
 

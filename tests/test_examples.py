@@ -76,6 +76,23 @@ def test_hello_answers_every_path():
         assert request(address, "GET", "/any/path")[::2] == (200, "Hello, World")
 
 
+def test_workers_share_a_port_and_can_be_replaced():
+    address = free_address()
+
+    def workers():
+        return {w["pid"] for w in json.loads(request(address, "GET", "/workers")[2]) if w["pid"]}
+
+    with server("workers.py", address, "2", address=address) as process:
+        deadline = time.monotonic() + START_SECONDS
+        while len(first := workers()) < 2:
+            assert time.monotonic() < deadline
+        text = request(address, "GET", "/")[2]
+        assert int(text.removeprefix("Hello from process ")) in first
+        process.send_signal(signal.SIGHUP)
+        while len(second := workers()) != 2 or first & second:
+            assert time.monotonic() < deadline
+
+
 def test_album_takes_and_serves_files(tmp_path):
     address = free_address()
     form = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -347,6 +348,8 @@ def main(argv: Sequence[str]) -> int:
     except (UsageError, OSError) as exc:
         print(f"gosched: {_one_line(exc)}", file=sys.stderr)
         return USAGE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except Exception:  # of the app, by --check-config
         traceback.print_exc()
         return 1

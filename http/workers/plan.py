@@ -34,7 +34,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         _check_int("workers", self.workers, 1, MAX_WORKERS)
-        _check_seconds("worker_timeout", self.worker_timeout)
+        _check_seconds("worker_timeout", self.worker_timeout, 1.0)
         _check_seconds("worker_boot_timeout", self.worker_boot_timeout)
         if self.worker_max_requests is not None:
             _check_int("worker_max_requests", self.worker_max_requests, 1)
@@ -64,10 +64,10 @@ def _check_int(name: str, value: Any, least: int, most: int | None = None) -> No
         raise ValueError(f"{name} must be {limits}, not {value}")
 
 
-def _check_seconds(name: str, value: float | None) -> None:
+def _check_seconds(name: str, value: float | None, least: float = 0.0) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds or None, not {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a positive number of seconds or None, not {value}")
+    if not least <= value < math.inf:
+        raise ValueError(f"{name} must be {least:g} seconds or more, or None, not {value}")

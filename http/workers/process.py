@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal, NoReturn
@@ -20,10 +21,12 @@ State = Literal["booting", "ready", "stopping"]
 class Process:
     """One that has been forked and not been reaped."""
 
-    def __init__(self, slot: int, cell: int, timeout: float | None) -> None:
+    def __init__(self, slot: int, restarts: int, cell: int, timeout: float | None) -> None:
         self.slot = slot
+        self.restarts = restarts
         self.cell = cell  # its index
         self.pid = 0
+        self.mask: set[int] = set()  # the signals that are blocked, but while it is forked
         self.state: State = "booting"
         self.grace = BOOTING_GRACE  # seconds from SIGTERM until it is killed
         self.since = time.monotonic()  # in this state
@@ -44,7 +47,7 @@ class Process:
         # Collecting would write to, and so copy, what parent and children share.
         gc.freeze()
         # Until the child has its own handlers: what comes meanwhile is for those.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self.pid = os.fork()
             if self.pid == 0:
@@ -52,13 +55,15 @@ class Process:
                     for fd in (self._status, *close):
                         os.close(fd)
                     child(theirs)
+                except BaseException:
+                    traceback.print_exc()
                 finally:
                     os._exit(1)
         except OSError:
             os.close(self._status)
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
             os.close(theirs)
 
     @property

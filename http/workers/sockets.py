@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import stat
 import struct
 import sys
 from contextlib import suppress
@@ -49,10 +50,10 @@ class Address:
             self._wanted = f"{wanted.rpartition(':')[0]}:{port}"  # all have the same port
 
     def socket(self, slot: int) -> socket.socket:
-        """The socket of a slot, which is made if this is the next one."""
+        """The socket of a slot, which is made if need be."""
         if not self.spread:
             return self.sockets[0]
-        if slot == len(self.sockets):
+        while slot >= len(self.sockets):
             self.sockets.append(_bind(self._wanted, self._backlog, reuse_port=True))
             if self._steering:
                 self.steer(len(self.sockets))
@@ -94,8 +95,11 @@ class Address:
                 self._steering = False
 
     def close(self) -> None:
+        """Keep the sockets no longer: they are open as long as workers have them."""
         for sock in self.sockets:
             sock.close()
+
+    def remove_file(self) -> None:
         if self._file is not None:
             path, inode = self._file
             with suppress(OSError):
@@ -106,6 +110,8 @@ class Address:
         """Remove the file of a socket whose server was killed: nobody listens there."""
         with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as probe:
             path = unix_sockaddr(wanted[5:])
+            if not isinstance(path, str) or not stat.S_ISSOCK(os.stat(path).st_mode):
+                return
             probe.settimeout(1)
             try:
                 probe.connect(path)

@@ -21,6 +21,7 @@ import math
 import os
 import select
 import signal
+import socket
 import threading
 import time
 from collections import deque
@@ -49,6 +50,15 @@ _TURN = 1.0  # seconds between two looks at the workers
 _PATIENCE = 2.0  # seconds that a dump may take
 _FORCED = 1.0  # seconds after the second signal
 _SETTLING = 1.0  # seconds until connections that have begun elsewhere are complete
+_HANDLED = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGUSR2,
+    signal.SIGCHLD,
+)
 
 
 class Slot:
@@ -71,25 +81,30 @@ class Supervisor:
         self._slots: list[Slot] = []
         self._target = plan.workers
         self._processes: list[Process] = []  # all that have not been reaped
-        self._most = min(MAX_WORKERS, max(2 * plan.workers, plan.workers + 16))
+        self._most = min(MAX_WORKERS, max(2 * plan.workers, plan.workers + 8))
         self._memory = Memory(2 * self._most)
         self._free = list(range(2 * self._most))[::-1]  # cells
         self._ended: Snapshot | None = None
-        self._life = os.pipe()
-        self._wake = os.pipe()
+        self._life = self._wake = (-1, -1)  # pipes: it is alive; a signal has come
         self._signals: deque[int] = deque()
         self._previous: dict[int, Any] = {}  # signal handlers
         self._reload: deque[int] = deque()  # slots that are to get another worker
         self._served = False  # has any worker ever been ready?
         self._stopping = 0  # how often that was asked for
-        self._status: int = 0
+        self._status = 0  # of the exit
         self._last_error = ""
         self._turned = time.monotonic()
 
     def listen(self) -> None:
         """Make the sockets.  OSError, ValueError."""
-        for addr in self._plan.addrs:
-            self._addresses.append(Address(addr, self._plan.backlog))
+        try:
+            for addr in self._plan.addrs:
+                self._addresses.append(Address(addr, self._plan.backlog))
+        except BaseException:
+            for address in self._addresses:
+                address.close()
+                address.remove_file()
+            raise
 
     @property
     def addrs(self) -> list[str]:
@@ -100,6 +115,7 @@ class Supervisor:
 
         UsageError: what a worker has found that does not make sense.
         """
+        self._life, self._wake = os.pipe(), os.pipe()
         for fd in self._wake:
             os.set_blocking(fd, False)
         info.set_here(info.Here(self._memory, -1, 0, None))
@@ -117,6 +133,7 @@ class Supervisor:
             info.set_here(None)
             for address in self._addresses:
                 address.close()
+                address.remove_file()
             for fd in (*self._life, *self._wake):
                 os.close(fd)
             gc.unfreeze()  # see Process.start
@@ -173,16 +190,20 @@ class Supervisor:
         now = time.monotonic()
         while len(self._slots) < self._target and not self._removing():
             self._slots.append(Slot(len(self._slots)))
-        if len(self._slots) > self._target:
-            self._remove(self._slots[-1])
+        if self._removing() or len(self._slots) > self._target:
+            self._remove(self._slots[-1])  # once begun it is brought to its end
         for slot in self._slots:
             if slot.worker is None and slot.successor is None and slot.start_at <= now:
                 slot.worker = self._start(slot)
-        if self._reload and not any(s.successor for s in self._slots):
+        if self._reload and not any(s.successor for s in self._slots) and self._may_reload():
             index = self._reload.popleft()
             if index < len(self._slots) and self._slots[index].removed_at is None:
                 slot = self._slots[index]
                 slot.successor = self._start(slot)
+
+    def _may_reload(self) -> bool:
+        """Old workers may take long to finish; there must be room left for those that crash."""
+        return len(self._free) > len(self._slots)
 
     def _look_at(self, p: Process, now: float) -> None:
         beat = self._memory.cells[p.cell].beat
@@ -210,14 +231,16 @@ class Supervisor:
         return f"worker {p.slot} (process {p.pid})"
 
     def _start(self, slot: Slot) -> Process | None:
-        restarts = slot.starts
+        if not self._free:
+            slot.start_at = time.monotonic() + _TURN
+            return None
         cell = self._free.pop()
         self._memory.cells[cell].clear()
-        p = Process(slot.index, cell, self._plan.worker_boot_timeout)
+        p = Process(slot.index, slot.starts, cell, self._plan.worker_boot_timeout)
         try:
             sockets = [address.socket(slot.index) for address in self._addresses]
             p.start(
-                lambda status: self._be_worker(p, restarts, status, sockets),
+                lambda status: self._be_worker(p, status, sockets),
                 self._life[1],
                 *self._wake,
             )
@@ -231,20 +254,18 @@ class Supervisor:
         self._publish()
         return p
 
-    def _be_worker(self, p: Process, restarts: int, status: int, sockets: list[Any]) -> NoReturn:
+    def _be_worker(self, p: Process, status: int, sockets: list[socket.socket]) -> NoReturn:
         """In the child."""
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         for other in self._processes:
             other.close()
-        listening = []
-        for sock in sockets:
-            listening.append(os.dup(sock.fileno()))
+        listening = [os.dup(sock.fileno()) for sock in sockets]
         for address in self._addresses:
             for sock in address.sockets:
                 sock.close()
-        here = info.Here(self._memory, p.slot, restarts, self._memory.cells[p.cell])
-        Worker(self._plan, here, status, listening).run(self._life[0])
+        here = info.Here(self._memory, p.slot, p.restarts, self._memory.cells[p.cell])
+        Worker(self._plan, here, status, listening).run(self._life[0], p.mask)
 
     def _on_message(self, p: Process, message: dict[str, Any]) -> None:
         slot = self._slot_of(p)
@@ -253,7 +274,8 @@ class Supervisor:
             if message.get("usage"):
                 p.usage_error = p.error
         elif "replace" in message:
-            if slot is not None and slot.worker is p and p.slot not in self._reload:
+            replaced = slot is None or slot.worker is not p or slot.successor is not None
+            if not replaced and p.slot not in self._reload:
                 logger.info("%s is replaced: %s", self._name(p), message["replace"])
                 self._reload.append(p.slot)
         elif "ready" in message and p.state == "booting":
@@ -287,15 +309,16 @@ class Supervisor:
         self._publish()
         self._free.append(p.cell)
         expected = p.state == "stopping"
-        if expected or self._stopping:
+        if (expected or self._stopping) and not self._status:
             logger.info("%s %s", self._name(p), how)
         if slot is None or self._stopping:
             return
         if slot.successor is p:
             slot.successor = None
             if slot.worker is not None:
-                self._reload.clear()
-                self._tell_error(p, how, "those that there are go on")
+                if not expected:
+                    self._reload.clear()
+                    self._tell_error(p, how, "those that there are go on")
                 return
         else:
             slot.worker = None
@@ -350,8 +373,9 @@ class Supervisor:
         now = time.monotonic()
         if slot.removed_at is None:
             slot.removed_at = now
+            logger.info("worker %d is taken out of service", slot.index)
             if slot.successor is not None:
-                slot.successor.kill()
+                slot.successor.stop()
             for address in self._addresses:
                 with suppress(OSError):  # where the kernel cannot, those that come last are lost
                     address.steer(len(self._slots) - 1)
@@ -387,7 +411,7 @@ class Supervisor:
             self._signals.append(signum)
 
         defaults = (signal.SIG_DFL, _core._on_sigint, signal.default_int_handler)
-        for signum in (*_WHAT, signal.SIGUSR2, signal.SIGCHLD):
+        for signum in _HANDLED:
             handler = signal.getsignal(signum)
             if handler in defaults or (signum == signal.SIGHUP and handler is signal.SIG_IGN):
                 self._previous[signum] = signal.signal(signum, note)
@@ -407,6 +431,8 @@ class Supervisor:
             return
         elif signum == signal.SIGHUP:
             logger.info("SIGHUP: the workers are replaced")
+            if not self._may_reload():
+                logger.warning("too many old workers have not stopped: waiting for them")
             self._reload.extend(i for i in range(len(self._slots)) if i not in self._reload)
         elif signum in (signal.SIGTTIN, signal.SIGTTOU):
             self._change(1 if signum == signal.SIGTTIN else -1)
@@ -427,15 +453,17 @@ class Supervisor:
             if self._stopping == 1:
                 p.stop()
             elif self._stopping == 2:
+                self._memory.cells[p.cell].set_hurry()
                 p.force(_FORCED)
             else:
                 p.kill()
+        for address in self._addresses:  # workers serve what is in the queues, and nobody follows
+            address.close()
 
     # --- what others see --------------------------------------------------------------------------
 
     def _publish(self) -> None:
-        starts = {slot.index: slot.starts for slot in self._slots}
-        workers = [(p.slot, p.pid, starts.get(p.slot, 1) - 1, p.cell) for p in self._processes]
+        workers = [(p.slot, p.pid, p.restarts, p.cell) for p in self._processes]
         value = json.dumps({"workers": workers, "ended": self._ended}).encode()
         if len(value) > self._memory.directory.room and self._ended is not None:
             value = json.dumps(
@@ -457,9 +485,6 @@ class Supervisor:
             with suppress(OSError):
                 if path.read_text() == text:  # it may be another one's by now
                     path.unlink()
-
-
-_WHAT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 def supervise(plan: Plan) -> int:

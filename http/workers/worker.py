@@ -11,7 +11,6 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import json
-import logging
 import math
 import os
 import random
@@ -31,11 +30,10 @@ from runtime._http.workers.plan import Plan, UsageError
 from runtime._net.activation import listener_from_fd
 from runtime._stats import PStats
 
-logger = logging.getLogger("runtime.http")
-
-BEAT = 0.5  # seconds between two beats; statistics are as old as that at most
+_BEAT = 0.5  # seconds between two beats; statistics are as old as that at most
+_ASK_AGAIN = 10.0  # seconds
 _LOOK = 0.1  # seconds between two looks at the number of requests
-MARGIN = 5.0  # seconds beyond the time for a graceful shutdown, until it is killed
+_MARGIN = 3.0  # seconds beyond the time for a graceful shutdown, until it is killed
 _LONGEST_ERROR = 8192  # characters; a pipe has room for them even if all are escaped
 _OURS = (os.path.dirname(__file__), os.path.dirname(importlib.__file__), "<frozen importlib")
 
@@ -50,12 +48,17 @@ class Worker:
         self._listening = listening
         self._server: Server | None = None
         self._over = False
+        self._own_signal = False  # has the program a handler for SIGTERM?
+        self._asked_to_stop = False
 
-    def run(self, life: int) -> NoReturn:
-        """Serve until it is told to stop, then end the process.  life: see _core._watch_parent."""
+    def run(self, life: int, mask: set[int]) -> NoReturn:
+        """Serve until it is told to stop, then end the process.
+
+        life is for _core._watch_parent; mask has the signals that are to be blocked.
+        """
         end: BaseException | None = None
         try:
-            _take_over_signals()
+            _take_over_signals(mask)
             _core._watch_parent(life)
             info.set_here(self._here)
             self._main()
@@ -82,9 +85,10 @@ class Worker:
             text = "".join(traceback.format_exception(type(exc), exc, tb)).strip()
             self._tell(error=text[-_LONGEST_ERROR:])
             raise SystemExit(1) from None
-        grace = time_to_stop(server)
+        grace = _time_to_stop(server)
         _core._orphan_grace(grace)
         server._at_serving = lambda: self._serves(grace)
+        self._own_signal = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
         try:
             server.serve(*listeners)
         finally:
@@ -97,6 +101,8 @@ class Worker:
         return self._here.cell
 
     def _serves(self, grace: float) -> None:
+        if not self._own_signal:
+            signal.signal(signal.SIGTERM, self._on_sigterm)
         self._cell.count_beat()
         info.publish(self._cell)
         runtime.go.named("http.worker.beat")(self._beat)
@@ -104,13 +110,25 @@ class Worker:
             runtime.go.named("http.worker.requests")(self._watch_requests)
         self._tell(ready=True, grace=None if grace == math.inf else grace)
 
+    def _on_sigterm(self, signum: int, frame: object) -> None:
+        """Stop gracefully.  It may come twice: service managers send it to all processes."""
+        assert self._server is not None
+        if self._cell.hurry:
+            runtime.go.named("http.Server.close")(self._server.close)
+        elif not self._asked_to_stop:
+            self._asked_to_stop = True
+            limit = self._server._shutdown_timeout
+            if limit is not None:
+                limit += self._server._drain_delay
+            runtime.go.named("http.Server.shutdown")(self._server.shutdown, limit)
+
     def _beat(self) -> None:
         watch = _ProcWatch()
         while not self._over:
             snapshot = info.publish(self._cell)
             if not watch.stuck(snapshot["stats"]["ps"]):
                 self._cell.count_beat()
-            runtime.sleep(BEAT)
+            runtime.sleep(_BEAT)
 
     def _watch_requests(self) -> None:
         most = self._plan.worker_max_requests
@@ -118,8 +136,9 @@ class Worker:
         most += random.randint(0, self._plan.worker_max_requests_jitter)
         while self._server.stats()["requests"] < most:
             runtime.sleep(_LOOK)
-        if not self._over:
+        while not self._over:  # again, if the new one has failed to begin
             self._tell(replace=f"it has served {most} requests")
+            runtime.sleep(_ASK_AGAIN)
 
     def _tell(self, **what: Any) -> None:
         with suppress(OSError):  # the supervisor is gone
@@ -127,18 +146,27 @@ class Worker:
 
 
 class _ProcWatch:
-    """Notices Ps that have work and do not do it: their threads sit in a call."""
+    """Notices Ps whose threads sit in a call and do not come back to the scheduler.
+
+    One that is silent is given something to do: only from then on is one that computes asked to
+    make way, and only then can it be told from one that does not hear.
+    """
 
     def __init__(self) -> None:
-        self._ticks: dict[int, int] = {}
+        self._before: dict[int, tuple[int, int]] = {}
 
     def stuck(self, ps: list[PStats]) -> bool:
-        """Has any of them not run anything since the last call, although something waits?"""
-        before, self._ticks = self._ticks, {p["id"]: p["ticks"] for p in ps}
-        return any(
-            before.get(p["id"]) == p["ticks"] and (p["runq"] or p["inbox"]) and not p["sleeping"]
-            for p in ps
-        )
+        """Has one not done what it was to do since the last call?"""
+        now = {p["id"]: (p["ticks"], p["polls"]) for p in ps if not p["sleeping"]}
+        silent = [p for p in ps if self._before.get(p["id"]) == now.get(p["id"], ())]
+        self._before = now
+        deaf = {p["id"] for p in silent if p["runq"] or p["inbox"]}
+        for p in silent:
+            if p["id"] not in deaf:
+                _core._nudge(p["id"])
+        if deaf:  # a goroutine may have a thread for itself
+            deaf -= {g.p for g in runtime.goroutines() if g.locked}
+        return bool(deaf)
 
 
 def _from_the_program(tb: TracebackType | None) -> TracebackType | None:
@@ -149,13 +177,13 @@ def _from_the_program(tb: TracebackType | None) -> TracebackType | None:
     return first or tb
 
 
-def time_to_stop(server: Server) -> float:
+def _time_to_stop(server: Server) -> float:
     """Seconds from SIGTERM until a worker that is well has ended; inf: for ever."""
     limit = server._shutdown_timeout
-    return math.inf if limit is None else limit + server._drain_delay + MARGIN
+    return math.inf if limit is None else limit + server._drain_delay + _MARGIN
 
 
-def _take_over_signals() -> None:
+def _take_over_signals(mask: set[int]) -> None:
     """SIGTERM is the server's. What a terminal sends to all is for the supervisor."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -164,7 +192,7 @@ def _take_over_signals() -> None:
     if not faulthandler.is_enabled():
         with suppress(AttributeError, ValueError, OSError):  # stderr may be no file
             faulthandler.enable(sys.stderr, all_threads=True)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _leave_it_to_the_supervisor(signum: int, frame: object) -> None:

@@ -374,6 +374,100 @@ def program() -> Iterator[Callable[..., Program]]:
         p._err.close()
 
 
+class Supervised(Address):
+    """A supervisor with its workers: a command in a session of its own.
+
+    What it serves has scripts/workers_app.py's paths.
+    """
+
+    def __init__(self, command: list[str], **popen: Any) -> None:
+        self._err = tempfile.TemporaryFile()  # noqa: SIM115
+        env = environment(**popen.pop("env", {}))
+        env["PYTHONPATH"] += os.pathsep + str(SCRIPTS)
+        self.proc = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=self._err,
+            env=env,
+            start_new_session=True,
+            **popen,
+        )
+        self.addr = ""
+
+    def until_serving(self, workers: int) -> Supervised:
+        """Wait until so many workers have begun to serve."""
+        first = r"process \d+ serves ([^,\s]+).* with"  # of its addresses
+        self.until_logged(first)
+        self.addr = re.findall(first, self.stderr())[0]
+        self.until_started(workers)
+        return self
+
+    def stderr(self) -> str:
+        size = os.fstat(self._err.fileno()).st_size
+        return os.pread(self._err.fileno(), size, 0).decode()
+
+    def until_logged(self, pattern: str, times: int = 1) -> None:
+        def logged() -> bool:
+            over = self.proc.poll() is not None
+            found = len(re.findall(pattern, self.stderr())) >= times
+            assert found or not over, f"{pattern!r} is missing: {self.stderr()}"
+            return found
+
+        until(f"it logs {pattern}", logged)
+
+    def started(self) -> list[int]:
+        """The process ids of all workers that have begun to serve, in that order."""
+        return [int(pid) for pid in re.findall(r"\(process (\d+)\) serves", self.stderr())]
+
+    def until_started(self, n: int) -> list[int]:
+        """Wait until n workers in all have begun to serve."""
+        self.until_logged(r"\(process \d+\) serves", n)
+        return self.started()
+
+    def workers(self) -> list[dict[str, Any]]:
+        """http.workers() of one of them, without what is in the snapshots besides requests."""
+        return json.loads(self.get("/workers", "Connection: close\r\n").body)
+
+    def send_signal(self, signum: int) -> None:
+        self.proc.send_signal(signum)
+
+    def stop(self, signum: int = signal.SIGTERM) -> str:
+        """Stop it, which must end well: what it has logged."""
+        self.send_signal(signum)
+        assert self.proc.wait(SAFETY) == 0, self.stderr()
+        return self.stderr()
+
+    def kill(self) -> None:
+        try:
+            os.killpg(self.proc.pid, signal.SIGKILL)  # its workers, too
+        except ProcessLookupError:
+            pass
+        self.proc.wait(SAFETY)
+        self._err.close()
+
+
+@pytest.fixture
+def supervised() -> Iterator[Callable[..., Supervised]]:
+    """supervised(addr, workers=N, **options): http.serve() with workers, in another process.
+
+    With command=[...] that is run instead.  All of it is killed when the test ends.
+    """
+    started: list[Supervised] = []
+
+    def start(addr: str = "127.0.0.1:0", *, workers: int = 2, **options: Any) -> Supervised:
+        command = options.pop("command", None)
+        popen = {name: options.pop(name) for name in ("env", "cwd") if name in options}
+        if command is None:
+            options["workers"] = workers
+            command = [sys.executable, str(SCRIPTS / "workers.py"), addr, json.dumps(options)]
+        started.append(Supervised(command, **popen))
+        return started[-1]
+
+    yield start
+    for s in started:
+        s.kill()
+
+
 @pytest.fixture
 def no_quarantine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that AddressSanitizer holds back would look like a leak."""

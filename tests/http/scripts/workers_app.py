@@ -1,0 +1,82 @@
+"""What worker processes serve in tests.  $WORKERS_MODE is a file that says how they begin."""
+
+import ctypes
+import os
+import time
+from pathlib import Path
+
+import runtime
+from runtime import http
+
+app = http.ServeMux()
+number = 5
+
+
+def begin(id):
+    """As the mode says."""
+    mode = Path(os.environ["WORKERS_MODE"]).read_text() if "WORKERS_MODE" in os.environ else ""
+    if mode == "fail":
+        raise RuntimeError("the mode is to fail")
+    if mode == "exit":
+        os._exit(7)
+    if mode == "hang":
+        time.sleep(1000)
+
+
+@app.handle("/")
+def pid(w, r):
+    return str(os.getpid())
+
+
+@app.handle("/workers")
+def workers(w, r):
+    return [
+        {
+            "id": x.id,
+            "pid": x.pid,
+            "age": x.age,
+            "restarts": x.restarts,
+            "requests": x.snapshot["stats"]["http"]["requests"],
+            "connections": x.snapshot["stats"]["http"]["connections"],
+            "ps": len(x.snapshot["stats"]["ps"]),
+        }
+        for x in http.workers()
+    ]
+
+
+@app.handle("/procs")
+def procs(w, r):
+    return str(runtime.gomaxprocs())
+
+
+@app.handle("/address")
+def address(w, r):
+    return r.remote_addr
+
+
+@app.handle("/hold")
+def hold(w, r):
+    """Say so by making a file, and wait until another one is there."""
+    Path(r.query.get("held")).touch()
+    while not os.path.exists(r.query.get("until")):
+        runtime.sleep(0.005)
+    return str(os.getpid())
+
+
+@app.handle("/block")
+def block(w, r):
+    """Say so by making a file, and block the thread, or all of them by keeping the GIL."""
+    Path(r.query.get("held")).touch()
+    while True:
+        if r.query.get("gil"):
+            ctypes.PyDLL(None).sleep(1000)
+        time.sleep(1000)
+
+
+def make():
+    """A factory."""
+    return app
+
+
+server = http.Server(app, max_requests=3)
+restarting = http.Server(app, hot_restart=True)
