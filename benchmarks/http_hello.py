@@ -6,13 +6,9 @@ In every round each server is started afresh on one core, verified, warmed up fo
 second and loaded by wrk from another core. Requests per second are bounded by the
 load generator for the fastest servers, so the figure to compare is the CPU time of
 the server's core for each request.
-
-With --workers N those that can use several cores do: as N processes, Go by GOMAXPROCS. On a
-machine with no more cores than that wrk has none of its own, and requests per second tell, too.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +19,7 @@ from harness import Unavailable, prepare
 from options import parse, parser
 from peers import build
 from probe import Expectation, verify
-from servers import OURS, SCALE, SERVERS, Server
+from servers import OURS, SERVERS, Server
 
 WARM_UP = 1  # seconds
 
@@ -72,7 +68,7 @@ def measure(server: Server, scenario: Scenario, options: argparse.Namespace) -> 
             payload=request.payload,
         )
 
-    with server.running(options.server_cores) as (program, address):
+    with server.running([options.server_core]) as (program, address):
         verify(address, request, options.pipeline)
         load(address, WARM_UP)
         before = program.cpu_seconds()
@@ -153,13 +149,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--scenario", choices=SCENARIOS, default="hello")
     made.add_argument("--connections", type=int, default=64)
     made.add_argument("--pipeline", type=int, default=1, metavar="DEPTH")
-    made.add_argument("--workers", type=int, default=1, metavar="N")
-    options = parse(made, needs_wrk=True)
-    options.server_cores = [options.server_core]
-    if options.workers > 1:
-        options.server_cores = sorted(os.sched_getaffinity(0))[: options.workers]
-        options.names = [name for name in options.names if name in SCALE]
-    return options
+    return parse(made, needs_wrk=True)
 
 
 def main() -> None:
@@ -167,11 +157,8 @@ def main() -> None:
     prepare()
     build.build()
     scenario = SCENARIOS[options.scenario]
-    servers = [SERVERS[name].with_workers(options.workers) for name in options.names]
-    samples = measure_all(servers, scenario, options)
+    samples = measure_all([SERVERS[name] for name in options.names], scenario, options)
     print(f"\n{scenario.title}; {options.connections} connections, pipeline {options.pipeline},")
-    if options.workers > 1:
-        print(f"{options.workers} workers,")
     print(f"median of {options.rounds} rounds of {options.seconds} s.")
     print(f"{report.machine()}\n")
     print(table(samples, SERVERS))
@@ -184,7 +171,6 @@ def main() -> None:
             "scenario": options.scenario,
             "connections": options.connections,
             "pipeline": options.pipeline,
-            "workers": options.workers,
             "seconds": options.seconds,
             "samples": {
                 name: {turn: asdict(sample) for turn, sample in rounds.items()}

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from harness import REPO, Program, free_address
 
@@ -32,12 +32,6 @@ class Server:
         with Program([*self.argv, address], cores=cores, env=self.env) as program:
             program.wait_listening(address)
             yield program, address
-
-    def with_workers(self, n: int) -> "Server":
-        """The same with n processes, if it is one of SCALE; Go uses threads instead."""
-        if n == 1:
-            return self
-        return replace(self, env={**self.env, SCALE[self.name]: str(n)})
 
 
 def python(script: str) -> tuple[str, ...]:
@@ -63,14 +57,6 @@ SERVERS = {
         Server("uvicorn", "uvicorn (uvloop, httptools)", python("hello_uvicorn.py")),
         Server("gevent", "gevent pywsgi", python("hello_gevent.py")),
     )
-}
-
-# Those that can use several cores, and the variable that says how many.
-SCALE = {
-    OURS: "BENCH_WORKERS",
-    "go": "GOMAXPROCS",
-    "granian": "BENCH_WORKERS",
-    "uvicorn": "BENCH_WORKERS",
 }
 
 # What http_table.py measures: programs that can do each of its kinds of work.

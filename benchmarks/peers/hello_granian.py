@@ -1,4 +1,4 @@
-"""The hello server on granian (Rust, hyper), WSGI: workers with one thread of each kind."""
+"""The hello server on granian (Rust, hyper), WSGI, one worker with one thread of each kind."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ if __name__ == "__main__":
         port=int(port),
         interface=Interfaces.WSGI,
         http=HTTPModes.http1,
-        workers=int(os.environ.get("BENCH_WORKERS", "1")),
+        workers=1,
         runtime_threads=1,
         blocking_threads=1,
         websockets=False,

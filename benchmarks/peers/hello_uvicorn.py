@@ -1,6 +1,5 @@
 """The hello server on uvicorn with uvloop and httptools: a bare ASGI application."""
 
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -24,18 +23,15 @@ async def app(
     await send(BODY)
 
 
-if __name__ == "__main__":
-    host, port = sys.argv[1].split(":")
-    workers = int(os.environ.get("BENCH_WORKERS", "1"))
-    uvicorn.run(
-        app if workers == 1 else "hello_uvicorn:app",
-        host=host,
-        port=int(port),
-        workers=workers,
-        loop="uvloop",
-        http="httptools",
-        lifespan="off",
-        access_log=False,
-        log_level="error",
-        timeout_keep_alive=300,  # seconds: idle connections are measured too
-    )
+host, port = sys.argv[1].split(":")
+uvicorn.run(
+    app,
+    host=host,
+    port=int(port),
+    loop="uvloop",
+    http="httptools",
+    lifespan="off",
+    access_log=False,
+    log_level="error",
+    timeout_keep_alive=300,  # seconds: idle connections are measured too
+)

@@ -91,8 +91,7 @@ class Memory:
     """The directory and `cells` cells."""
 
     def __init__(self, cells: int) -> None:
-        flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-        self._map = mmap.mmap(-1, _ROOM * (1 + cells), flags)
+        self._map = mmap.mmap(-1, _ROOM * (1 + cells))
         whole = memoryview(self._map)
         made = [Cell(whole[i * _ROOM : (i + 1) * _ROOM]) for i in range(1 + cells)]
         self.directory = made[0]

@@ -81,7 +81,7 @@ class Supervisor:
         self._slots: list[Slot] = []
         self._target = plan.workers
         self._processes: list[Process] = []  # all that have not been reaped
-        self._most = min(MAX_WORKERS, max(2 * plan.workers, plan.workers + 8))
+        self._most = min(MAX_WORKERS, max(2 * plan.workers, plan.workers + 16))
         self._memory = Memory(2 * self._most)
         self._free = list(range(2 * self._most))[::-1]  # cells
         self._ended: Snapshot | None = None
