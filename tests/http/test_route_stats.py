@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import random
 import threading
@@ -17,8 +16,6 @@ from programs import run
 from runtime import _stats, context, http
 
 SAFETY = 60.0
-
-logging.getLogger("runtime.http").disabled = True
 
 
 class Since:
