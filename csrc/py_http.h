@@ -8,7 +8,8 @@
  *                      py_http_stream_io.c and py_http_stream_watch.c
  *   py_http_writer.c   ResponseWriter and the response's framing
  *   py_http_file.c     files as bodies of responses
- *   py_http_request.c  Request and Body
+ *   py_http_request.c  Request
+ *   py_http_body.c     Body: the body of a request, for handlers
  *   py_http_headers.c  Headers
  *   py_http_trailers.c     trailers of requests and responses
  *   py_http_informational.c  1xx responses
@@ -535,6 +536,10 @@ PyObject *http_stream_take(http_conn *c);
 /* Read 1 to n bytes of the body of r into dst.  0 at its end, -1 with an exception
    set.  *left: bytes that are still to come, -1 if that is not known. */
 Py_ssize_t http_body_read(http_request *r, char *dst, Py_ssize_t n, int64_t *left);
+/* Everything that is left, as bytes. */
+PyObject *http_body_read_all(http_request *r);
+/* A Body that reads the body of r. */
+PyObject *http_body_new(http_request *r);
 
 /* ---- the connection's goroutine or callback alone, without parking ---- */
 
@@ -777,6 +782,7 @@ void http_log_error(http_conn *c, const char *message, PyObject *exc);
 
 int http_headers_init(PyObject *module);
 int http_request_init(PyObject *module);
+int http_body_init(PyObject *module);
 int http_writer_init(PyObject *module);
 int http_mux_init(PyObject *module);
 int http_file_init(PyObject *module);

@@ -16,6 +16,7 @@
  */
 #include "py_http.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <sys/un.h>
@@ -667,4 +668,60 @@ conn_ready(rt_pd *pd, uint32_t mode)
     default:
         read_head(c);
     }
+}
+
+/* ---- whose it is ---- */
+
+/* The digits of n at `at`; the end. */
+static char *
+add_number(char *at, uint32_t n)
+{
+    char digits[10];
+    int i = 0;
+    do
+        digits[i++] = (char)('0' + n % 10);
+    while ((n /= 10) != 0);
+    while (i > 0)
+        *at++ = digits[--i];
+    return at;
+}
+
+size_t
+http_conn_addr_text(const http_conn *c, char buf[HTTP_MAX_ADDR], size_t *nhost)
+{
+    char *at = buf;
+    if (c->peer.family == AF_INET) {
+        for (int i = 0; i < 4; i++) {
+            at = add_number(at, c->peer.ip[i]);
+            *at++ = '.';
+        }
+        at--;
+    }
+    else if (c->peer.family == AF_INET6) {
+        *at++ = '[';
+        inet_ntop(AF_INET6, c->peer.ip, at, INET6_ADDRSTRLEN);
+        at += strlen(at);
+        if (c->peer.scope != 0) {
+            *at++ = '%';
+            at = add_number(at, c->peer.scope);
+        }
+        *at++ = ']';
+    }
+    else {
+        buf[0] = '@';           /* as Go for unix sockets */
+        return *nhost = 1;
+    }
+    *nhost = (size_t)(at - buf);
+    *at++ = ':';
+    return (size_t)(add_number(at, c->peer.port) - buf);
+}
+
+PyObject *
+http_conn_addr(const http_conn *c)
+{
+    char buf[HTTP_MAX_ADDR];
+    size_t nhost;
+    if (c->stream != NULL)
+        return Py_NewRef(http_stream_remote_addr(c));
+    return PyUnicode_FromStringAndSize(buf, (Py_ssize_t)http_conn_addr_text(c, buf, &nhost));
 }
