@@ -423,7 +423,7 @@ http_sample http_stats_sample(const http_request *r, int status);
 /* Its time is over; returns what time that is, rt_nanotime().  By mp. */
 int64_t http_stats_add(py_m *mp, const http_sample *sample);
 /* The label of a route by its pattern, a str. */
-uint8_t http_stats_label(PyObject *pattern);
+uint16_t http_stats_label(PyObject *pattern);
 /* A server begins to exist, or ends. */
 void http_stats_enter(http_server *s);
 void http_stats_leave(http_server *s);
@@ -605,7 +605,7 @@ struct http_request {
     PyObject *context;          /* see py_http_context.c */
     uint32_t stripped;          /* bytes in front of head.path that were part of it */
     int64_t began;              /* when its head was complete, rt_nanotime() */
-    _Atomic uint8_t label;      /* of the route that was matched last, by it or a copy: see
+    _Atomic uint16_t label;     /* of the route that was matched last, by it or a copy: see
                                    py_http_stats.c */
     http_route *route;          /* owned: what a mux has matched, or NULL.  Its pattern and
                                    values are the request's unless those are set. */

@@ -21,7 +21,7 @@ struct http_route {
     uint16_t nsegs;             /* of the pattern */
     bool open_ended;            /* matches a whole subtree */
     bool converts;              /* its values must be given to route.convert() */
-    _Atomic uint8_t label;      /* see py_http_stats.c; 0: not known yet */
+    _Atomic uint16_t label;     /* see py_http_stats.c; 0: not known yet */
     uint8_t nwild;
     struct {
         uint16_t seg;           /* which segment, from 0 */

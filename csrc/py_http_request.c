@@ -422,7 +422,7 @@ http_request_strip(http_request *r, int32_t n)
 void
 http_request_matched(http_request *r, http_route *route, uint32_t path, const rt_slice *wild)
 {
-    uint8_t label = RT_LOAD(route->label);
+    uint16_t label = RT_LOAD(route->label);
     if (RT_UNLIKELY(label == 0)) {
         label = http_stats_label(route->pattern);
         RT_STORE(route->label, label);

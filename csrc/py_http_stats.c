@@ -19,11 +19,12 @@
 #include "py_http.h"
 #include "py_inspect.h"
 
-#define MAX_LABELS 256          /* as many as 8 bits can tell apart */
+#define MAX_LABELS 1024         /* at most as many as LABEL_MASK can tell apart */
+#define LABEL_MASK 0x7fffu
 #define MAX_LABEL_BYTES 512
-#define MAX_SERIES 1024
+#define MAX_SERIES 4096
 #define OTHERS_SERIES 128       /* more, of OTHER only */
-#define KNOWN_SLOTS 2048        /* a power of two, more than all of them */
+#define KNOWN_SLOTS 8192        /* a power of two, more than all of them */
 #define NO_ROUTE 0
 #define OTHER 1                 /* routes that have got no label of their own */
 #define USED 0x80000000u        /* in each key: none is 0 */
@@ -35,7 +36,7 @@ typedef struct http_series {
     rt_hist hist;               /* ns */
 } http_series;
 
-#define BUCKETS 64
+#define BUCKETS 256
 
 /* Of an M, which adds series; anybody reads them. */
 struct http_series_table {
@@ -86,7 +87,7 @@ add_label(const char *text, size_t len)
     return n;
 }
 
-uint8_t
+uint16_t
 http_stats_label(PyObject *pattern)
 {
     Py_ssize_t len;
@@ -114,7 +115,7 @@ http_stats_label(PyObject *pattern)
         found = add_label(text, (size_t)len);
         py_release(&known.lock);
     }
-    return (uint8_t)found;
+    return (uint16_t)found;
 }
 
 /* ---- series ---- */
@@ -141,7 +142,7 @@ admit(uint32_t key)
 {
     if (RT_LOAD(*key_slot(key)) == key)
         return true;
-    bool other = (key >> 16 & 0xff) == OTHER;
+    bool other = (key >> 16 & LABEL_MASK) == OTHER;
     py_acquire(&known.lock);
     _Atomic uint32_t *slot = key_slot(key);
     bool may = RT_LOAD(*slot) == key;
@@ -247,7 +248,7 @@ series_row(uint32_t key)
         if (series != NULL)
             py_hist_add(&sum, &series->hist);
     }
-    PyObject *route = label_text(key >> 16 & 0xff);
+    PyObject *route = label_text(key >> 16 & LABEL_MASK);
     PyObject *hist = route ? py_hist_render(&sum) : NULL;
     if (hist == NULL) {
         Py_XDECREF(route);

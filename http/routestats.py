@@ -14,7 +14,7 @@ class RouteStats(NamedTuple):
     Attributes:
         method: ``"GET"`` and so on; ``"OTHER"`` for those that RFC 9110 and 5789 do not name.
         route: the pattern that the mux has matched, without its method; ``""`` where there was
-            none, ``"other"`` for all routes beyond the 254 first.
+            none, ``"other"`` for all routes beyond the 1,022 first.
         statuses: how many got each status; those without a response are under 0.
         duration: how long they took.
     """

@@ -376,7 +376,7 @@ import runtime
 from runtime import http
 
 mux = http.ServeMux()
-for i in range(400):
+for i in range(1200):
     mux.handle(f"/r{i}", lambda w, r: w.write_header(int(r.query.get("status", 200))))
 server = http.Server(mux, "127.0.0.1:0")
 server.listen()
@@ -389,12 +389,12 @@ def ask():
             s.sendall(f"{method} {target} HTTP/1.1\\r\\nHost: t\\r\\n\\r\\n".encode())
             while b"\\r\\n\\r\\n" not in s.recv(65536):
                 pass
-        for i in range(400):
+        for i in range(1200):
             get("HEAD", f"/r{i}")
-        for i in range(1000):
-            get("HEAD", f"/r{i % 3}?status={200 + i % 700}")
+        for i in range(4000):
+            get("HEAD", f"/r{i % 9}?status={200 + i % 700}")
         for i in range(300):
-            get("POST", f"/r{399 - i % 2}?status={200 + i}")
+            get("POST", f"/r{1199 - i % 2}?status={200 + i}")
         get("HEAD", "/r0")
 
 runtime.blocking(ask)
@@ -411,9 +411,9 @@ def test_routes_and_statuses_without_end_are_counted_as_others():
 by_route = {s.route: sum(s.statuses.values()) for s in rows if s.method == "HEAD"}
 total = sum(sum(s.statuses.values()) for s in rows)
 print(total, runtime.stats()["http"]["requests"])
-print(len(by_route), by_route["/r0"] >= 2, "/r253" in by_route, "/r254" in by_route)
-print(by_route["other"] >= 146)
-print(sum(len(s.statuses) for s in rows) <= 1024 + 128 + 1)
+print(len(by_route), by_route["/r0"] >= 2, "/r1021" in by_route, "/r1022" in by_route)
+print(by_route["other"] >= 178)
+print(sum(len(s.statuses) for s in rows) <= 4096 + 128 + 1)
 print(all(s.duration.count == sum(s.statuses.values()) for s in rows))
 others = {s.method for s in rows if s.route == "other"}
 print(sorted(others))
@@ -422,8 +422,8 @@ print(sorted(others))
     assert (done.stderr, done.stdout.splitlines()) == (
         "",
         [
-            "1701 1701",
-            "255 True True False",
+            "5501 5501",
+            "1023 True True False",
             "True",
             "True",
             "True",
@@ -434,7 +434,7 @@ print(sorted(others))
 
 def test_a_forked_child_counts_its_own_requests():
     done = run(
-        MANY.replace("400", "3").replace("1000", "5").replace("range(300)", "range(0)")
+        MANY.replace("1200", "3").replace("4000", "5").replace("range(300)", "range(0)")
         + """
 import os
 print(sum(sum(s.statuses.values()) for s in rows), flush=True)
