@@ -175,8 +175,12 @@ def stats() -> Stats:
     The values are read one after the other while others go on: sums are exact only when
     nothing runs, but no counter is ever seen to go down.
 
+    RuntimeError in finalizers that run when the interpreter has taken its modules down.
+
     Go: runtime/metrics, and expvar.
     """
+    if _core is None or _blocking is None:
+        raise RuntimeError("stats(): the interpreter is shutting down")
     return {**_core.stats(), "blocking": _blocking.stats()}  # type: ignore[typeddict-item]
 
 
