@@ -148,20 +148,29 @@ class hashed:
         known = self._decoy if stored is None else stored
         text = f"{len(user)} {len(password)} {user}{password}{known}"
         digest = hashlib.sha256(self._secret + text.encode()).digest()
-        if self._right.get(digest, 0.0) > time.monotonic():
+        if self._remembers(digest):
             return True
         if self._waiting.add() > _WAITING:
             self._waiting.add(-1)
             raise HTTPError(503, "hashed(): too many passwords wait to be verified")
         try:
             verify = self._verifier(user, known)
-            right, _ = self._flights.do(digest, lambda: self._compare(verify, password.encode()))
+
+            def compare() -> bool:
+                if self._remembers(digest):  # one that has just ended
+                    return True
+                right = self._compare(verify, password.encode()) and stored is not None
+                if right:
+                    self._right.put(digest, time.monotonic() + _LIFETIME)
+                return right
+
+            right, _ = self._flights.do(digest, compare)
+            return right
         finally:
             self._waiting.add(-1)
-        if stored is None or not right:
-            return False
-        self._right.put(digest, time.monotonic() + _LIFETIME)
-        return True
+
+    def _remembers(self, digest: bytes) -> bool:
+        return self._right.get(digest, 0.0) > time.monotonic()
 
     def _compare(self, verify: _Verify, password: bytes) -> bool:
         try:
