@@ -155,6 +155,7 @@ def etag(*, strong: bool = False, max_size: int = _MAX_SIZE) -> Middleware:
     if not max_size >= 0:
         raise ValueError(f"etag(): max_size is a number of bytes, not {max_size!r}")
 
+    limit = max_size + 1
     few = max_size // 4  # characters that are not too many whatever they are
 
     def tagged(w: Any, r: Any, status: int, body: str | bytes) -> Any:
@@ -194,7 +195,7 @@ def etag(*, strong: bool = False, max_size: int = _MAX_SIZE) -> Middleware:
             method = r.method
             if method != "GET" and method != "HEAD":
                 return target(w, r)
-            out = _Writer(w, max_size + 1)
+            out = _Writer(w, limit)
             try:
                 value = target(out, r)
             except GoExit:  # a handler may end this way

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import signal
+import os
 import socket
 import subprocess
 import threading
@@ -37,8 +38,10 @@ class Redis:
     def start(self):
         options = {"port": "0", "unixsocket": self.path, "save": "", "dir": str(self._folder)}
         argv = [word for name, value in options.items() for word in (f"--{name}", value)]
+        # The sanitizers' library is for the interpreter only.
+        env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         self.proc = subprocess.Popen(
-            ["redis-server", *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ["redis-server", *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env
         )
         self._wait_until("Redis answers", self.answers)
 
