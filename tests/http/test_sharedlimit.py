@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import signal
-import os
 import socket
 import subprocess
 import threading
