@@ -173,7 +173,7 @@ class ServeMux(_core.Mux):
             return {"id": r.path_value("id")}
 
         mux.handle("/static/", files)
-        serve(":8080", mux)
+        serve(mux, ":8080")
 
     **Patterns** have the form ``[METHOD ][HOST]/path``:
 

@@ -6,7 +6,7 @@ routes of a mux by ``mux.use(...)``, and around everything by wrapping what is s
 
     mux = http.ServeMux()
     mux.use(middleware.security_headers(), middleware.request_id())
-    http.serve(":8080", middleware.chain(mux, middleware.cors("https://app.example")))
+    http.serve(middleware.chain(mux, middleware.cors("https://app.example")), ":8080")
 
 The first one named is the outermost: it sees the request first and the response last.
 """

@@ -92,7 +92,7 @@ class access_log:
     """A line for each request, to stderr, a file, or a logger.
 
         mux.use(access_log())                                    # common log format
-        http.serve(":80", access_log("json", file=open("access.log", "a"))(mux))
+        http.serve(access_log("json", file=open("access.log", "a"))(mux), ":80")
         mux.use(access_log("combined", logger=logging.getLogger("access")))
 
     ``format`` is ``"common"``, ``"combined"``, ``"json"``, or a function of the entry that returns

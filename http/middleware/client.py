@@ -96,8 +96,8 @@ def real_address(
 ) -> Middleware:
     """Set ``r.remote_addr`` to the client's address where trusted proxies say it.
 
-        http.serve(":8080", real_address(["10.0.0.0/8"])(mux))
-        http.serve("unix:/run/app.sock", real_address(header="Forwarded")(mux))
+        http.serve(real_address(["10.0.0.0/8"])(mux), ":8080")
+        http.serve(real_address(header="Forwarded")(mux), "unix:/run/app.sock")
 
     ``trusted`` are the proxies: addresses, networks, ``"loopback"``, ``"private"`` (RFC 1918 and
     fc00::/7), ``"unix"`` (whoever connects by a unix socket). ``header`` is the field that they

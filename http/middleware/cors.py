@@ -20,7 +20,7 @@ def cors(
 ) -> Middleware:
     """Let pages of other origins read responses, and answer their browsers' preflight requests.
 
-        serve(":8080", chain(mux, cors(["https://app.example.com"], methods=["GET", "PUT"])))
+        serve(chain(mux, cors(["https://app.example.com"], methods=["GET", "PUT"])), ":8080")
 
     ``origins``: one, several, or a function of the origin that tells; ``"*"`` is any. ``methods``
     and ``headers`` are those that a preflight allows (``["*"]``: any), for ``max_age`` seconds;

@@ -30,7 +30,7 @@ class limit_concurrency:
     """Let no more than max_running handlers run at once, and shed what would wait too long.
 
         limit = limit_concurrency(50, exempt=lambda r: r.path == "/healthz")
-        http.serve(":8080", limit(mux))
+        http.serve(limit(mux), ":8080")
 
     Up to ``max_waiting`` requests wait for a place, first come, first served, for ``max_wait``
     seconds at most. A burst goes through that way. When requests have had to wait for more than
