@@ -21,7 +21,7 @@ def callee(handler: Any, what: str) -> Handler:
 def chain(handler: Any, *middleware: Middleware) -> Handler:
     """The handler with these around it, the first one outermost.
 
-        serve(chain(mux, recover, log))      # recover(log(mux), ":8080")
+        serve(chain(mux, recover, log), ":8080")      # recover(log(mux))
 
     Raises TypeError if one of them is not callable, or does not return a handler.
     """
