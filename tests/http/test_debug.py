@@ -21,7 +21,7 @@ from runtime.sync import Mutex
 from runtime.testing import bubble
 from waits import parked
 
-ROOT = Path(runtime.__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]  # the checkout: what is tested may be built elsewhere
 STATIC = ROOT / "http" / "debug" / "static"
 LOCAL = "127.0.0.1:5000"
 SAFETY = 60.0
