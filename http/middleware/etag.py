@@ -14,7 +14,6 @@ from runtime._http.replies import unpack
 from runtime._http.values import dump_json
 
 _MAX_SIZE = 1 << 20
-_TAGGED = (0, 200)  # statuses; 0: not chosen yet, which will be 200
 _LARGE = 64 * 1024  # bytes of which another thread makes a strong tag
 
 
@@ -163,12 +162,8 @@ def etag(*, strong: bool = False, max_size: int = _MAX_SIZE) -> Middleware:
         size = len(body)
         if size > few and type(body) is str and not body.isascii():
             size = len(body.encode())
-        headers = w.headers
-        if (
-            size > max_size
-            or w.status not in _TAGGED
-            or (len(headers) and _declines(headers))
-        ):
+        headers, chosen = w.headers, w.status  # 0: not chosen yet, which will be 200
+        if size > max_size or (chosen and chosen != 200) or (headers and _declines(headers)):
             if status:
                 w.write_header(status)
             return body
@@ -179,7 +174,7 @@ def etag(*, strong: bool = False, max_size: int = _MAX_SIZE) -> Middleware:
         else:
             tag = runtime.blocking(_strong_etag, body)
         headers.set("ETag", tag)
-        if r._values("If-None-Match") and w.status == 0 and not none_match(r.headers, tag):
+        if r._values("If-None-Match") and chosen == 0 and not none_match(r.headers, tag):
             for name in ("Content-Type", "Content-Length", "Content-Encoding", "Last-Modified"):
                 headers.delete(name)
             w.write_header(304)
