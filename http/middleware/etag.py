@@ -31,10 +31,16 @@ def _declines(headers: Any) -> bool:
 class _Writer(Around):
     """Holds a response back until it is whole, or until it turns out that it gets no tag."""
 
-    __slots__ = ()
+    __slots__ = ("_status",)
 
-    _status = 0  # 200, once the handler has chosen that
     _mutex: Any
+
+    def __init__(self, w: Any, limit: int) -> None:
+        self._w = w
+        self._limit = limit
+        self._held = []
+        self._size = self._status = 0  # the status is 200, once the handler has chosen that
+        self._begun = False
 
     @property
     def status(self) -> int:

@@ -44,12 +44,12 @@ class Around:
         if self._begun:
             self._write_on(data)
             return
-        kind = type(data)
-        if kind is not str and kind is not bytes and not isinstance(data, str):
+        if type(data) is not str and type(data) is not bytes and not isinstance(data, str):
             try:
                 data = bytes(memoryview(data))  # its owner may change it
             except TypeError:
-                raise TypeError(f"write() needs str or bytes, not {kind.__name__}") from None
+                name = type(data).__name__
+                raise TypeError(f"write() needs str or bytes, not {name}") from None
         self._held.append(data)
         size = self._size = self._size + len(data)
         if size >= self._limit or self._begun:
