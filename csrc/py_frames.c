@@ -75,23 +75,27 @@ py_zones_init(py_zones *z, PyObject *module, PyObject *files, PyObject *function
     return 0;
 }
 
-static bool
+/* -1: no memory. */
+static int
 at_resume(const py_zones *z, PyCodeObject *code, int lasti)
 {
     PyObject *bytes = PyCode_GetCode(code);
-    bool at = bytes != NULL && lasti >= 0 && lasti < PyBytes_GET_SIZE(bytes)
+    if (bytes == NULL) {
+        PyErr_Clear();
+        return -1;
+    }
+    bool at = lasti >= 0 && lasti < PyBytes_GET_SIZE(bytes)
               && z->resumes[(unsigned char)PyBytes_AS_STRING(bytes)[lasti]];
-    Py_XDECREF(bytes);
-    PyErr_Clear();
+    Py_DECREF(bytes);
     return at;
 }
 
-bool
+int
 py_between_instructions(const py_zones *z, PyThreadState *ts)
 {
     int lasti;
     PyCodeObject *code = (PyCodeObject *)py_caller(ts, &lasti);
-    bool between = code != NULL && at_resume(z, code, lasti);
+    int between = code != NULL ? at_resume(z, code, lasti) : 0;
     Py_XDECREF(code);
     return between;
 }
@@ -575,7 +579,7 @@ py_frames_visit(void *frames, visitproc visit, void *arg)
 bool
 py_stack_in_call(const py_zones *z, const py_stack *s)
 {
-    return s->n != 0 && !at_resume(z, s->code[0], s->lasti[0]);
+    return s->n != 0 && at_resume(z, s->code[0], s->lasti[0]) <= 0;
 }
 
 PyObject *

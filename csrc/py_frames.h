@@ -30,8 +30,8 @@ int py_zones_init(py_zones *z, PyObject *module, PyObject *files, PyObject *func
 /* Does the eval loop itself run signal handlers now, between two instructions?  It
    does so also after calls, but there it cannot be told from C code that looks for
    signals half-way, say while it holds the lock of a file's buffer.  Of the calling
-   thread; leaves no exception. */
-bool py_between_instructions(const py_zones *z, PyThreadState *ts);
+   thread; -1: no memory to see that.  Leaves no exception. */
+int py_between_instructions(const py_zones *z, PyThreadState *ts);
 
 /* Why the calling thread's stack must not be left for another one of the same thread,
    as a constant text; NULL: it may be.  anywhere: it may be before any instruction, and not

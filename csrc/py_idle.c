@@ -16,7 +16,8 @@
  *
  * Without a GIL the last release of an object by another thread than the one that made it
  * is left to that one.  An M that sleeps has to look for such releases, too, for they may run
- * finalizers, and does so in a goroutine: finalizers may wait.
+ * finalizers, and does so in a goroutine: finalizers may wait.  If there is no memory for one the
+ * scheduler itself looks: a release that is put off keeps a deadlock from being seen.
  */
 #include "py_core.h"
 
@@ -133,6 +134,23 @@ merge_main(Goroutine *Py_UNUSED(gp))
     return PyObject_CallNoArgs(core->nothing);
 }
 
+/* Have the interpreter look for releases that were left to mp's thread.  True if there is
+   something to run for that. */
+static bool
+merge(py_m *mp)
+{
+    if (!py_has_merges(mp->tstate))
+        return false;
+    if (py_g_spawn_service(mp, merge_main) == 0)
+        return true;
+    PyErr_Clear();
+    PyObject *r = merge_main(NULL);
+    if (r == NULL)
+        PyErr_Clear();                  /* it is tried again, as long as there are any */
+    Py_XDECREF(r);
+    return rt_p_runnable(&mp->p);
+}
+
 static bool
 other_threads(void)
 {
@@ -173,9 +191,8 @@ void
 py_idle_block(rt_p *pp, int64_t timeout)
 {
     py_m *mp = py_m_of(pp), *m0 = core->m0;
-    if (py_has_merges(mp->tstate) && py_g_spawn_service(mp, merge_main) == 0)
+    if (merge(mp))
         return;
-    PyErr_Clear();
     if (mp->is_main) {
         block_main(mp, timeout);
         return;

@@ -79,7 +79,8 @@ py_preempt_beat(py_m *mp)
 
 /* The SIGURG handler: the goroutine that runs shall make way, because sysmon says so,
    or because main is to get its KeyboardInterrupt.  Where it cannot be left now, the
-   signal is raised again, for the next time the eval loop looks. */
+   signal is raised again, for the next time the eval loop looks: never between two
+   instructions where a function is traced, for on 3.11 that is before the same one. */
 static PyObject *
 m_on_preempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
@@ -90,13 +91,14 @@ m_on_preempt(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     if (mp->curg == NULL
         || !(asked || (mp->curg != core->main_g && py_g_has_pending(core->main_g))))
         Py_RETURN_NONE;
-    if (py_between_instructions(&PRE->zones, mp->tstate)) {
-        if (pinned(mp, asked, 0) == NULL) {
-            py_give_way(mp);
-            Py_RETURN_NONE;
-        }
+    int between = py_between_instructions(&PRE->zones, mp->tstate);
+    if (between > 0 && pinned(mp, asked, 0) == NULL) {
+        py_give_way(mp);
+        Py_RETURN_NONE;
+    }
+    if (between != 0) {
         py_preempt_beat(mp);
-        if (asked || core->sched.sysmon.running)
+        if (asked || core->sched.sysmon.running || mp->tstate->c_tracefunc != NULL)
             Py_RETURN_NONE;     /* sysmon will ask again */
     }
     if (asked)
@@ -385,9 +387,10 @@ token_dealloc(Token *token)
     if (!concerned(mp))
         return;
     /* After a call the lock that it has taken does not show yet. */
-    if (!py_between_instructions(&PRE->zones, mp->tstate))
+    int between = py_between_instructions(&PRE->zones, mp->tstate);
+    if (between == 0)
         ask_again(mp);
-    else if (pinned(mp, true, 0) == NULL)
+    else if (between > 0 && pinned(mp, true, 0) == NULL)
         py_give_way(mp);
     else
         py_preempt_beat(mp);

@@ -220,6 +220,10 @@ def test_core_gets_no_memory_any_more_fails_with_exceptions(shim: Path, name: st
     assert hits > 0 or name == "ThreadWaits"
 
 
+def test_preemption_without_memory_does_not_hang(shim: Path) -> None:
+    assert run(shim, "inject.py", "Busy", "-1", "1:1000000", "core_alloc:ENOMEM", procs=1) == 1
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_call_fails_with_an_exception(shim: Path, name: str) -> None:
     hits = run(shim, "inject.py", name, "1", "1:1", *CALLS[name])

@@ -1232,6 +1232,25 @@ class Preempt(Scenario):
         self.ended = True
 
 
+class Busy(Scenario):
+    """A goroutine that calls functions for several turns, while another waits for one, and that
+    has not reacted before: so it is asked in all ways that there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gs[0] = go(divmod, 17, 5)
+        sum(range(5_000_000))
+
+    def call(self, depth: int) -> None:
+        if depth:
+            self.call(depth - 1)
+            self.call(depth - 1)
+
+    def run(self) -> None:
+        self.call(18)
+        assert self.gs[0].join() == (3, 2)
+
+
 class ThreadPreempt(Preempt, Thread):
     """The same on an M that is not the main one."""
 
