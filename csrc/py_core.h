@@ -219,7 +219,7 @@ typedef struct {
         *stream_type, *mux_type, *mux_table_type, *mux_route_type, *ratelimiter_type, *shed_type;
     PyObject *foreign_key;      /* of a thread's Goroutine in its thread state's dict */
     struct {                    /* interned names that middleware of HTTP looks up */
-        PyObject *headers, *trace, *trace_id, *user;
+        PyObject *headers, *trace, *trace_id, *user, *etag;
     } http_names;
     PyObject *exc_goexit, *exc_cancelled, *exc_closed, *exc_deadlock, *exc_net_closed,
         *exc_hijacked;

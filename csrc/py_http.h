@@ -662,6 +662,8 @@ PyObject *http_request_state(http_request *r);
 PyObject *http_request_known_addr(http_request *r);
 PyObject *http_request_pattern(http_request *r);
 http_writer *http_writer_new(http_conn *c);
+/* What w.status is. */
+int http_writer_status(http_writer *w);
 /* Use what the handler returned (borrowed).  -1 with an exception set. */
 int http_writer_returned(http_writer *w, PyObject *value);
 /* End the response, completing it in c->out (large bodies may be sent).  -1: exception
@@ -753,6 +755,7 @@ PyObject *http_headers_new_trailers(void);
 /* A new one with the fields of a Headers, a mapping or pairs. */
 PyObject *http_headers_copy(PyObject *fields);
 uint32_t http_headers_count(PyObject *headers);
+bool http_headers_has(PyObject *headers, const char *name, size_t n);
 /* The first value of a field, or `otherwise`; a new reference. */
 PyObject *http_headers_first(PyObject *headers, PyObject *name, PyObject *otherwise);
 /* Callback per field, in order, for building the head.  Stops when it returns
@@ -793,6 +796,7 @@ int http_context_init(PyObject *module);
 int http_stream_init(PyObject *module);
 int http_trace_init(PyObject *module);
 int http_log_init(PyObject *module);
+int http_etag_init(PyObject *module);
 
 /* The object in a slot that is filled once, on first use (borrowed), or NULL. */
 static inline PyObject *

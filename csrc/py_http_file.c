@@ -27,7 +27,6 @@
 #endif
 
 #include "rt_http1_sniff.h"
-#include "rt_xxh64.h"
 
 #define SMALL (16 * 1024)               /* bytes that are copied rather than sent by the system */
 #define STEP (1024 * 1024)              /* bytes moved by one call; then others get a turn */
@@ -379,35 +378,7 @@ m_detect_content_type(PyObject *Py_UNUSED(module), PyObject *data)
     return PyUnicode_FromString(type);
 }
 
-/* _weak_etag(data): an entity tag of its bytes, of a str those of its UTF-8. */
-static PyObject *
-m_weak_etag(PyObject *Py_UNUSED(module), PyObject *data)
-{
-    PyObject *bytes = NULL;
-    Py_buffer view = {0};
-    uint64_t hash;
-    if (PyUnicode_Check(data) && PyUnicode_IS_ASCII(data))
-        hash = rt_xxh64(PyUnicode_1BYTE_DATA(data), (size_t)PyUnicode_GET_LENGTH(data));
-    else {
-        if (PyUnicode_Check(data) && (data = bytes = PyUnicode_AsUTF8String(data)) == NULL)
-            return NULL;
-        if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
-            Py_XDECREF(bytes);
-            return NULL;
-        }
-        hash = rt_xxh64(view.buf, (size_t)view.len);
-        PyBuffer_Release(&view);
-        Py_XDECREF(bytes);
-    }
-    static const char digits[] = "0123456789abcdef";
-    char tag[] = "W/\"0123456789abcdef\"";
-    for (int i = 0; i < 16; i++)
-        tag[3 + i] = digits[hash >> (60 - 4 * i) & 15];
-    return PyUnicode_FromStringAndSize(tag, sizeof(tag) - 1);
-}
-
 static PyMethodDef functions[] = {
-    {"_weak_etag", m_weak_etag, METH_O, NULL},
     {"_open_beneath", m_open_beneath, METH_VARARGS, NULL},
     {"detect_content_type", m_detect_content_type, METH_O,
      "detect_content_type($module, data, /)\n--\n\n"

@@ -446,6 +446,16 @@ headers_subscript(Headers *h, PyObject *name)
     return value;
 }
 
+bool
+http_headers_has(PyObject *self, const char *name, size_t n)
+{
+    Headers *h = (Headers *)self;
+    py_acquire(&h->lock);
+    bool found = find(h, name, n) != NULL;
+    py_release(&h->lock);
+    return found;
+}
+
 static int
 headers_contains(Headers *h, PyObject *name)
 {
@@ -453,10 +463,7 @@ headers_contains(Headers *h, PyObject *name)
     const char *bytes = name_arg(name, &n);
     if (bytes == NULL)
         return -1;
-    py_acquire(&h->lock);
-    bool found = find(h, bytes, n) != NULL;
-    py_release(&h->lock);
-    return found;
+    return http_headers_has((PyObject *)h, bytes, n);
 }
 
 int

@@ -866,7 +866,8 @@ py_http_init_types(PyObject *module)
         || http_stream_init(module) < 0
         || http_mux_init(module) < 0 || http_file_init(module) < 0
         || http_ratelimit_init(module) < 0 || http_trace_init(module) < 0
-        || http_log_init(module) < 0 || http_stats_init(module) < 0)
+        || http_log_init(module) < 0 || http_etag_init(module) < 0
+        || http_stats_init(module) < 0)
         return -1;
     return http_server_init(module);
 }

@@ -894,13 +894,19 @@ writer_get_headers(http_writer *w, void *Py_UNUSED(closure))
     return headers ? Py_NewRef(headers) : http_lazy_set(&w->headers, http_headers_new());
 }
 
-static PyObject *
-writer_get_status(http_writer *w, void *Py_UNUSED(closure))
+int
+http_writer_status(http_writer *w)
 {
     py_acquire(&w->conn->lock);
     int status = w->status;
     py_release(&w->conn->lock);
-    return PyLong_FromLong(status);
+    return status;
+}
+
+static PyObject *
+writer_get_status(http_writer *w, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(http_writer_status(w));
 }
 
 static PyObject *

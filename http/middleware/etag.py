@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import runtime
-from runtime._core import GoExit, _weak_etag
+from runtime._core import GoExit, _tag_fresh, _weak_etag
 from runtime._http.chain import Handler, Middleware, callee
 from runtime._http.conditions import none_match
 from runtime._http.controller import ResponseController
@@ -162,6 +163,7 @@ def etag(*, strong: bool = False, max_size: int = _MAX_SIZE) -> Middleware:
 
     limit = max_size + 1
     few = max_size // 4  # characters that are not too many whatever they are
+    most = int(min(max_size, sys.maxsize))
 
     def tagged(w: Any, r: Any, status: int, body: str | bytes) -> Any:
         """Respond with a whole body; status: as the handler has chosen it."""
@@ -204,24 +206,25 @@ def etag(*, strong: bool = False, max_size: int = _MAX_SIZE) -> Middleware:
                 if body is not None:
                     w.respond(tagged(w, r, out._status, body))
                 raise
-            held = out._held
-            if value is None:
-                if len(held) == 1 and not out._begun:
-                    out._begun = True
-                    return tagged(w, r, out._status, held.pop())
-            elif not held and not out._begun:
-                kind = type(value)
-                if kind is str or kind is bytes:
-                    return tagged(w, r, out._status, value)
-                if kind is dict or kind is list:
-                    text = dump_json(value)
-                    if "Content-Type" not in w.headers:
-                        w.headers.set("Content-Type", "application/json")
-                    return tagged(w, r, out._status, text)
-            if value is not None:
-                out.respond(value)
-            body = out._whole()
-            return None if body is None else tagged(w, r, out._status, body)
+            held, kind = out._held, type(value)
+            if value is None and len(held) == 1 and not out._begun:
+                out._begun = True
+                body = held.pop()
+            elif (kind is str or kind is bytes) and not held and not out._begun:
+                body = value
+            elif (kind is dict or kind is list) and not held and not out._begun:
+                body = dump_json(value)
+                if "Content-Type" not in w.headers:
+                    w.headers.set("Content-Type", "application/json")
+            else:
+                if value is not None:
+                    out.respond(value)
+                body = out._whole()
+                if body is None:
+                    return None
+            if not strong and not out._status and _tag_fresh(w, r, body, most):
+                return body
+            return tagged(w, r, out._status, body)
 
         return tagging
 

@@ -85,11 +85,11 @@ def test_strong_tag_is_strong(size):
     assert tagged(lambda w, r: "é" * size, {"strong": True}, If_None_Match=tag).status == 304
 
 
-def fields(**values):
+def fields(text=BODY, **values):
     def handler(w, r):
         for name, value in values.items():
             w.headers[name.replace("_", "-")] = value
-        return BODY
+        return text
 
     return handler
 
@@ -264,3 +264,34 @@ def test_curl_is_told_that_nothing_has_changed(serve, tool, tmp_path):
     (tmp_path / "etag").write_text("")
     assert tool(*args, server.url) == BODY.encode() + b"200"
     assert tool(*args, server.url) == b"304"
+
+
+@pytest.mark.parametrize("text", ["ASCII", b"bytes", "non-ASCII: é"])
+def test_bodies_of_a_server(serve, text):
+    """With the fields that decide about it, by the server's own writer."""
+    answers = {
+        "/returned": lambda w, r: text,
+        "/written": lambda w, r: w.write(text),
+        "/chosen": lambda w, r: w.write_header(200) or text,
+        "/field": fields(text, X="y"),
+        "/cached": fields(text, Cache_Control="max-age=5"),
+        "/201": lambda w, r: w.write_header(201) or text,
+        "/own": fields(text, ETag='"mine"'),
+        "/no-store": fields(text, Cache_Control="no-store"),
+    }
+    data = text.encode() if isinstance(text, str) else text
+    tag = _core._weak_etag(text)
+    for size in (len(data) - 1, len(data)):
+        around = middleware.etag(max_size=size)
+        server = serve(lambda w, r: around(answers[r.path])(w, r))  # noqa: B023
+        for path in answers:
+            whole, other = server.get(path), server.get(path, 'If-None-Match: "other"\r\n')
+            again = server.get(path, f"If-None-Match: {tag}\r\n")
+            assert whole.body == other.body == data
+            assert whole.all("etag") == other.all("etag")
+            if path == "/own":
+                assert whole["etag"] == '"mine"' and again.status == 200
+            elif size < len(data) or path in ("/201", "/no-store"):
+                assert whole.all("etag") == [] and again.body == data
+            else:
+                assert (whole["etag"], again.status, again.body) == (tag, 304, b"")
