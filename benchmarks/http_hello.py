@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 import report
 import wrk
 from harness import Unavailable, prepare
+from loaded import Sample, measured
 from options import parse, parser
 from peers import build
 from probe import Expectation, verify
@@ -35,18 +36,6 @@ class Scenario:
 SCENARIOS = {
     "hello": Scenario("GET / answers Hello, World", Expectation()),
 }
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One server in one round. Latencies are in microseconds (None with pipelining)."""
-
-    per_second: float
-    cpu_us: float  # of the server, for each request
-    busy: float  # share of the server's core, 0 to 1
-    p50: float | None
-    p99: float | None
-    errors: int
 
 
 # server name -> round -> sample
@@ -70,21 +59,12 @@ def measure(server: Server, scenario: Scenario, options: argparse.Namespace) -> 
 
     with server.running([options.server_core]) as (program, address):
         verify(address, request, options.pipeline)
-        load(address, WARM_UP)
-        before = program.cpu_seconds()
-        result = load(address, options.seconds)
-        used = program.cpu_seconds() - before
-        program.check_alive()
-    if result.requests == 0:
-        raise Unavailable("answered no request under load")
-    return Sample(
-        per_second=result.requests / result.seconds,
-        cpu_us=used / result.requests * 1e6,
-        busy=used / result.seconds,
-        p50=result.p50,
-        p99=result.p99,
-        errors=result.errors,
-    )
+        return measured(
+            program,
+            lambda seconds: load(address, seconds),
+            warm_up=WARM_UP,
+            seconds=options.seconds,
+        )
 
 
 def measure_all(
@@ -136,7 +116,7 @@ def table(samples: Samples, servers: Mapping[str, Server]) -> str:
                 f"{report.middle(column(name, 'per_second')):,.0f}",
                 micros(name, "p50"),
                 micros(name, "p99"),
-                f"{report.middle(column(name, 'busy')):.0%}",
+                f"{report.middle(column(name, 'cores')):.0%}",
                 report.significant(report.middle(cost)),
                 report.times(report.median_ratio(cost, column(OURS, "cpu_us"))),
             ]

@@ -16,29 +16,18 @@ import argparse
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import report
 import wrk
 from harness import Program, Unavailable, free_address, last_line, prepare
+from loaded import Sample, measured
 from probe import Expectation, verify
 from servers import from_checkout, python
 
 WARM_UP = 1  # seconds
 SCRIPT = "compute_gosched.py"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One setting in one round."""
-
-    per_second: float
-    cores: float  # CPU time of the server over wall time
-    cpu_us: float  # CPU time of the server for each request
-    p50: float | None  # microseconds
-    p99: float | None
-    errors: int
 
 
 # GOMAXPROCS -> round -> sample
@@ -80,21 +69,7 @@ def measure(turns: int, procs: int, options: argparse.Namespace) -> Sample:
     ) as program:
         program.wait_listening(address)
         verify(address, Expectation(path, body=str(turns * (turns - 1) // 2).encode()), pipeline=1)
-        load(WARM_UP)
-        before = program.cpu_seconds()
-        result = load(options.seconds)
-        used = program.cpu_seconds() - before
-        program.check_alive()
-    if result.requests == 0:
-        raise Unavailable("answered no request under load")
-    return Sample(
-        per_second=result.requests / result.seconds,
-        cores=used / result.seconds,
-        cpu_us=used / result.requests * 1e6,
-        p50=result.p50,
-        p99=result.p99,
-        errors=result.errors,
-    )
+        return measured(program, load, warm_up=WARM_UP, seconds=options.seconds)
 
 
 def measure_all(micros: float, options: argparse.Namespace) -> Samples:

@@ -17,11 +17,12 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import report
 import wrk
 from harness import Unavailable, last_line, prepare
+from loaded import Sample, measured
 from options import chosen, parse, parser
 from peers import build
 from probe import HELLO, Expectation, verify
@@ -32,18 +33,6 @@ MICROS = 100.0
 WORKS = {"hello": "hello world", "compute": f"computes {MICROS:.0f} µs"}
 RELOAD = "reload"
 RELOADS = 10  # one a second
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One server in one round; latencies are in microseconds."""
-
-    per_second: float
-    cores: float  # CPU time of the server over wall time
-    cpu_us: float  # CPU time of all its processes for each request
-    p50: float | None
-    p99: float | None
-    errors: int
 
 
 # server name -> round -> sample
@@ -77,21 +66,12 @@ def load(address: str, path: str, seconds: int, options: argparse.Namespace) -> 
 def measure(server: Server, request: Expectation, options: argparse.Namespace) -> Sample:
     with server.running(options.cores) as (program, address):
         verify(address, request, pipeline=1)
-        load(address, request.path, WARM_UP, options)
-        before = program.cpu_seconds()
-        result = load(address, request.path, options.seconds, options)
-        used = program.cpu_seconds() - before
-        program.check_alive()
-    if result.requests == 0:
-        raise Unavailable("answered no request under load")
-    return Sample(
-        per_second=result.requests / result.seconds,
-        cores=used / result.seconds,
-        cpu_us=used / result.requests * 1e6,
-        p50=result.p50,
-        p99=result.p99,
-        errors=result.errors,
-    )
+        return measured(
+            program,
+            lambda seconds: load(address, request.path, seconds, options),
+            warm_up=WARM_UP,
+            seconds=options.seconds,
+        )
 
 
 def measure_all(work: str, options: argparse.Namespace) -> Samples:
