@@ -20,11 +20,12 @@ from runtime._http.middleware.compress import compress
 from runtime._http.middleware.cors import cors
 from runtime._http.middleware.etag import etag
 from runtime._http.middleware.jwks import JWKS
-from runtime._http.middleware.jwt import jwt_auth, require_scopes
+from runtime._http.middleware.jwt import jwt_auth
 from runtime._http.middleware.origin import cross_origin_protection
 from runtime._http.middleware.passwords import hash_password, hashed
 from runtime._http.middleware.ratelimit import client_address, rate_limit
 from runtime._http.middleware.recover import recover
+from runtime._http.middleware.scopes import require_scopes
 from runtime._http.middleware.security import security_headers
 from runtime._http.middleware.shed import ConcurrencyStats, limit_concurrency
 from runtime._http.middleware.trace import TraceParent, request_id

@@ -7,12 +7,15 @@ process.
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from runtime._core import _status_text
 from runtime._http.chain import Handler, callee
+
+_SCOPE = re.compile(r"[!#-\[\]-~]+")  # RFC 6749 section 3.3
 
 
 class Refusal(NamedTuple):
@@ -43,6 +46,17 @@ def check_realm(realm: str, what: str) -> str:
     if '"' in realm or "\\" in realm or not realm.isprintable():
         raise ValueError(f"{what}: {realm!r} cannot be quoted as a realm")
     return realm
+
+
+def check_scopes(scopes: Iterable[str], what: str) -> str:
+    """The scopes with spaces in between; ValueError if one of them cannot be a scope."""
+    if isinstance(scopes, str):
+        raise TypeError(f"{what}: scopes are a collection, not a str: {scopes!r}")
+    found = list(scopes)
+    for scope in found:
+        if not isinstance(scope, str) or _SCOPE.fullmatch(scope) is None:
+            raise ValueError(f"{what}: {scope!r} cannot be a scope")
+    return " ".join(found)
 
 
 class Authentication:
@@ -146,16 +160,22 @@ def api_key(
     keys: Mapping[str, str] | Iterable[str] | Callable[[str], object],
     *,
     header: str = "Authorization",
+    scopes: Mapping[str, Iterable[str]] | Callable[[Any], Iterable[str]] | None = None,
 ) -> Authentication:
     """Ask for a key; answer 401 without.
 
         mux.use(api_key({"3f8a...": "billing", "77c1...": "shop"}))
         mux.use(api_key(lookup, header="X-API-Key"))
+        mux.use(api_key({"3f8a...": "billing"}, scopes={"billing": ["items:read"]}))
 
     ``keys`` are those that are valid, or a mapping of them to whose they are, or a function of the
     key that returns whose it is (None, False: nobody's). It is sent as ``Authorization: Bearer
     KEY`` (RFC 6750), or alone in another ``header``. Whose it is, or True, is then
     ``r.state["user"]``.
+
+    With ``scopes``, by whose the key is or a function of that, `require_scopes` lets a key do what
+    it is for: ``r.state["claims"]`` is ``{"sub": user, "scope": "items:read"}``. Who is not in the
+    mapping has none. Raises ValueError for an empty key, and for what cannot be a scope.
     """
     find: Callable[[str], object]
     if isinstance(keys, str):
@@ -168,6 +188,19 @@ def api_key(
             raise ValueError("api_key(): a key is empty")
         find = owners.get
 
+    allowed: Callable[[Any], str] | None = None
+    if callable(scopes):
+        scopes_of = scopes
+
+        def allowed(owner: Any) -> str:
+            return check_scopes(scopes_of(owner), "api_key()")
+
+    elif scopes is not None:
+        granted = {owner: check_scopes(given, "api_key()") for owner, given in scopes.items()}
+
+        def allowed(owner: Any) -> str:
+            return granted.get(owner, "")
+
     bearer = header.lower() == "authorization"
     refusal = challenge("Bearer" if bearer else f'ApiKey header="{header}"')
 
@@ -178,6 +211,8 @@ def api_key(
         owner = find(key) if key else None
         if owner is None or owner is False:
             return refusal
+        if allowed is not None:
+            r.state["claims"] = {"sub": owner, "scope": allowed(owner)}
         r.state["user"] = owner
         return None
 

@@ -1,4 +1,4 @@
-"""Bearer tokens that are JSON Web Tokens (RFC 6750, RFC 7519), and what they allow.
+"""Bearer tokens that are JSON Web Tokens (RFC 6750, RFC 7519).
 
 What a token says of how to verify it is never believed: the program names the algorithms, a key
 has those that it is made for (jwtkeys.py), and keys come from the program or its provider only, so
@@ -16,16 +16,9 @@ import re
 import time
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from runtime._http.chain import Handler, Middleware, callee
-from runtime._http.middleware.auth import (
-    Authentication,
-    Refusal,
-    challenge,
-    check_realm,
-    refuse,
-)
+from runtime._http.middleware.auth import Authentication, Refusal, challenge, check_realm
 from runtime._http.middleware.jwks import JWKS, KeysUnavailableError
 from runtime._http.middleware.jwtkeys import (
     SYMMETRIC,
@@ -38,7 +31,6 @@ from runtime._http.middleware.jwtkeys import (
 from runtime._http.middleware.recent import Recent
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")  # RFC 7515 section 3.1
-_SCOPE = re.compile(r"[!#-\[\]-~]+")  # RFC 6749 section 3.3
 
 logger = logging.getLogger("runtime.http")
 
@@ -279,60 +271,3 @@ def jwt_auth(
         return None
 
     return Authentication("jwt_auth()", authenticate)
-
-
-def _granted(claims: Mapping[str, Any]) -> str:
-    """The scopes of a token, each between spaces: the claim scope, or scp."""
-    value = claims.get("scope")
-    if value is None:
-        value = claims.get("scp")
-    if isinstance(value, list):  # as some providers have it
-        value = " ".join(scope for scope in value if isinstance(scope, str) and " " not in scope)
-    return f" {value} " if isinstance(value, str) else ""
-
-
-def require_scopes(
-    *scopes: str, match: Literal["all", "any"] = "all", realm: str = "restricted"
-) -> Middleware:
-    """Ask for a token with these scopes; answer 403 without. It is put within `jwt_auth`.
-
-        mux.use(jwt_auth(jwks_url=URL, algorithms=["RS256"], audience="shop"))
-        mux.handle("GET /items", items, use=[require_scopes("items:read")])
-        mux.handle("POST /items", add, use=[require_scopes("items:write", "admin", match="any")])
-
-    Scopes are those of ``r.state["claims"]``: of the claim ``scope`` (RFC 6749 section 3.3), or of
-    ``scp``, words with spaces in between or a list. All of them are needed, or with
-    ``match="any"`` one. The answer names them, as RFC 6750 section 3 says; it is 401 where nobody
-    has verified a token. Raises ValueError for none, and for what cannot be a scope.
-    """
-    if not scopes:
-        raise ValueError("require_scopes(): name at least one scope")
-    for scope in scopes:
-        if not isinstance(scope, str) or _SCOPE.fullmatch(scope) is None:
-            raise ValueError(f"require_scopes(): {scope!r} cannot be a scope")
-    if match not in ("all", "any"):
-        raise ValueError(f"require_scopes(): match is 'all' or 'any', not {match!r}")
-    check_realm(realm, "require_scopes()")
-    needed = [f" {scope} " for scope in dict.fromkeys(scopes)]
-    wanted = len(needed) if match == "all" else 1
-    missing = challenge(f'Bearer realm="{realm}"')
-    told = f'Bearer realm="{realm}", error="insufficient_scope", scope="{" ".join(scopes)}"'
-    insufficient = Refusal(403, (("WWW-Authenticate", told),))
-
-    def around(handler: Any) -> Handler:
-        target = callee(handler, "require_scopes()")
-
-        def authorized(w: Any, r: Any) -> Any:
-            claims = r.state.get("claims")
-            if not isinstance(claims, Mapping):
-                return refuse(w, missing)
-            granted, found = _granted(claims), 0
-            for scope in needed:
-                found += scope in granted
-            if found < wanted:
-                return refuse(w, insufficient)
-            return target(w, r)
-
-        return authorized
-
-    return around

@@ -776,6 +776,26 @@ def test_scopes_without_a_verified_token_are_refused():
     assert refused(ask(handler, "k"), 'Bearer realm="restricted"')
 
 
+@pytest.mark.parametrize("asked", ["mapping", "function"])
+def test_scopes_of_a_key(asked):
+    by_owner = {"ann": ["a", "b"], "bob": ("b",), "eve": ()}
+    keys = {"k1": "ann", "k2": "bob", "k3": "eve", "k4": "dan"}
+    scopes = by_owner if asked == "mapping" else lambda owner: by_owner.get(owner, ())
+    handler = middleware.chain(
+        show, middleware.api_key(keys, scopes=scopes), middleware.require_scopes("a", realm="R")
+    )
+    told = 'Bearer realm="R", error="insufficient_scope", scope="a"'
+    assert ask(handler, "k1").status == 200
+    for key in ("k2", "k3", "k4"):
+        assert refused(ask(handler, key), told, 403)
+    assert ask(handler, "k5").status == 401
+    for wrong in ({"ann": ["a b"]}, {"ann": [""]}, {"ann": [5]}):
+        with pytest.raises(ValueError, match="cannot be a scope"):
+            middleware.api_key(keys, scopes=wrong)
+    with pytest.raises(TypeError, match="not a str"):
+        middleware.api_key(keys, scopes={"ann": "admin"})
+
+
 @pytest.mark.parametrize("args", [(), ("",), ("a b",), ('a"',), ("a\\",), ("é",), (5,), ("a\n",)])
 def test_scopes_that_are_none_are_refused_at_once(args):
     with pytest.raises(ValueError, match="scope"):
