@@ -255,7 +255,7 @@ def total(snapshots: Iterable[Snapshot]) -> Snapshot:
             "latency": sum_histograms(s["histograms"]["latency"] for s in several),
             "run": sum_histograms(s["histograms"]["run"] for s in several),
         },
-        "routes": _sum_routes(route for s in several for route in s["routes"]),
+        "routes": sum_routes(route for s in several for route in s["routes"]),
     }
 
 
@@ -307,7 +307,8 @@ def make_route(method: str, route: str, by_status: dict[str, HistogramStats]) ->
     return made
 
 
-def _sum_routes(routes: Iterable[RouteCounts]) -> list[RouteCounts]:
+def sum_routes(routes: Iterable[RouteCounts]) -> list[RouteCounts]:
+    """One entry for each method and route, sorted by these."""
     merged: dict[tuple[str, str], dict[str, list[HistogramStats]]] = {}
     for r in routes:
         statuses = merged.setdefault((r["route"], r["method"]), {})

@@ -15,10 +15,11 @@ import runtime
 from runtime._http.server import Server, _split_addr
 from runtime._http.workers.app import ATTRIBUTES, find, is_server
 from runtime._http.workers.lines import LineFile
-from runtime._http.workers.plan import MAX_WORKERS, Plan, UsageError
+from runtime._http.workers.plan import LEAST_TIMEOUT, MAX_WORKERS, Plan, UsageError
 from runtime._http.workers.supervisor import supervise
 
 USAGE = 2  # exit status
+_MOST = 2**31 - 1  # what an int of C holds
 
 _DESCRIPTION = """\
 Serve a handler, a mux or an http.Server by worker processes, which are replaced when they die.
@@ -45,14 +46,19 @@ def _number(least: int, most: int | None = None) -> Any:
     return number
 
 
-def _seconds(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; 0 means no limit")
-    return value or None
+def _seconds(least: float = 0.0) -> Any:
+    def seconds(text: str) -> float | None:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < 1e9:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; 0 means no limit")
+        if 0 < value < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least:g}; 0 means no limit")
+        return value or None
+
+    return seconds
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,7 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="host:port, :port or unix:/path, instead of the three above; may be repeated",
     )
-    add("--backlog", type=_number(1), default=4096, help="connections that may queue [%(default)s]")
+    add(
+        "--backlog",
+        type=_number(1, _MOST),
+        default=4096,
+        help="connections that may queue [%(default)s]",
+    )
     add("--ssl-certfile", "--ssl-certificate", metavar="FILE", help="serve HTTPS: PEM file")
     add("--ssl-keyfile", metavar="FILE", help="its key")
 
@@ -102,14 +113,14 @@ def _parser() -> argparse.ArgumentParser:
         "--worker-timeout",
         "--timeout-worker-healthcheck",
         metavar="SECONDS",
-        type=_seconds,
+        type=_seconds(LEAST_TIMEOUT),
         default=30.0,
         help="replace a worker whose scheduler has not run for so long [%(default)g]",
     )
     add(
         "--worker-boot-timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=_seconds(),
         default=120.0,
         help="how long one may take to begin [%(default)g]",
     )
@@ -120,13 +131,13 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--limit-concurrency",
         metavar="N",
-        type=_number(1),
+        type=_number(1, _MOST),
         help="requests at a time; further ones get 503",
     )
     add(
         "--timeout-keep-alive",
         metavar="SECONDS",
-        type=_seconds,
+        type=_seconds(),
         default=120.0,
         help="how long a connection may be idle [%(default)g]",
     )
@@ -134,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout-graceful-shutdown",
         "--workers-kill-timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=_seconds(),
         default=30.0,
         help="for requests that run when a worker is stopped [%(default)g]",
     )
@@ -199,14 +210,15 @@ class Command:
 
     def _addresses(self) -> list[str]:
         args = self._args
-        if args.bind and (args.host is not None or args.port is not None or args.uds):
+        by_tcp = args.host is not None or args.port is not None
+        if args.bind and (by_tcp or args.uds is not None):
             raise UsageError("--bind: not together with --host, --port and --uds")
-        if args.uds:
-            if args.host is not None or args.port is not None:
-                raise UsageError("--uds: not together with --host and --port")
-            return [f"unix:{args.uds}"]
+        if args.uds is not None and by_tcp:
+            raise UsageError("--uds: not together with --host and --port")
         if args.bind:
             addrs: list[str] = args.bind
+        elif args.uds is not None:
+            addrs = [f"unix:{args.uds}"]
         else:
             host = "127.0.0.1" if args.host is None else args.host
             port = 8000 if args.port is None else args.port
@@ -218,7 +230,10 @@ class Command:
                     raise UsageError(f'address {addr!r}: want "unix:/path"')
                 continue
             try:
-                _split_addr(addr)
+                host, _ = _split_addr(addr)
+                host.encode("idna")
+            except UnicodeError:
+                raise UsageError(f"address {addr!r}: {host!r} cannot be a host's name") from None
             except ValueError as exc:
                 raise UsageError(str(exc)) from None
         if len(set(addrs)) < len(addrs):

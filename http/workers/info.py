@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import functools
+import logging
 import os
 import time
 from typing import Any, NamedTuple
 
 from runtime import _stats
 from runtime._http.workers.memory import Cell, Memory
-from runtime._stats import Snapshot
+from runtime._stats import RouteCounts, Snapshot
 
 _TRIES = 20
+_MOST_ROUTES = 4096  # of ended workers that are told apart
+_OTHER = "other"  # as the core calls those that it does not tell apart
+
+logger = logging.getLogger("runtime.http")
 # What says how it is now, and not what has happened so far.  An ended worker has none of it.
 _NOW = {
     "gomaxprocs",
@@ -98,15 +103,13 @@ def _look(fresh: bool) -> list[WorkerInfo]:
 
 
 def _read(here: Here, fresh: bool) -> list[WorkerInfo]:
-    text = here.memory.directory.read()
-    directory = {"workers": [], "ended": None} if text is None else json.loads(text)
+    directory = here.memory.directory.get() or {"workers": [], "ended": None}
     found: list[WorkerInfo] = []
     own = os.getpid()
     for id, pid, restarts, cell in directory["workers"]:
         if pid == own and fresh:
             continue
-        value = here.memory.cells[cell].read()
-        snapshot: Snapshot | None = None if value is None else json.loads(value)
+        snapshot: Snapshot | None = here.memory.cells[cell].get()
         if snapshot is not None and snapshot["pid"] == pid:
             age = max(0.0, time.time() - snapshot["time"])
             found.append(WorkerInfo(id, pid, age, restarts, snapshot))
@@ -117,17 +120,32 @@ def _read(here: Here, fresh: bool) -> list[WorkerInfo]:
     if ended is not None:
         age = max(0.0, time.time() - ended["time"])
         found.append(WorkerInfo(-1, 0, age, 0, ended))
+    if all(w.id < 0 for w in found):  # nobody has written anything yet
+        found.insert(0, WorkerInfo(max(here.id, 0), own, 0.0, here.restarts, _stats.snapshot()))
     return found
 
 
 def publish(cell: Cell) -> Snapshot:
     """Write down what this process has counted; without its routes if they are too many."""
     snapshot = _stats.snapshot()
-    value = json.dumps(snapshot, separators=(",", ":")).encode()
-    if len(value) > cell.room:
-        value = json.dumps({**snapshot, "routes": []}, separators=(",", ":")).encode()
-    cell.write(value)
+    if not cell.put(snapshot):
+        cell.put({**snapshot, "routes": []})
+        _warn_of_routes()
     return snapshot
+
+
+def publish_directory(
+    cell: Cell, workers: list[tuple[int, int, int, int]], ended: Snapshot | None
+) -> None:
+    """Write down which workers there are (slot, pid, restarts, cell), and the sum of ended ones."""
+    if not cell.put({"workers": workers, "ended": ended}) and ended is not None:
+        cell.put({"workers": workers, "ended": {**ended, "routes": []}})
+        _warn_of_routes()
+
+
+@functools.cache
+def _warn_of_routes() -> None:
+    logger.warning("statistics of requests by route are left out: there is no room for so many")
 
 
 def add_ended(ended: Snapshot | None, last: Snapshot) -> Snapshot:
@@ -148,7 +166,16 @@ def add_ended(ended: Snapshot | None, last: Snapshot) -> Snapshot:
             if key != "worker"
         }
     both["stats"]["ps"] = list(ps.values())
+    both["routes"] = _few_routes(both["routes"])
     return both
+
+
+def _few_routes(routes: list[RouteCounts]) -> list[RouteCounts]:
+    """What is beyond so many, as each worker may have its own ones, goes together."""
+    if len(routes) <= _MOST_ROUTES:
+        return routes
+    rest: list[Any] = [{**r, "route": _OTHER} for r in routes[_MOST_ROUTES:]]
+    return _stats.sum_routes([*routes[:_MOST_ROUTES], *rest])
 
 
 def _gone(snapshot: Any) -> Any:

@@ -9,14 +9,17 @@ nobody can be kept waiting.
 
 from __future__ import annotations
 
+import marshal
 import mmap
 import zlib
+from typing import Any
 
 _HEAD = 64  # bytes of a cell before its values, as words of 8 bytes:
 _VERSION, _BEAT, _HURRY = 0, 5, 6  # what is current is the value version % 2
 _LENGTH, _SUM = (1, 3), (2, 4)  # of the two values
-_ROOM = 1 << 22  # bytes of a cell; pages that nobody has written to take none
+_ROOM = 1 << 23  # bytes of a cell; pages that nobody has written to take none
 _TRIES = 100
+_PLAIN, _COMPRESSED = b"p", b"z"
 
 
 class Cell:
@@ -59,6 +62,24 @@ class Cell:
             if zlib.crc32(value) == words[_SUM[which]]:
                 return value
         return None
+
+    def put(self, value: Any) -> bool:
+        """Write what marshal can write.  False: it is too long, and the value is the one before."""
+        data = _PLAIN + marshal.dumps(value)
+        if len(data) > self.room:
+            data = _COMPRESSED + zlib.compress(memoryview(data)[1:], 1)
+        if len(data) > self.room:
+            return False
+        self.write(data)
+        return True
+
+    def get(self) -> Any:
+        """What was put() last; None as from read()."""
+        data = self.read()
+        if data is None:
+            return None
+        rest = memoryview(data)[1:]
+        return marshal.loads(rest if data[:1] == _PLAIN else zlib.decompress(rest))
 
     @property
     def version(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from runtime._http.server import Server
 
 MAX_WORKERS = 512
+LEAST_TIMEOUT = 1.0  # seconds; beats are half a second apart
 
 
 class UsageError(Exception):
@@ -34,7 +35,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         _check_int("workers", self.workers, 1, MAX_WORKERS)
-        _check_seconds("worker_timeout", self.worker_timeout, 1.0)
+        _check_seconds("worker_timeout", self.worker_timeout, LEAST_TIMEOUT)
         _check_seconds("worker_boot_timeout", self.worker_boot_timeout)
         if self.worker_max_requests is not None:
             _check_int("worker_max_requests", self.worker_max_requests, 1)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -46,6 +47,9 @@ class Process:
         os.set_blocking(self._status, False)
         # Collecting would write to, and so copy, what parent and children share.
         gc.freeze()
+        for stream in (sys.stdout, sys.stderr):  # or each child writes what is in their buffers
+            with suppress(AttributeError, OSError, ValueError):
+                stream.flush()
         # Until the child has its own handlers: what comes meanwhile is for those.
         self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -86,16 +90,26 @@ class Process:
 
     def ready(self, grace: float | None) -> None:
         self.state = "ready"
-        self.grace = math.inf if grace is None else grace
+        self.set_grace(grace)
         self.since = self.beat_at = time.monotonic()
         self.kill_at = math.inf
 
-    def stop(self) -> None:
-        """Let it finish what it does and end; if it does not, it will be killed."""
+    def set_grace(self, seconds: float | None) -> None:
+        """It has begun to serve, and says how long it may take to stop; None: for ever."""
+        self.grace = math.inf if seconds is None else seconds
+        if self.state == "stopping":
+            self.kill_at = self.since + self.grace
+
+    def stops(self) -> None:
+        """It has been told to stop, by whomever."""
         if self.state != "stopping":
             self.state = "stopping"
             self.since = time.monotonic()
             self.kill_at = self.since + self.grace
+
+    def stop(self) -> None:
+        """Let it finish what it does and end; if it does not, it will be killed."""
+        self.stops()
         self.send(signal.SIGTERM)
 
     def force(self, patience: float) -> None:

@@ -27,6 +27,7 @@ def serve(handler: Handler | None, addr: str, workers: int, options: dict[str, A
     try:
         status = supervise(plan)
     except OSError as exc:
-        raise SystemExit(f"gosched: {exc.strerror or exc}") from None
+        named = f"{exc.filename}: " if exc.filename else ""
+        raise SystemExit(f"gosched: {named}{exc.strerror or exc}") from None
     if status:
         raise SystemExit(status)

@@ -78,17 +78,19 @@ class Address:
 
     def waiting(self, slot: int) -> bool:
         """Does a connection wait in the queue of this slot's own socket?"""
-        if not self.spread:
+        if not self.spread or slot >= len(self.sockets):  # it could not be made
             return False
         poll = select.poll()
         poll.register(self.sockets[slot], select.POLLIN)
         return bool(poll.poll(0))
 
-    def drop_last(self) -> None:
-        """The last slot is no more, and nothing waits in its queue."""
+    def drop(self, slot: int) -> None:
+        """The last slot, this one, is no more, and nothing waits in its queue."""
         if not self.spread:
             return
-        self.sockets.pop().close()
+        for sock in self.sockets[slot:]:  # none if it could not be made
+            sock.close()
+        del self.sockets[slot:]
         if self._steering:
             with suppress(OSError):  # before Linux 5.3 it must stay, and be kept up to date
                 self.sockets[0].setsockopt(socket.SOL_SOCKET, _DETACH, 0)

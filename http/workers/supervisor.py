@@ -15,7 +15,6 @@ worker is stopped then: they share the slot's sockets (sockets.py), so nothing i
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import math
 import os
@@ -47,6 +46,7 @@ _BOOTS = 5  # failures in a row of one slot before any worker has served, until 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before a crashed worker is replaced
 _STEADY = 10.0  # seconds after which a worker that ends is no longer one that fails at once
 _TURN = 1.0  # seconds between two looks at the workers
+_LATE = 0.5  # beyond that a look was late
 _PATIENCE = 2.0  # seconds that a dump may take
 _FORCED = 1.0  # seconds after the second signal
 _SETTLING = 1.0  # seconds until connections that have begun elsewhere are complete
@@ -150,9 +150,11 @@ class Supervisor:
             self._fill()
         self._wait()
         now = time.monotonic()
-        if now - self._turned > 2 * _TURN + 1:  # stopped itself, as its workers may have been
+        gap = now - self._turned
+        if gap > _TURN + _LATE:  # stopped itself, as its workers may have been
             for p in self._processes:
-                p.beat_at = now
+                p.beat_at = min(now, p.beat_at + gap)
+                p.kill_at += gap
         self._turned = now
         while self._signals:
             self._on_signal(self._signals.popleft())
@@ -278,6 +280,16 @@ class Supervisor:
             if not replaced and p.slot not in self._reload:
                 logger.info("%s is replaced: %s", self._name(p), message["replace"])
                 self._reload.append(p.slot)
+        elif "stopping" in message:
+            if p.state == "ready":
+                p.stops()
+                if slot is not None and slot.worker is p and slot.removed_at is None:
+                    slot.worker = None
+                    slot.start_at = 0.0
+                    logger.info("%s was told to stop; another one follows", self._name(p))
+        elif "ready" in message and p.state == "stopping":  # it was told so meanwhile
+            if self._stopping < 2:
+                p.set_grace(message["grace"])
         elif "ready" in message and p.state == "booting":
             p.ready(message["grace"])
             if not self._served:
@@ -303,9 +315,9 @@ class Supervisor:
         p.close()
         slot = self._slot_of(p)
         cell = self._memory.cells[p.cell]
-        value = cell.read()
-        if value is not None:
-            self._ended = info.add_ended(self._ended, json.loads(value))
+        last = cell.get()
+        if last is not None:
+            self._ended = info.add_ended(self._ended, last)
         self._publish()
         self._free.append(p.cell)
         expected = p.state == "stopping"
@@ -336,7 +348,7 @@ class Supervisor:
         slot.failures = 1 if steady else slot.failures + 1
         pause = 0.0
         if slot.failures > 1:
-            pause = min(_FIRST_PAUSE * 2.0 ** (slot.failures - 2), _LONGEST_PAUSE)
+            pause = min(_FIRST_PAUSE * 2.0 ** min(slot.failures - 2, 16), _LONGEST_PAUSE)
         slot.start_at = now + pause
         if not self._served and p.usage_error is not None:
             self._last_error = p.usage_error
@@ -399,7 +411,7 @@ class Supervisor:
             return
         self._slots.remove(slot)
         for address in self._addresses:
-            address.drop_last()
+            address.drop(slot.index)
 
     # --- signals ----------------------------------------------------------------------------------
 
@@ -464,12 +476,7 @@ class Supervisor:
 
     def _publish(self) -> None:
         workers = [(p.slot, p.pid, p.restarts, p.cell) for p in self._processes]
-        value = json.dumps({"workers": workers, "ended": self._ended}).encode()
-        if len(value) > self._memory.directory.room and self._ended is not None:
-            value = json.dumps(
-                {"workers": workers, "ended": {**self._ended, "routes": []}}
-            ).encode()
-        self._memory.directory.write(value)
+        info.publish_directory(self._memory.directory, workers, self._ended)
 
     @contextmanager
     def _pid_file(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ import os
 import random
 import signal
 import sys
+import time
 import traceback
 import weakref
 from contextlib import suppress
@@ -24,13 +25,15 @@ from typing import Any, NoReturn
 
 import runtime
 from runtime import _core, _errors
+from runtime._core import Mutex
 from runtime._http.server import Server
 from runtime._http.workers import info
 from runtime._http.workers.plan import Plan, UsageError
 from runtime._net.activation import listener_from_fd
-from runtime._stats import PStats
+from runtime._stats import PStats, Snapshot
 
-_BEAT = 0.5  # seconds between two beats; statistics are as old as that at most
+_BEAT = 0.5  # seconds between two beats; statistics are as old as that at most,
+_SHARE = 50  # or so many times as old as it takes to write them down
 _ASK_AGAIN = 10.0  # seconds
 _LOOK = 0.1  # seconds between two looks at the number of requests
 _MARGIN = 3.0  # seconds beyond the time for a graceful shutdown, until it is killed
@@ -48,6 +51,7 @@ class Worker:
         self._listening = listening
         self._server: Server | None = None
         self._over = False
+        self._publishing = Mutex()
         self._own_signal = False  # has the program a handler for SIGTERM?
         self._asked_to_stop = False
 
@@ -61,13 +65,13 @@ class Worker:
             _take_over_signals(mask)
             _core._watch_parent(life)
             info.set_here(self._here)
+            # These belong to the supervisor, such as the removal of its temporary directories.
+            with suppress(AttributeError, RuntimeError):
+                for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+                    finalizer.atexit = False
             self._main()
         except BaseException as exc:
             end = exc
-        # These belong to the supervisor, such as the removal of its temporary directories.
-        with suppress(AttributeError, RuntimeError):
-            for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
-                finalizer.atexit = False
         _errors.end_child(end)
         os._exit(1)  # not reached
 
@@ -92,19 +96,26 @@ class Worker:
         try:
             server.serve(*listeners)
         finally:
-            self._over = True
-            info.publish(self._cell)
+            self._publish(last=True)
 
     @property
     def _cell(self) -> Any:
         assert self._here.cell is not None
         return self._here.cell
 
+    def _publish(self, last: bool = False) -> Snapshot | None:
+        """Write the statistics down; None: that has been done for the last time."""
+        with self._publishing:  # the cell has one writer at a time, and snapshots one order
+            if self._over:
+                return None
+            self._over = last
+            return info.publish(self._cell)
+
     def _serves(self, grace: float) -> None:
         if not self._own_signal:
             signal.signal(signal.SIGTERM, self._on_sigterm)
         self._cell.count_beat()
-        info.publish(self._cell)
+        self._publish()
         runtime.go.named("http.worker.beat")(self._beat)
         if self._plan.worker_max_requests is not None:
             runtime.go.named("http.worker.requests")(self._watch_requests)
@@ -117,6 +128,7 @@ class Worker:
             runtime.go.named("http.Server.close")(self._server.close)
         elif not self._asked_to_stop:
             self._asked_to_stop = True
+            self._tell(stopping=True)
             limit = self._server._shutdown_timeout
             if limit is not None:
                 limit += self._server._drain_delay
@@ -124,9 +136,14 @@ class Worker:
 
     def _beat(self) -> None:
         watch = _ProcWatch()
+        due = 0.0
         while not self._over:
-            snapshot = info.publish(self._cell)
-            if not watch.stuck(snapshot["stats"]["ps"]):
+            begun = time.monotonic()
+            if begun >= due:
+                if self._publish() is None:
+                    return
+                due = begun + _SHARE * (time.monotonic() - begun)
+            if not watch.stuck(runtime.stats()["ps"]):
                 self._cell.count_beat()
             runtime.sleep(_BEAT)
 

@@ -251,7 +251,7 @@ def test_killed_supervisors_unix_socket_can_be_used_again(supervised, wait_until
 
 @pytest.mark.parametrize("gil", ["", "1"])
 def test_stuck_worker_is_dumped_and_replaced(supervised, wait_until, tmp_path, gil):
-    s = supervised(workers=2, worker_timeout=1).until_serving(2)
+    s = supervised(workers=2, worker_timeout=3).until_serving(2)
     with s.connect() as c:
         c.send(f"GET /block?held={tmp_path}/held&gil={gil} HTTP/1.1\r\nHost: test\r\n\r\n")
         new = s.until_started(3)[-1]
@@ -304,11 +304,12 @@ def test_reload_under_load_loses_nothing(supervised, loaded, wait_until, tmp_pat
 def test_reload_under_wrk_loses_nothing(supervised, wrk, wait_until):
     s = supervised(workers=2).until_serving(2)
     done: list[int] = []
-    thread = threading.Thread(target=lambda: done.append(wrk(s.url, "-c32", "-d2s")))
+    thread = threading.Thread(target=lambda: done.append(wrk(s.url, "-c32", "-d4s")))
     thread.start()
     wait_until("it has begun", lambda: sum(w["requests"] for w in s.workers()) > 1000)
     s.send_signal(signal.SIGHUP)
     s.until_started(4)
+    assert thread.is_alive()  # and there is still load
     thread.join(SAFETY)
     assert done and done[0] > 0
     clean(s.stop())
@@ -442,7 +443,7 @@ def test_connections_are_spread_over_sockets_and_steered_away_from_the_last(addr
     assert not a.waiting(2)
     counts = connections(a, 90)
     assert sum(counts) == 90 and counts[2] == 0 and all(counts[:2])
-    a.drop_last()
+    a.drop(2)
     counts = connections(a, 90)
     assert sum(counts) == 90 and all(counts)
     a.socket(2)  # another one
@@ -463,9 +464,17 @@ def test_sockets_that_cannot_be_spread_are_one(address, monkeypatch, tmp_path, u
     a = address(f"unix:{tmp_path}/socket" if unix else "127.0.0.1:0")
     assert a.socket(0) is a.socket(1) is a.socket(2)
     a.steer(1)
-    a.drop_last()
+    a.drop(1)
     assert not a.waiting(1)
     assert a.socket(0).fileno() >= 0
+
+
+def test_socket_that_could_not_be_made_is_not_missed(address):
+    a = address("127.0.0.1:0")
+    a.socket(1)
+    assert not a.waiting(2)
+    a.drop(2)
+    assert len(a.sockets) == 2 and all(s.fileno() >= 0 for s in a.sockets)
 
 
 def test_unix_socket_of_somebody_else_is_left_alone(address, tmp_path):
@@ -624,13 +633,38 @@ def test_cell_is_read_whole_while_another_process_writes():
     assert value is not None and len(set(json.loads(value))) <= 1
 
 
-def test_snapshot_that_is_too_long_is_published_without_routes(monkeypatch):
+def test_snapshot_that_is_too_long_is_published_without_routes(monkeypatch, caplog):
     cell = Cell(memoryview(bytearray(64 + 2 * 20000)))
     snapshot = info._stats.snapshot()
-    monkeypatch.setattr(info._stats, "snapshot", lambda: {**snapshot, "routes": ["x" * 20000]})
+    routes = ["x" * 100_000]  # what can be compressed has room
+    monkeypatch.setattr(info._stats, "snapshot", lambda: {**snapshot, "routes": routes})
     info.publish(cell)
-    value = cell.read()
-    assert value is not None and json.loads(value)["routes"] == []
+    assert cell.get()["routes"] == routes and caplog.text == ""
+    routes[0] = os.urandom(30_000).hex()
+    info._warn_of_routes.cache_clear()
+    for _ in range(2):
+        info.publish(cell)
+        assert {**snapshot, "routes": []} == cell.get()
+    assert caplog.text.count("there is no room for so many") == 1
+
+
+def test_routes_of_ended_workers_are_bounded(monkeypatch):
+    monkeypatch.setattr(info, "_MOST_ROUTES", 10)
+    h = {"count": 2, "sum_ns": 10, "buckets": [[0, 8, 2]]}
+    ended = None
+    for n in range(30):
+        route = info._stats.make_route("GET", f"/{n}", {"200": h})
+        ended = info.add_ended(ended, {**info._stats.snapshot(), "routes": [route]})
+    assert len(ended["routes"]) <= 11
+    assert sum(r["statuses"]["200"] for r in ended["routes"]) == 60
+    assert [r["route"] for r in ended["routes"]].count("other") == 1
+
+
+def test_statistics_before_any_were_written_are_those_of_the_caller(monkeypatch):
+    memory = Memory(2)
+    monkeypatch.setattr(info, "_here", info.Here(memory, 1, 3, memory.cells[0]))
+    for found in (info.published(), info.workers()):
+        assert [(w.id, w.pid, w.restarts) for w in found] == [(1, os.getpid(), 3)]
 
 
 # --- what is refused ------------------------------------------------------------------------------

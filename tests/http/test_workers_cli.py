@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,11 @@ def test_spec_that_names_no_handler_is_one_line_and_status_2(spec, why):
         ([APP, "--workers", "0"], "--workers: '0' is no number from 1 on"),
         ([APP, "--workers", "two"], "--workers: 'two' is no number from 1 on"),
         ([APP, "--worker-timeout", "-1"], "argument --worker-timeout/--timeout-worker-healthcheck"),
+        ([APP, "--worker-timeout", ".5"], "argument --worker-timeout/--timeout-worker-healthcheck"),
+        ([APP, "--backlog", "2147483648"], "argument --backlog: 2147483648 is more than 21474"),
+        ([APP, "--limit-concurrency", "9" * 30], "argument --limit-concurrency: 999"),
+        ([APP, "--host", "a..b"], "address 'a..b:8000': 'a..b' cannot be a host's name"),
+        ([APP, "--uds", ""], "address 'unix:': want \"unix:/path\""),
         ([APP, "--bind", "x"], "address 'x': want \"host:port\""),
         ([APP, "--bind", "::1:80"], "address '::1:80': an IPv6 address needs brackets"),
         ([APP, "--bind", "unix:"], "address 'unix:': want \"unix:/path\""),
@@ -294,8 +300,13 @@ def test_max_requests_replaces_a_worker(command):
 def test_log_level_silences(command, wait_until, tmp_path):
     s = command(APP, "--log-level", "error", "--uds", f"{tmp_path}/socket")
     s.addr = f"unix:{tmp_path}/socket"
-    wait_until("it listens", Path(f"{tmp_path}/socket").exists)
-    assert s.get().status == 200
+
+    def answers() -> bool:  # there is a file before it listens
+        with suppress(FileNotFoundError, ConnectionRefusedError):
+            return s.get().status == 200
+        return False
+
+    wait_until("it answers", answers)
     assert s.stop() == ""
 
 
@@ -311,14 +322,16 @@ def test_lines_of_several_processes_stay_whole(tmp_path, pipe):
     for child in range(3):
         pid = os.fork()
         if pid == 0:
+            status = 1
             try:
                 file = LineFile(writing)
                 line = str(child) * 100 + "\n"
                 for _ in range(50):
                     file.write(line * 200)
                     file.flush()
+                status = 0
             finally:
-                os._exit(0)
+                os._exit(status)
         children.append(pid)
     os.close(writing)
     text = ""
