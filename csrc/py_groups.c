@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #define TOLD 8                  /* of each group that are told: the oldest ones */
+#define MAX_CHAIN 1000          /* goroutines, each of which waits for the next, that are followed */
 
 typedef struct {
     PyObject *what;             /* borrowed from the snapshot: a code object or NULL, or what is
@@ -190,23 +191,47 @@ by_id(const void *key, const void *info)
     return (x > y) - (x < y);
 }
 
+/* The goroutine with this id, or NULL. */
+static const py_g_info *
+find_info(int64_t id, const population *all)
+{
+    return id != 0 ? bsearch(&id, all->infos, all->n, sizeof(py_g_info), by_id) : NULL;
+}
+
+/* Does its holder wait, by way of others or not, for itself? */
+static bool
+is_deadlock(const group *g, const population *all)
+{
+    int64_t at = g->holder;
+    for (int i = 0; i < MAX_CHAIN; i++) {
+        const py_g_info *info = find_info(at, all);
+        if (info == NULL || info->nedges != 1 || info->timed)
+            return false;
+        at = all->edges[info->edge].holder;
+        if (at == g->holder)
+            return true;
+    }
+    return false;
+}
+
 /* (id, name, state, reason), or None. */
 static PyObject *
 render_holder(int64_t id, const population *all)
 {
-    const py_g_info *info = id != 0 ? bsearch(&id, all->infos, all->n, sizeof(*info), by_id) : NULL;
+    const py_g_info *info = find_info(id, all);
     if (info == NULL)
         return Py_NewRef(Py_None);
     return Py_BuildValue("(LNsz)", (long long)id, py_g_name(info->g), states[info->state],
                          reason_of(info->state, info->reason));
 }
 
-/* (object, reason, count, longest, told, holder) */
+/* (object, reason, count, longest, told, holder, deadlock) */
 static PyObject *
 render_object(const group *g, const population *all)
 {
-    return Py_BuildValue("(OsndNN)", g->what, py_wait_reason(g->reason), (Py_ssize_t)g->count,
-                         g->longest / 1e3, render_told(g), render_holder(g->holder, all));
+    return Py_BuildValue("(OsndNNN)", g->what, py_wait_reason(g->reason), (Py_ssize_t)g->count,
+                         g->longest / 1e3, render_told(g), render_holder(g->holder, all),
+                         PyBool_FromLong(is_deadlock(g, all)));
 }
 
 static PyObject *

@@ -236,6 +236,7 @@ add(snapshot *s, Goroutine *gp, uint8_t state)
         .g = (Goroutine *)Py_NewRef(gp), .id = gp->id, .state = state, .p = -1};
     if (state == RT_G_WAITING) {
         info->reason = gp->g.reason;
+        info->timed = rt_timer_started(&gp->seat->timer);
         /* The clock of the scheduler is a little late, but may have been read after ours. */
         uint32_t ms = s->now - gp->g.since;
         info->wait_ms = ms > UINT32_MAX - 60000 ? 0 : ms;

@@ -10,6 +10,7 @@ typedef struct {
     uint8_t state;              /* RT_G_RUNNABLE, RT_G_RUNNING or RT_G_WAITING */
     uint8_t reason;             /* PY_WAIT_*, while it waits */
     bool locked;                /* by lock_os_thread() */
+    bool timed;                 /* it waits for some time only */
     int64_t bubble;             /* id of its bubble, or 0 */
     int32_t p;                  /* id of the P it is bound to, or in whose ring it is; or -1 */
     uint32_t wait_ms;           /* how long it has waited */

@@ -38,21 +38,6 @@ def _describe(thing: object) -> str:
     return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _mark_deadlocks(rows: list[dict[str, Any]]) -> None:
-    """Say of each row whether its holder waits, by way of others or not, for itself."""
-    holder_of = {
-        who["id"]: row["holder"]["id"] for row in rows if row["holder"] for who in row["sample"]
-    }
-    for row in rows:
-        start = at = row["holder"]["id"] if row["holder"] else 0
-        for _ in holder_of:
-            at = holder_of.get(at, 0)
-            if at in (0, start):
-                break
-        row["deadlock"] = start != 0 and at == start
-    rows.sort(key=lambda row: not row["deadlock"])
-
-
 def _make() -> dict[str, Any]:
     total, ngroups, groups, nobjects, objects = _goroutine_groups(MOST)
     table: dict[str, Any] = {
@@ -81,11 +66,12 @@ def _make() -> dict[str, Any]:
                 "holder": None
                 if holder is None
                 else dict(zip(("id", "name", "state", "wait_reason"), holder, strict=True)),
+                "deadlock": deadlock,  # the holder waits, by way of others or not, for itself
             }
-            for thing, reason, count, longest, sample, holder in objects
+            for thing, reason, count, longest, sample, holder, deadlock in objects
         ],
     }
-    _mark_deadlocks(table["object_rows"])
+    table["object_rows"].sort(key=lambda row: not row["deadlock"])
     return table
 
 

@@ -143,10 +143,35 @@ def test_groups_count_those_alike_and_what_is_waited_for(waiting):
     assert list(mine[5]) == [(g.id, g.name) for g in receivers[:8]]
     (mutex,) = [o for o in objects if o[0] is mu]
     assert mutex[1:3] == ("sync.Mutex.Lock", 1)
-    assert mutex[4:] == (((blocked.id, blocked.name),), (1, "main", "running", None))
+    assert mutex[4:6] == (((blocked.id, blocked.name),), (1, "main", "running", None))
+    assert mutex[6] is False
     (channel,) = [o for o in objects if o[0] is ch]
     assert (channel[1], channel[2], channel[5]) == ("chan receive", 20, None)
     assert objects.index(mutex) < objects.index(channel)  # one with a holder comes first
+
+
+@pytest.mark.parametrize("timeout", [None, 3600])
+def test_groups_know_of_deadlocks_however_many_wait(waiting, timeout):
+    a, b, free = Mutex(), Mutex(), Mutex()
+    taken: Chan[None] = Chan()
+
+    def take(first: Mutex, second: Mutex, limit: float | None) -> None:
+        with first:
+            taken.recv_ok()
+            second.lock(limit)
+
+    in_circle = [waiting(take, a, b, timeout)]
+    for _ in range(20):
+        waiting(a.lock)  # before the other one that is in the circle
+    in_circle.append(waiting(take, b, a, None))
+    with free:
+        waiting(free.lock)
+        taken.close()
+        while {info(g).wait_reason for g in in_circle} != {"sync.Mutex.Lock"}:
+            runtime.gosched()
+        marks = {id(o[0]): o[6] for o in _core._goroutine_groups(1000)[4]}
+    assert (marks[id(a)], marks[id(b)]) == ((True, True) if timeout is None else (False, False))
+    assert marks[id(free)] is False
 
 
 def test_groups_bounded_are_the_largest(waiting):

@@ -40,8 +40,8 @@ export class Table {
     const wanted = new Set();
     let at = 0;
     for (const item of items) {
-      const key = keyOf(item);
-      if (wanted.has(key)) continue;
+      let key = String(keyOf(item));
+      while (wanted.has(key)) key += "+";      // two that cannot be told apart are two rows
       wanted.add(key);
       let row = this.rows.get(key);
       if (!row) {
@@ -74,6 +74,7 @@ export class Table {
       if (cell.title) td.title = cell.title;
       return;
     }
+    row.same[i] = undefined;
     setText(td, String(cell));
   }
 }

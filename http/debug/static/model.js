@@ -8,6 +8,9 @@ export const SPARE = 256;  // id of the P that helps out
 const STALE = 5;           // seconds after which nobody knows what a worker does
 const ENDED = -1;          // id of the entry with the sum of workers that have ended
 
+/** While a worker is replaced there are two with its id. */
+const keyOf = (worker) => `${worker.id}/${worker.snapshot.pid}`;
+
 /** What worker `now` has done since `before`, an earlier snapshot of the same process. */
 function between(id, before, now) {
   const seconds = now.time - before.time;
@@ -85,8 +88,8 @@ export class Model {
   constructor() {
     this.workers = [];     // as they came last
     this.self = 0;
-    this.last = new Map(); // id -> snapshot
-    this.parts = new Map();// id -> what it did between the last two
+    this.last = new Map(); // key -> snapshot
+    this.parts = new Map();// key -> what it did between the last two
     this.history = new Map();
   }
 
@@ -104,33 +107,36 @@ export class Model {
     this.workers = data.workers;
     this.self = data.self;
     const living = data.workers.filter((w) => w.id !== ENDED);
-    const here = new Set(living.map((w) => w.id));
-    for (const id of [...this.last.keys()]) if (!here.has(id)) this.forget(id);
-    for (const { id, age, snapshot } of living) {
-      const before = this.last.get(id);
-      if (before && (before.pid !== snapshot.pid || before.started !== snapshot.started)) this.forget(id);
-      else if (before && snapshot.time - before.time > 0.05) this.parts.set(id, between(id, before, snapshot));
+    const here = new Set(living.map(keyOf));
+    for (const key of [...this.last.keys()]) if (!here.has(key)) this.forget(key);
+    for (const worker of living) {
+      const key = keyOf(worker), { age, snapshot } = worker;
+      const before = this.last.get(key);
+      const again = before && (before.started !== snapshot.started || before.time > snapshot.time);
+      if (again) this.forget(key);    // another process, or the clock was set back
+      else if (before && snapshot.time - before.time > 0.05) this.parts.set(key, between(worker.id, before, snapshot));
       else if (before) {              // the same one again: of another worker
-        if (age > STALE) this.parts.delete(id);
+        if (age > STALE) this.parts.delete(key);
         continue;
       }
-      this.last.set(id, snapshot);
+      this.last.set(key, snapshot);
     }
     const time = data.workers[data.self]?.snapshot.time ?? Date.now() / 1000;
-    const parts = living.map((w) => this.parts.get(w.id)).filter(Boolean);
+    const partsOf = (workers) => workers.map((w) => this.parts.get(keyOf(w))).filter(Boolean);
+    const parts = partsOf(living);
     if (parts.length === 0) return false;
     this.keep("all", frameOf(time, together(parts)));
     if (living.length > 1)
-      for (const { id } of living) {
-        const part = this.parts.get(id);
-        if (part) this.keep(String(id), frameOf(time, part));
+      for (const id of new Set(living.map((w) => w.id))) {
+        const own = partsOf(living.filter((w) => w.id === id));
+        if (own.length) this.keep(String(id), frameOf(time, together(own)));
       }
     return true;
   }
 
-  forget(id) {
-    this.last.delete(id);
-    this.parts.delete(id);
+  forget(key) {
+    this.last.delete(key);
+    this.parts.delete(key);
   }
 
   keep(scope, frame) {
