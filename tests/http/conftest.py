@@ -511,6 +511,15 @@ def wrk(tool: Callable[..., bytes]) -> Callable[..., int]:
     return run
 
 
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium, by selenium's driver."""
+    import chromium
+
+    with chromium.running(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
+
+
 @pytest.fixture(params=[1, 2, 4])
 def procs(request: pytest.FixtureRequest) -> Iterator[int]:
     """Run the test with several numbers of Ps, in this process and in the programs it starts."""
