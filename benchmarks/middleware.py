@@ -35,6 +35,7 @@ NAMES = [
     "access_log common",
     "access_log combined",
     "access_log json",
+    "access_log logger",
     "body_limit",
     "compress",
     "compress written",
@@ -49,6 +50,7 @@ TARGETS = {  # ns, where it is not 1,000
     "access_log common": 3000,
     "access_log combined": 3000,
     "access_log json": 3000,
+    "access_log logger": 3000,
 }
 
 

@@ -44,6 +44,7 @@ _REQUESTS = (
 _TURNS = (1e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.05, 0.1, 0.5, 1)
 
 _P_COUNTERS = {
+    "workers": ("greenlets_started", "Greenlets that were made to run goroutines."),
     "ticks": ("goroutine_runs", "Times a goroutine was picked to run."),
     "runnext_hits": ("runnext_hits", "Of them from runnext: they were just handed something."),
     "switches": ("switches", "Switches from one goroutine's stack to another."),
@@ -201,6 +202,8 @@ def _gauges(now: _stats.Stats) -> Iterator[Metric]:
     yield _gauge("spinning_threads", "Of them those that look for work.", ms["spinning"])
     yield _gauge("timers", "Timers that are not due yet.", sum(p["timers"] for p in ps))
     yield _gauge("descriptors", "Descriptors in pollers.", sum(p["descriptors"] for p in ps))
+    greenlets = sum(p["idle_workers"] for p in ps)
+    yield _gauge("idle_greenlets", "Greenlets that are kept for further goroutines.", greenlets)
     blocking = now["blocking"]
     yield _gauges_by(
         "state",

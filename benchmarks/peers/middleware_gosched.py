@@ -8,6 +8,7 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
 import os
 import socket
 import sys
@@ -75,7 +76,12 @@ def scopes(handler: Any) -> Any:
 
 
 devnull = open(os.devnull, "w")  # noqa: SIM115
+logger = logging.getLogger("access")
+logger.addHandler(logging.StreamHandler(devnull))
+logger.setLevel("INFO")
+logger.propagate = False
 logs = {name: middleware.access_log(name, file=devnull) for name in ("common", "combined", "json")}
+logs["logger"] = middleware.access_log(logger=logger)
 WAYS: dict[str, Callable[[Any], Any]] = {
     "none": lambda handler: handler,
     "none written": lambda handler: handler,

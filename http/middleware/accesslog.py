@@ -69,7 +69,7 @@ class AccessEntry:
 
     def fields(self) -> dict[str, Any]:
         """As a record of logging has them."""
-        return {name: getattr(self, name) for name in AccessEntry.__slots__ if name != "at"}
+        return {name: getattr(self, name) for name in AccessEntry.__slots__}
 
 
 _FORMATS = {"common": 0, "combined": 1, "json": 2}  # LOG_* of csrc/py_http_log.c
@@ -88,6 +88,20 @@ def _maker(format: Any, entries: bool) -> Callable[[Any, int, int, float], Any]:
     return custom
 
 
+def _hand_over(logger: logging.Logger, text: str, entry: AccessEntry) -> None:
+    """As logger.info() does it, but for the time: the record is that of the request."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    name, extra = logger.name, entry.fields()
+    record = logger.makeRecord(
+        name, logging.INFO, __file__, 0, "%s", (text,), None, "access_log", extra
+    )
+    record.relativeCreated += (entry.at - record.created) * 1000
+    record.created = entry.at
+    record.msecs = float(int(entry.at % 1 * 1000))
+    logger.handle(record)
+
+
 class access_log:
     """A line for each request, to stderr, a file, or a logger.
 
@@ -98,8 +112,9 @@ class access_log:
     ``format`` is ``"common"``, ``"combined"``, ``"json"``, or a function of the entry that returns
     a line; an entry has ``client``, ``user``, ``method``, ``target``, ``route``, ``proto``,
     ``status``, ``size`` (of the body, bytes), ``duration`` (of the handler, seconds), ``referer``,
-    ``agent``, ``trace`` and ``at``. With a ``logger`` each line is a record of level INFO that has
-    these as attributes, by ``extra``; that costs several times as much.
+    ``agent``, ``trace`` and ``at`` (Unix seconds, when it was over). With a ``logger`` each line
+    is a record of level INFO that has these as attributes, and ``at`` as its time; that costs
+    several times as much.
 
     Lines are written after a tenth of a second, many at a time, by a thread of the blocking pool,
     and at the end of the program; ``flush()`` writes them now. If 65,536 wait, further ones are
@@ -152,14 +167,16 @@ class access_log:
             waiting, logger = self._waiting, self._logger
             lines = [waiting.popleft() for _ in range(len(waiting))]
             lost = self._lost.swap(0)
-            if lost:
-                text = f"access log: {lost} lines were lost"
-                lines.append(text if logger is None else (text, None))
+            loss = f"access log: {lost} lines were lost"
             if logger is not None:
                 for text, entry in lines:
-                    extra = None if entry is None else entry.fields()
-                    logger.info("%s", text, extra=extra)
-            elif lines:
+                    _hand_over(logger, text, entry)
+                if lost:
+                    logger.info(loss)
+                return
+            if lost:
+                lines.append(loss)
+            if lines:
                 file = self._file if self._file is not None else sys.stderr
                 file.write("\n".join(lines) + "\n")
                 file.flush()

@@ -15,6 +15,22 @@
 #include <string.h>
 #include <unistd.h>
 
+/* UNDER_TSAN, UNDER_ASAN: built with a sanitizer. */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define UNDER_TSAN 1
+#endif
+#if __has_feature(address_sanitizer)
+#define UNDER_ASAN 1
+#endif
+#endif
+#ifdef __SANITIZE_THREAD__
+#define UNDER_TSAN 1
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#define UNDER_ASAN 1
+#endif
+
 /* The -cap4 configs call this at RT_YIELD_POINT(): now and then another thread runs. */
 #ifdef RT_TEST_YIELD
 #include <sched.h>

@@ -87,21 +87,6 @@ resident_pages(void *chunk)
     return n;
 }
 
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define UNDER_TSAN 1
-#endif
-#if __has_feature(address_sanitizer)
-#define UNDER_ASAN 1
-#endif
-#endif
-#ifdef __SANITIZE_THREAD__
-#define UNDER_TSAN 1
-#endif
-#ifdef __SANITIZE_ADDRESS__
-#define UNDER_ASAN 1
-#endif
-
 /* ---- refusals: in children, before anything is reserved ---- */
 
 #ifndef UNDER_TSAN              /* it cannot live without address space itself */

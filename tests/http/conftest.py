@@ -450,7 +450,8 @@ class Supervised(Address):
 def supervised() -> Iterator[Callable[..., Supervised]]:
     """supervised(addr, workers=N, **options): http.serve() with workers, in another process.
 
-    With command=[...] that is run instead.  All of it is killed when the test ends.
+    supervisor={...} are times of the supervisor.  With command=[...] that is run instead.  All of
+    it is killed when the test ends.
     """
     started: list[Supervised] = []
 
@@ -508,6 +509,15 @@ def wrk(tool: Callable[..., bytes]) -> Callable[..., int]:
         return int(done[1])
 
     return run
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium, by selenium's driver."""
+    import chromium
+
+    with chromium.running(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
 
 
 @pytest.fixture(params=[1, 2, 4])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,13 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError
 
+import chromium
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
 from programs import environment
 
@@ -85,35 +83,13 @@ class Site:
             return response.read()
 
 
-class Page:
+class Page(chromium.Page):
     """The page, as its user has it."""
-
-    def __init__(self, driver: webdriver.Chrome) -> None:
-        self.driver = driver
 
     def open(self, url: str) -> None:
         self.driver.get("about:blank")  # or a change of #fragment would be all
         self.driver.get(url)
         self.until(lambda: self.state() == "live", "it is live")
-
-    def until(self, condition, what: str) -> None:
-        WebDriverWait(self.driver, SAFETY, poll_frequency=0.05).until(
-            lambda _: condition(), f"waited in vain until {what}"
-        )
-
-    def run(self, script: str, *args):
-        return self.driver.execute_script(script, *args)
-
-    def find(self, css: str):
-        return self.driver.find_element(By.CSS_SELECTOR, css)
-
-    def click(self, css: str) -> None:
-        found = self.find(css)
-        self.run("arguments[0].scrollIntoView({block: 'center'})", found)
-        found.click()
-
-    def text(self, css: str) -> str:
-        return self.run("return document.querySelector(arguments[0])?.textContent ?? ''", css)
 
     def state(self) -> str:
         return self.run("return document.body.dataset.state ?? ''")
@@ -148,39 +124,6 @@ class Page:
 
     def background(self) -> str:
         return self.run("return getComputedStyle(document.documentElement).backgroundColor")
-
-    def complaints(self) -> list[str]:
-        return [entry["message"] for entry in self.driver.get_log("browser")]
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    home = tmp_path_factory.mktemp("browser")
-    options = Options()
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",  # it will not run as root otherwise
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-extensions",
-        "--no-first-run",
-        "--no-proxy-server",
-        "--window-size=1280,900",
-        f"--user-data-dir={home}/profile",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    # What belongs to the interpreter is none of its business, nor is the user's home directory.
-    env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    env |= dict.fromkeys(["HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"], str(home))
-    service = Service(executable_path=shutil.which("chromedriver"), env=env)
-    chrome = webdriver.Chrome(options=options, service=service)
-    chrome.set_page_load_timeout(SAFETY)
-    chrome.set_script_timeout(SAFETY)
-    yield chrome
-    chrome.quit()
 
 
 @pytest.fixture(scope="module")

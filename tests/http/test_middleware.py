@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -820,16 +821,78 @@ def test_access_log_of_a_custom_trace_uses_its_id():
     assert json.loads(logged("json", handler))["trace"] == "t-1"
 
 
-def test_access_log_by_a_logger_has_fields(serve, caplog):
+@pytest.mark.parametrize("format", ["json", lambda e: json.dumps({**e.fields(), "time": e.at})])
+def test_access_log_by_a_logger_has_fields(serve, caplog, format):
     caplog.set_level("INFO", "access")
-    logger = logging.getLogger("access")
-    log = middleware.access_log(lambda e: f"{e.method} {e.status}", logger=logger)
-    server = serve(log(failing))
-    assert server.get("/status").status == 404
+    log = middleware.access_log(format, logger=logging.getLogger("access"))
+    mux = http.ServeMux()
+    mux.use(middleware.request_id(), log, middleware.basic_auth({"ann": "x"}))
+    mux.handle("GET /{page}", failing)
+    fields = f"Authorization: {basic('ann', 'x')}\r\nReferer: http://r/\r\nUser-Agent: a\r\n"
+    before = time.time()
+    with serve(mux).connect() as c:
+        c.send(f"GET /status?q=1 HTTP/1.1\r\nHost: t\r\n{fields}\r\n")
+        response = c.response()
+    after = time.time()
+    assert response.status == 404
     log.flush()
     (record,) = [r for r in caplog.records if r.name == "access"]
-    assert record.getMessage() == "GET 404"
-    assert (record.status, record.client, record.size) == (404, "127.0.0.1", 10)
+    found = {name: getattr(record, name) for name in middleware.AccessEntry.__slots__}
+    assert before <= found["at"] <= after
+    assert 0 <= found["duration"] <= after - before
+    assert re.fullmatch("[0-9a-f]{32}", found["trace"])
+    assert {k: v for k, v in found.items() if k not in ("at", "duration", "trace")} == {
+        "agent": "a",
+        "client": "127.0.0.1",
+        "method": "GET",
+        "proto": "HTTP/1.1",
+        "referer": "http://r/",
+        "route": "GET /{page}",
+        "size": 10,
+        "status": 404,
+        "target": "/status?q=1",
+        "user": "ann",
+    }
+    line = json.loads(record.getMessage())
+    assert before - 1e-6 <= line.pop("time") <= after
+    assert line.pop("duration") == pytest.approx(found["duration"], abs=1e-6)
+    assert line == {name: found[name] for name in line} and line.keys() >= {"trace", "user"}
+
+
+def test_access_log_by_a_logger_has_the_time_of_the_request(caplog):
+    caplog.set_level("INFO", "access")
+    log = middleware.access_log(logger=logging.getLogger("access"))
+    httptest.record(log(ok), httptest.new_request("GET", "/"))
+    after = time.time()
+    while time.time() == after:  # the record is made later
+        pass
+    log.flush()
+    (record,) = [r for r in caplog.records if r.name == "access"]
+    assert record.created == record.at <= after
+    assert record.msecs == int(record.at % 1 * 1000)
+    start = record.created - record.relativeCreated / 1000
+    other = logging.makeLogRecord({})
+    assert start == pytest.approx(other.created - other.relativeCreated / 1000, abs=1e-3)
+
+
+def test_access_log_by_a_logger_of_another_level_is_silent(caplog):
+    caplog.set_level("WARNING", "access")
+    log = middleware.access_log(logger=logging.getLogger("access"))
+    httptest.record(log(ok), httptest.new_request("GET", "/"))
+    log.flush()
+    assert [r for r in caplog.records if r.name == "access"] == []
+
+
+def test_access_log_by_a_logger_says_what_was_lost(monkeypatch, caplog):
+    caplog.set_level("INFO", "access")
+    monkeypatch.setattr("runtime._http.middleware.accesslog._MOST", 5)
+    log = middleware.access_log(logger=logging.getLogger("access"))
+    handler = log(ok)
+    for _ in range(8):
+        ask(handler)
+    log.flush()
+    *entries, lost = [r.getMessage() for r in caplog.records if r.name == "access"]
+    assert len(entries) == 5 and lost == "access log: 3 lines were lost"
 
 
 def test_access_log_of_a_hijacked_connection(serve):

@@ -122,6 +122,23 @@ def test_metrics_are_what_was_counted(server: Any, accept: str, wait_until: Any)
     assert found["gosched_scheduling_latency_seconds_count", ()] >= 1
 
 
+def test_metrics_have_the_greenlets_of_all_ps(server: Any) -> None:
+    def of_ps(key: str) -> int:
+        return sum(p[key] for p in runtime.stats()["ps"])
+
+    ch: runtime.Chan[None] = runtime.Chan()
+    waiting = [runtime.go(ch.recv) for _ in range(100)]
+    for _ in waiting:
+        ch.send(None)
+    for g in waiting:
+        g.join()
+    started = of_ps("workers")
+    found = values(metrics_of(server))
+    assert started > 0
+    assert started <= found["gosched_greenlets_started_total", ()] <= of_ps("workers")
+    assert found["gosched_idle_greenlets", ()] > 0 < of_ps("idle_workers")
+
+
 def test_names_have_the_prefix_and_end_as_prometheus_wants(server: Any) -> None:
     for name, family in metrics_of(server).items():
         assert name == DURATION or name.startswith("gosched"), name

@@ -26,17 +26,26 @@ GET = "GET / HTTP/1.1\r\nHost: t\r\nKey: {}\r\n\r\n"
 
 
 class Redis:
-    """A redis-server with a unix socket."""
+    """A redis-server, with a unix socket or over TCP."""
 
-    def __init__(self, folder, wait_until):
-        self.path = str(folder / "redis.sock")
-        self.uri = f"redis+unix://{self.path}"
+    def __init__(self, kind, folder, wait_until):
         self._folder = folder
         self._wait_until = wait_until
+        if kind == "unix":
+            path = str(folder / "redis.sock")
+            self.uri, self._target = f"redis+unix://{path}", path
+            self._options = {"port": "0", "unixsocket": path}
+        else:
+            with socket.socket() as s:
+                s.bind(("127.0.0.1", 0))
+                self._target = s.getsockname()
+            port = str(self._target[1])
+            self.uri = f"redis://127.0.0.1:{port}"
+            self._options = {"port": port, "bind": "127.0.0.1"}
         self.start()
 
     def start(self):
-        options = {"port": "0", "unixsocket": self.path, "save": "", "dir": str(self._folder)}
+        options = self._options | {"save": "", "dir": str(self._folder)}
         argv = [word for name, value in options.items() for word in (f"--{name}", value)]
         # The sanitizers' library is for the interpreter only.
         env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
@@ -47,23 +56,28 @@ class Redis:
 
     def answers(self):
         assert self.proc.poll() is None, "redis-server has ended"
-        with socket.socket(socket.AF_UNIX) as s:
+        try:
+            return self.ask("PING") == b"+PONG\r\n"
+        except (ConnectionError, FileNotFoundError):
+            return False
+
+    def ask(self, command):
+        """What it answers first, up to 64 KiB."""
+        family = socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET
+        with socket.socket(family) as s:
             s.settimeout(SAFETY)
-            try:
-                s.connect(self.path)
-                s.sendall(b"PING\r\n")
-                return s.recv(100) == b"+PONG\r\n"
-            except (ConnectionError, FileNotFoundError):
-                return False
+            s.connect(self._target)
+            s.sendall(f"{command}\r\n".encode())
+            return s.recv(1 << 16)
 
     def kill(self):
         self.proc.kill()
         self.proc.wait(SAFETY)
 
 
-@pytest.fixture
-def redis(tmp_path, wait_until):
-    server = Redis(tmp_path, wait_until)
+@pytest.fixture(params=["unix", "tcp"])
+def redis(request, tmp_path, wait_until):
+    server = Redis(request.param, tmp_path, wait_until)
     yield server
     server.kill()
 
@@ -130,7 +144,7 @@ def test_redis_that_dies_leaves_it_to_on_error(redis, caplog, on_error, expected
         assert found[-1].headers["Retry-After"] == "1" and "RateLimit" not in found[-1].headers
     # One line for all of them.
     [line] = caplog.messages
-    assert "does not answer" in line and "redis.sock" in line
+    assert "does not answer" in line and redis.uri.rpartition("/")[2] in line
 
 
 def test_redis_that_dies_and_comes_back_is_asked_again(redis, program, wait_until):
@@ -147,7 +161,7 @@ def test_redis_that_dies_and_comes_back_is_asked_again(redis, program, wait_unti
 
             def asked(c=c, key=f"new{i}"):
                 c.send(GET.format(key)).response()
-                return redis_knows(redis, key)
+                return key.encode() in redis.ask(f"KEYS *{key}*")
 
             wait_until("it is asked again", asked)
         assert "answers again" in served.read_line()
@@ -155,14 +169,6 @@ def test_redis_that_dies_and_comes_back_is_asked_again(redis, program, wait_unti
     found = Counter(get(both[i % 2]).status for i in range(25))
     assert found == {200: 20, 429: 5}
     assert [served.stop()[0] for served in both] == [0, 0]
-
-
-def redis_knows(redis, key):
-    with socket.socket(socket.AF_UNIX) as s:
-        s.settimeout(SAFETY)
-        s.connect(redis.path)
-        s.sendall(f"KEYS *{key}*\r\n".encode())
-        return key.encode() in s.recv(1000)
 
 
 @given(
@@ -236,11 +242,7 @@ def test_keys_of_any_kind_are_apart_and_short_in_the_storage(redis):
     for i in range(len(keys)):
         found = [httptest.record(handler, httptest.new_request("GET", f"/{i}")) for _ in range(2)]
         assert [r.status for r in found] == [200, 429], keys[i]
-    with socket.socket(socket.AF_UNIX) as s:
-        s.settimeout(SAFETY)
-        s.connect(redis.path)
-        s.sendall(b"KEYS *\r\n")
-        stored = s.recv(1 << 16).split(b"\r\n")
+    stored = redis.ask("KEYS *").split(b"\r\n")
     assert len(stored) > len(keys) and max(map(len, stored)) < 150
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -214,6 +215,48 @@ def test_killed_workers_are_replaced(supervised, loaded, wait_until):
     strict.end()
     assert strict.pids == set(s.started()[2:])
     assert [w["restarts"] for w in s.workers()] == [1, 1, 0]
+    s.stop()
+
+
+def kill(s, slot: int) -> str:
+    """Kill the worker that has begun to serve last in this slot: what is said of the next one.
+
+    It serves when this returns, and has not before the pause was over.
+    """
+    serves = rf"worker {slot} \(process (\d+)\) serves"
+    pids = re.findall(serves, s.stderr())
+    began = time.monotonic()
+    os.kill(int(pids[-1]), signal.SIGKILL)
+    s.until_logged(serves, len(pids) + 1)
+    took = time.monotonic() - began
+    (then,) = re.findall(rf"\(process {pids[-1]}\) was ended by SIGKILL; (.*)", s.stderr())
+    pause = re.fullmatch(r"another one follows(?: in (\d+\.\d) seconds)?", then)
+    assert pause is not None and took >= float(pause[1] or 0)
+    return pause[1] or ""
+
+
+def test_worker_that_fails_again_and_again_is_replaced_after_longer_pauses(supervised):
+    s = supervised(workers=2, supervisor={"_LONGEST_PAUSE": 0.5}).until_serving(2)
+    assert [kill(s, 0) for _ in range(6)] == ["", "0.1", "0.2", "0.4", "0.5", "0.5"]
+    assert kill(s, 1) == ""  # each slot has its own count
+    assert [w["restarts"] for w in s.workers()] == [6, 1, 0]
+    s.stop()
+
+
+@pytest.mark.parametrize(("steady", "pause"), [(0, ""), (1000, "0.2")])
+def test_worker_that_has_served_long_enough_is_replaced_at_once(
+    supervised, wait_until, tmp_path, steady, pause
+):
+    mode = tmp_path / "mode"
+    mode.write_text("serve")
+    times = {"_STEADY": steady, "_LONGEST_PAUSE": 0.2}
+    s = supervised(workers=1, supervisor=times, env={"WORKERS_MODE": str(mode)}).until_serving(1)
+    mode.write_text("exit")
+    os.kill(s.started()[0], signal.SIGKILL)
+    s.until_logged(r"has ended with status 7; another one follows in 0\.2 seconds")
+    mode.write_text("serve")
+    s.until_started(2)
+    assert kill(s, 0) == pause
     s.stop()
 
 

@@ -16,6 +16,7 @@ import pytest
 from certs import Authority
 
 from programs import environment, run
+from runtime._cpu import default_procs
 from runtime._http.workers import cli
 from runtime._http.workers.lines import LineFile
 
@@ -217,6 +218,17 @@ def test_serve_with_all_that_is_usual(command, tmp_path):
     lines = log.read_text().splitlines()
     assert len(lines) == 65
     assert all(re.fullmatch(r'127\.0\.0\.1 .* "GET /\S* HTTP/1\.1" 200 \d+', x) for x in lines)
+
+
+def test_default_is_one_worker_with_as_many_ps_as_can_run_in_parallel(command, monkeypatch):
+    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
+    monkeypatch.delenv("GOMAXPROCS", raising=False)
+    s = command(APP).until_serving(1)
+    (worker,) = s.workers()
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    procs = 1 if gil else min(default_procs(), 256)
+    assert (worker["pid"], int(s.get("/procs").body)) == (s.started()[0], procs)
+    assert re.search(r"serves .* with 1 worker\n", s.stop())
 
 
 def test_several_addresses_and_a_server_of_the_programs_own(command, tmp_path):

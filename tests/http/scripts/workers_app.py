@@ -54,6 +54,37 @@ def address(w, r):
     return r.remote_addr
 
 
+@app.handle("/mixed/{status}/{size}")
+@app.handle("/other/{status}/{size}")
+def mixed(w, r):
+    """So many bytes with that status, many of them in chunks; 418 has a text of its own."""
+    r.body.read()
+    w.headers["Worker"] = str(os.getpid())
+    status, size = int(r.path_value("status")), int(r.path_value("size"))
+    if status == 418:
+        return status
+    w.write_header(status)
+    for _ in range(size // 100_000):
+        w.write(b"x" * 100_000)
+        w.flush()
+    w.write(b"x" * (size % 100_000))
+    return None
+
+
+@app.handle("/counts")
+def counts(w, r):
+    w.headers["Worker"] = str(os.getpid())
+    return [
+        {"pid": x.pid, "http": x.snapshot["stats"]["http"], "routes": x.snapshot["routes"]}
+        for x in http.workers()
+    ]
+
+
+@app.handle("/metrics")
+def metrics(w, r):
+    return http.prometheus.handler()(w, r)
+
+
 @app.handle("/hold")
 def hold(w, r):
     """Say so by making a file, and wait until another one is there."""
