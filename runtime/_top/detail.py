@@ -28,6 +28,11 @@ class Detail:
     def question(self) -> Question:
         return stack(self._people[self._at].id)
 
+    @property
+    def hints(self) -> Sequence[str]:
+        """Which keys it has."""
+        return ("Esc back", "h l others") if len(self._people) > 1 else ("Esc back",)
+
     def take(self, answer: JSON) -> None:
         self._ended = not answer
         if answer:

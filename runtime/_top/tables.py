@@ -11,6 +11,8 @@ from runtime._top.layout import Column, cut, fit, labelled, room_for, table
 from runtime._top.overview import STATE_STYLES
 from runtime._top.rows import Group, Place, Stack, Wait, Who
 
+ROOMY = 60  # columns; with less the place where goroutines were started gets the room
+
 
 def groups(rows: Sequence[Group], chosen: int | None, width: int) -> list[Text]:
     """A line of titles and one for each row; that with the index `chosen` is marked."""
@@ -18,15 +20,16 @@ def groups(rows: Sequence[Group], chosen: int | None, width: int) -> list[Text]:
         *_mark(len(rows), chosen),
         Column("count", [count(row.count) for row in rows]),
         Column("state", [_state(row) for row in rows], left=True),
-        Column("for", [span(row.longest) if row.reason else "" for row in rows], 1),
     ]
-    people = Column(
-        "some", [_people(row.sample[:3], row.count, width) for row in rows], 2, left=True
-    )
+    last = []
+    if width >= ROOMY:
+        people = [_people(row.sample[:3], row.count, width) for row in rows]
+        columns.append(Column("for", [span(row.longest) if row.reason else "" for row in rows]))
+        last.append(Column("some", people, 1, left=True))
     places = [_place(row.started_at) for row in rows]
-    room = room_for(places, [*columns, people], width, 24)
+    room = room_for(places, [*columns, *last], width, 12)
     columns.append(Column("started at", [cut(place, room) for place in places], left=True))
-    return _lines([*columns, people], chosen, width)
+    return _lines([*columns, *last], chosen, width)
 
 
 def waits(rows: Sequence[Wait], chosen: int | None, width: int) -> list[Text]:

@@ -179,7 +179,7 @@ class Table(Generic[Row]):
 
     def hints(self) -> Sequence[str]:
         if self._detail:
-            return ("Esc back", "h l others", "j k scroll")
+            return self._detail.hints
         if self._browser.typing:
             return ("Enter keeps the filter", "Esc drops it")
         return ("Enter stack", "/ filter", "j k move")

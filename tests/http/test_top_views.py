@@ -119,6 +119,21 @@ def test_table_of_another_shape_is_refused(name: str, rows: Any) -> None:
         views(1.0)[name].take({"pid": 1, "rows": rows})
 
 
+def test_goroutines_small_terminal_shows_where_they_started() -> None:
+    row = {"spawned_at": {"function": "f", "file": "/srv/a.py", "line": 7}, "state": "waiting"}
+    row |= {"wait_reason": "chan receive", "count": 3, "longest": 1, "sample": []}
+    shown = views(1.0)["goroutines"]
+    shown.take(answer_of([row]))
+    assert shown.picture(40, 10)[2].plain.split() == [
+        ">",
+        "3",
+        "chan",
+        "receive",
+        "f",
+        "srv/a.py:7",
+    ]
+
+
 # --- moving in a table ----------------------------------------------------------------------------
 
 
