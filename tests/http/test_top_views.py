@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import runtime
 from programs import environment
 from runtime import http
 from runtime._top import heatmap, main, view
 from runtime._top.browser import Browser
-from runtime._top.counters import Interval
+from runtime._top.counters import Counters, Interval
 from runtime._top.keys import keys
 from runtime._top.names import NAMES
 from runtime._top.source import SourceError
@@ -134,6 +137,33 @@ def test_goroutines_small_terminal_shows_where_they_started() -> None:
     ]
 
 
+def test_stack_that_is_longer_than_the_screen_is_scrolled() -> None:
+    frames = [{"function": f"f{i}", "file": "/srv/a.py", "line": i} for i in range(50)]
+    stack = {"id": 5, "name": "eve", "state": "waiting", "wait_reason": "sleep", "p": 0}
+    stack |= {"wait_duration": 1.0, "spawned_at": None, "locked": False, "more_frames": 7}
+    stack |= {"stack": frames, "waits_on": [], "holders": []}
+    who = [{"id": 5, "name": "eve"}]
+    row = {"spawned_at": None, "state": "waiting", "wait_reason": "sleep", "count": 1}
+    shown = views(1.0)["goroutines"]
+    shown.take(answer_of([row | {"sample": who}]))
+    assert shown.press("enter")
+    shown.take(stack)
+
+    def last() -> str:
+        return shown.picture(60, 20)[-1].plain
+
+    assert last() == "f13  /srv/a.py:13"
+    for key, line in [
+        ("j", "f14  /srv/a.py:14"),
+        ("page down", "f32  /srv/a.py:32"),
+        ("page down", "and 7 more"),
+        ("j", "and 7 more"),
+        ("k", "f49  /srv/a.py:49"),
+    ]:
+        shown.press(key)
+        assert last() == line
+
+
 # --- moving in a table ----------------------------------------------------------------------------
 
 
@@ -209,6 +239,19 @@ def test_heatmap_any_size_fits(found: list[Any], width: int, height: int) -> Non
     assert len(lines) <= height
     lines += [line for s in seen if s.latency for line in heatmap.report(s.latency, width)]
     assert all(line.cell_len <= width for line in lines)
+
+
+def test_latency_time_in_which_nobody_asked_is_left_blank(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Counters(1.0)
+    for now, samples in [(0, 5), (1, 7), (2, 8), (60, 90), (61, 95)]:
+        monkeypatch.setattr("runtime._top.counters.time", SimpleNamespace(time=lambda now=now: now))
+        histogram = {"count": samples, "sum_ns": 1, "buckets": [[1000, 1100, samples]]}
+        snapshot = {"time": 1000.0 + now, "started": 900.0, "histograms": {"latency": histogram}}
+        entry = {"id": 0, "pid": 1, "age": 0, "restarts": 0, "snapshot": snapshot}
+        kept.take({"workers": [entry], "self": 0})
+    assert kept.shown is not None
+    counted = [each.latency and each.latency["count"] for each in kept.shown.intervals]
+    assert counted == [2, 1, None, 5]
 
 
 # --- as text --------------------------------------------------------------------------------------
@@ -300,7 +343,8 @@ def test_live_keys_switch_between_the_views(
 ) -> None:
     stuck = program("stuck.py")
     s = screen(stuck.addr)
-    heads = {"1": "requests", "2": r"\d+ goroutines in", "3": r"\d+ are waited", "4": "waited to"}
+    heads = {"1": "requests", "2": r"\d+ goroutines", "3": r"\d+ are waited", "4": ".* latency  "}
+    s.until("it is live", lambda p: p[0].endswith("live"))
     for key in "4321":
         s.press(key)
         s.until(f"view {key} is shown", has(heads[key]))
@@ -442,6 +486,32 @@ def test_live_view_that_the_server_has_not_says_so(
     s.until("the view is missing", lambda p: "an older gosched has no such view" in p[-1])
     s.press("1")
     s.until("the others go on", lambda p: p[0].endswith("live") and has("requests")(p))
+    leave(s)
+
+
+def test_live_answer_to_what_was_asked_before_is_not_shown(
+    serve: Callable[..., Any], screen: Callable[..., Screen]
+) -> None:
+    asked: list[str] = []
+    switched = threading.Event()
+
+    def handler(w: Any, r: Any) -> Any:
+        asked.append(r.path.rpartition("/")[2])
+        if asked[-1] != "snapshot":
+            r.context.done().recv_ok()  # until the client has gone
+        while len(asked) > 1 and not switched.is_set():
+            runtime.sleep(0.001)
+        return no_tables(w, r)
+
+    s = screen(serve(handler).addr)
+    s.until("it waits for the counters", lambda p: has("requests")(p) and len(asked) == 2)
+    s.press("2")
+    s.until("the goroutines are to be shown", lambda p: "  goroutines  " in p[0])
+    switched.set()
+    s.until("it waits for them", lambda p: asked[-1] == "goroutines")
+    s.press("p")
+    s.until("it answers to keys", lambda p: p[0].endswith("paused"))
+    assert "disconnected" not in s.seen
     leave(s)
 
 
