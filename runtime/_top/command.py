@@ -9,13 +9,17 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from runtime._top.names import NAMES
 from runtime._top.source import PATH, Address, Source, SourceError, basic, header
 
 MISSING = "this needs rich: pip install 'gosched[top]'"
 PROGRAM = "python -m runtime top"
 _DESCRIPTION = """Show in a terminal what a server's debug page (http.debug.handler()) shows:
-Ps, goroutines, latencies, requests, routes, workers."""
-_EPILOG = """Keys: q quits, p pauses, 1, 2 and 3 sort the routes by requests, p99 and errors.
+Ps, requests, routes and workers, goroutines with their stacks, who waits for whom, latencies."""
+_EPILOG = """Keys: 1 to 4 and Tab switch between the views, p pauses, q quits.
+Overview: s sorts the routes by requests, p99 or errors. Goroutines and waits: arrows, j, k, PgUp
+and PgDn move, Enter shows the stack of the first goroutine of a row, Left and Right those of
+others, Esc goes back; / filters while you type, Enter keeps the filter, Esc drops it.
 The first picture shows means since the server's start, the next ones what happened in between.
 $NO_COLOR is honoured. Exit status: 1 if the server cannot be asked, 2 for senseless arguments."""
 MIN_INTERVAL = 0.1  # seconds: a sample is not free for the server
@@ -48,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 password = getpass.getpass(f"Password of {name}: ")
             headers["Authorization"] = basic(f"{name}:{password}")
         source = Source(address, headers.items())
-        run(source, options.interval, options.once)
+        run(source, options.interval, options.once, options.view)
     except SourceError as exc:
         return _failed(str(exc))
     except (KeyboardInterrupt, EOFError):
@@ -104,9 +108,17 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help=f"where http.debug.handler() is mounted (default: that of the URL, or {PATH})",
     )
     parser.add_argument(
+        "--view",
+        choices=NAMES,
+        default=NAMES[0],
+        metavar="NAME",
+        help=f"show this at first, or print it: {', '.join(NAMES)} (default: {NAMES[0]})",
+    )
+    parser.add_argument(
         "--once",
         action="store_true",
-        help="print what happens in one interval as plain text; also if the output is no terminal",
+        help="print a view as plain text (of counters: what happens in one interval); "
+        "also if the output is no terminal",
     )
     parser.add_argument(
         "--user",

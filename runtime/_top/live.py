@@ -1,93 +1,118 @@
-"""The view at work: once, as text, or again and again on a terminal."""
+"""A view at work: once, as text, or again and again on a terminal."""
 
 from __future__ import annotations
 
-import re
-import time
-from collections import deque
 from contextlib import closing
-from typing import Any
 
 from rich.console import Console
 
+from runtime._top.keys import keys
+from runtime._top.names import NAMES
 from runtime._top.poller import Poller
-from runtime._top.rates import Meter, Reading
+from runtime._top.question import Question
+from runtime._top.rates import JSON
 from runtime._top.source import Source, SourceError
 from runtime._top.terminal import HANG_UP, Terminal, fitted
-from runtime._top.view import SORTS, Frame, picture, report
+from runtime._top.view import Frame, picture, report, room
+from runtime._top.views import View, views
 
-TREND = 60  # samples that are kept for the sparkline
 
-
-def run(source: Source, interval: float, once: bool) -> None:
-    """Show the server until the user has seen enough.
+def run(source: Source, interval: float, once: bool, name: str) -> None:
+    """Show the server, at first in the view of this name, until the user has seen enough.
 
     Raises SourceError if the server cannot be asked at all; later that is shown, and tried again.
     """
     console = Console(highlight=False)
     if once or not console.is_terminal or console.is_dumb_terminal:
-        _print(source, interval, console)
+        _print(source, interval, name, console)
     else:
-        _watch(source, interval, console)
+        _watch(source, interval, name, console)
 
 
-def _print(source: Source, interval: float, console: Console) -> None:
-    meter = Meter()
+def _print(source: Source, interval: float, name: str, console: Console) -> None:
+    view = views(interval)[name]
     with closing(source):
-        read(meter, source.sample())
-        time.sleep(interval)
-        reading = read(meter, source.sample())
+        view.gather(source.ask, interval)
     if not console.is_terminal:  # a file or a pipe has no width
         console.width = max(console.width, 120)
-    lines = report(Frame(source.address.name, reading), console.width)
+    lines = report(Frame(source.address.name, view, name), console.width)
     for line in fitted(console, lines):
         line.rstrip()
         console.print(line)
 
 
-def _watch(source: Source, interval: float, console: Console) -> None:
-    meter = Meter()
-    shown = read(meter, source.sample())
-    trend: deque[float] = deque(maxlen=TREND)
-    sort, paused, trouble = "1", False, ""
+class _Watch:
+    """What a user has chosen, and what the server has answered to it."""
+
+    def __init__(self, source: Source, interval: float, name: str) -> None:
+        self._source = source
+        self._views = views(interval)
+        self._name = name
+        self._answered: Question | None = None  # what is shown is the answer to that
+        self._paused = False
+        self._trouble = ""
+
+    @property
+    def frame(self) -> Frame:
+        name = self._source.address.name
+        return Frame(name, self._view, self._name, self._paused, self._trouble)
+
+    @property
+    def _view(self) -> View:
+        return self._views[self._name]
+
+    def question(self, height: int) -> Question:
+        return self._view.question(room(height))
+
+    def take(self, question: Question, answer: JSON) -> None:
+        """Show an answer; also when paused, if it is the first one to what the user has chosen."""
+        hold = self._paused and question == self._answered
+        self._view.take(answer, hold)
+        self._answered = question
+        self._trouble = ""
+
+    def fail(self, why: SourceError) -> None:
+        self._trouble = str(why)
+
+    def press(self, key: str) -> bool:
+        """Do what the key means; False if that is to leave."""
+        if self._view.press(key):
+            return True
+        numbers = {str(i): name for i, name in enumerate(NAMES, 1)}
+        steps = {"tab": 1, "shift+tab": -1}
+        if key in ("q", "Q", HANG_UP):
+            return False
+        if key in ("p", " "):
+            self._paused = not self._paused
+        elif key in numbers:
+            self._name = numbers[key]
+        elif key in steps:
+            self._name = NAMES[(NAMES.index(self._name) + steps[key]) % len(NAMES)]
+        return True
+
+
+def _watch(source: Source, interval: float, name: str, console: Console) -> None:
+    watch = _Watch(source, interval, name)
+    question = watch.question(console.height)
+    watch.take(question, source.ask(question))
     with Terminal(console) as terminal:
-        poller = Poller(source, interval, terminal.wake)
+        poller = Poller(source, question, interval, terminal.wake)
         try:
             while True:
-                frame = Frame(source.address.name, shown, tuple(trend), sort, paused, trouble)
-                terminal.draw(picture(frame, *terminal.size))
-                for key in _keys(terminal.wait()):
-                    if key in ("q", "Q", HANG_UP):
+                question = watch.question(terminal.size[1])
+                poller.ask(question)
+                terminal.draw(picture(watch.frame, *terminal.size))
+                for key in keys(terminal.wait()):
+                    if not watch.press(key):
                         return
-                    if key in ("p", " "):
-                        paused = not paused
-                    elif key in SORTS:
-                        sort = key
                 answer = poller.take()
+                if answer is None or answer.question != watch.question(terminal.size[1]):
+                    continue
                 try:
-                    if isinstance(answer, SourceError):
-                        raise answer
-                    if answer is not None:
-                        reading, trouble = read(meter, answer), ""
-                        trend.append(reading.total.requests)
-                        if not paused:
-                            shown = reading
+                    if isinstance(answer.found, SourceError):
+                        raise answer.found
+                    watch.take(answer.question, answer.found)
                 except SourceError as exc:
-                    trouble = str(exc)
+                    watch.fail(exc)
         finally:
             poller.stop()
-
-
-def _keys(pressed: str) -> str:
-    """Without the sequences that arrows and function keys send (ECMA-48)."""
-    return re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~]|O?.)?", "", pressed)
-
-
-def read(meter: Meter, sample: dict[str, Any]) -> Reading:
-    """What the meter makes of a sample. Raises SourceError if that is none."""
-    try:
-        return meter.read(sample)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
-        raise SourceError(
-            f"the server's counters have another shape than this version reads ({exc!r})"
-        ) from None

@@ -1,4 +1,4 @@
-"""Where samples come from: one HTTP connection to the debug page of a server."""
+"""Where answers come from: one HTTP connection to the debug page of a server."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
+
+from runtime._top.question import Question
 
 TIMEOUT = 5.0  # seconds for a connection, and for each part of an answer
 MAX_ANSWER = 64 << 20  # bytes
@@ -18,7 +21,7 @@ LOGIN = "give --user NAME:PASSWORD, or --header 'Name: value'"
 
 
 class SourceError(Exception):
-    """There is no sample; the message is one line that says why."""
+    """There is no answer; the message is one line that says why."""
 
 
 class Address:
@@ -69,7 +72,7 @@ class Address:
 
 
 class Source:
-    """Asks one server for samples, over a connection that is kept."""
+    """Asks one server, over a connection that is kept."""
 
     def __init__(self, address: Address, headers: Iterable[tuple[str, str]] = ()) -> None:
         self.address = address
@@ -87,12 +90,12 @@ class Source:
             return http.client.HTTPSConnection(a.host, a.port, timeout=TIMEOUT, context=context)
         return http.client.HTTPConnection(a.host, a.port, timeout=TIMEOUT)
 
-    def sample(self) -> dict[str, Any]:
-        """The server's next sample. Raises SourceError."""
+    def ask(self, question: Question) -> dict[str, Any]:
+        """The server's answer; an empty one of a goroutine that has ended. Raises SourceError."""
         # A server may close a connection that was idle just when a request is on its way.
         fresh = self._conn.sock is None
         try:
-            return self._ask()
+            return self._ask(question)
         except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError) as exc:
             self._conn.close()
             if fresh:
@@ -103,36 +106,44 @@ class Source:
         except SourceError:
             self._conn.close()
             raise
-        return self.sample()
+        return self.ask(question)
 
     def close(self) -> None:
         self._conn.close()
 
-    def _ask(self) -> dict[str, Any]:
-        self._conn.request("GET", f"{self.address.path}api/snapshot", headers=self._headers)
+    def _ask(self, question: Question) -> dict[str, Any]:
+        target = f"{self.address.path}{question.target}"
+        self._conn.request("GET", target, headers=self._headers)
         answer = self._conn.getresponse()
-        self._check(answer)
+        if answer.status == 404 and question.name == "stack":  # a table has just told of it
+            answer.read(MAX_ANSWER)
+            return {}
+        self._check(answer, question)
         body = answer.read(MAX_ANSWER + 1)
         try:
             if len(body) > MAX_ANSWER:
                 raise ValueError
-            sample = json.loads(body)
-            sample["workers"][sample["self"]]["snapshot"]["stats"]["ps"]
+            found = json.loads(body)
+            if question.name == "snapshot":
+                found["workers"][found["self"]]["snapshot"]["stats"]["ps"]
+            elif not isinstance(found, dict):
+                raise ValueError
         except (ValueError, LookupError, TypeError, RecursionError):
             raise SourceError(self._foreign()) from None
-        found: dict[str, Any] = sample
-        return found
+        sample: dict[str, Any] = found
+        return sample
 
-    def _check(self, answer: http.client.HTTPResponse) -> None:
+    def _check(self, answer: http.client.HTTPResponse, question: Question) -> None:
         where, status = self._where(), answer.status
         if status == 401:
             raise SourceError(f"{where} asks for a login (401): {LOGIN}")
         if status == 403:
             raise SourceError(f"{where} refuses us (403): ask on the server's machine, or {LOGIN}")
         if status == 404:
+            hint = "" if question.name == "snapshot" else "; an older gosched has no such view"
             raise SourceError(
                 f"{where} is not there (404): mount http.debug.handler() on the server, "
-                "or say with --path where it is"
+                f"or say with --path where it is{hint}"
             )
         if 300 <= status < 400:
             target = printable(answer.getheader("Location", "elsewhere"))
@@ -178,6 +189,17 @@ class _UnixConnection(http.client.HTTPConnection):
         except OSError:
             self.close()
             raise
+
+
+@contextmanager
+def known_shape() -> Iterator[None]:
+    """Turns what goes wrong with an answer of another shape than ours into a SourceError."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
+        raise SourceError(
+            f"the server's answer has another shape than this version reads ({exc!r})"
+        ) from None
 
 
 def basic(user: str) -> str:

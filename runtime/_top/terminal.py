@@ -23,9 +23,10 @@ from rich.control import Control
 from rich.screen import Screen
 from rich.text import Text
 
-from runtime._top.view import ASCII
+from runtime._top.layout import ASCII
 
 HANG_UP = "\x04"  # what `wait` returns once there is no terminal any more: Ctrl-D
+_REST = 0.05  # seconds in which the rest of a key's sequence comes, or it was the key Esc
 
 
 class Terminal:
@@ -87,6 +88,8 @@ class Terminal:
             return ""
         try:
             keys = os.read(self._keys, 4096)
+            if keys.endswith((b"\x1b", b"\x1b[")) and select.select([self._keys], [], [], _REST)[0]:
+                keys += os.read(self._keys, 4096)
         except OSError:
             keys = b""
         return keys.decode("utf-8", "replace") if keys else HANG_UP

@@ -28,6 +28,7 @@ import pytest
 import runtime
 from programs import environment
 from runtime import http, net
+from screens import Screen
 
 SAFETY = 60.0
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -533,3 +534,17 @@ def procs(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.fixture
 def wait_until() -> Callable[[str, Callable[[], bool]], None]:
     return until
+
+
+@pytest.fixture
+def screen() -> Iterator[Callable[..., Screen]]:
+    """Starts `python -m runtime top` on a pseudo-terminal."""
+    started: list[Screen] = []
+
+    def start(*arguments: str, **options: Any) -> Screen:
+        started.append(Screen(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for s in started:
+        s.close()

@@ -1,26 +1,20 @@
 """`python -m runtime top`: rates of any counters, pictures of any size, and the command itself.
 
-The command runs against servers in processes of their own; its live view runs on a pseudo-terminal,
-whose last picture `Screen` reads.
+The command runs against servers in processes of their own; its live view runs on a pseudo-terminal.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import pty
 import re
-import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import termios
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,21 +24,11 @@ from hypothesis import strategies as st
 
 from programs import environment
 from runtime import http
-from runtime._top import live, main, rates, view
+from runtime._top import figures, main, rates, view, views
+from runtime._top.counters import Counters
+from runtime._top.question import SNAPSHOT
 from runtime._top.source import Address, Source, SourceError
-
-SAFETY = 60.0
-# Makes a terminal that of the session, whose signals it then sends, and runs a command. A shell's
-# background jobs ignore Ctrl-C.
-CONTROL = """
-import fcntl, os, signal, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-CONTROLLING = [sys.executable, "-c", CONTROL]
-COMMAND = [sys.executable, "-m", "runtime", "top"]
-
+from screens import COMMAND, SAFETY, Screen
 
 # --- rates ----------------------------------------------------------------------------------------
 
@@ -181,10 +165,20 @@ def test_rates_percentile_is_that_of_the_interval() -> None:
     slow = {"count": 5, "sum_ns": 5000, "buckets": [[900, 1100, 5]]}
     both = {"count": 8, "sum_ns": 5300, "buckets": [[90, 110, 3], [900, 1100, 5]]}
     found = rates.difference(slow, both)
-    assert view.percentile(found, 99) == pytest.approx(100e-9)
+    assert figures.percentile(found, 99) == pytest.approx(100e-9)
 
 
 # --- pictures -------------------------------------------------------------------------------------
+
+
+def overview(*samples: Any, sort: int = 0) -> views.Overview:
+    """The overview after these samples, and so many presses of the key that sorts."""
+    shown = views.Overview(Counters(1.0))
+    for sample in samples:
+        shown.take(sample)
+    for _ in range(sort):
+        shown.press("s")
+    return shown
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -193,13 +187,13 @@ def test_rates_percentile_is_that_of_the_interval() -> None:
     st.integers(1, 150),
     st.integers(1, 40),
     st.sampled_from(["", "cannot connect to " + "x" * 200]),
-    st.sampled_from("123"),
+    st.integers(0, 2),
 )
 def test_picture_any_size_fits(
-    several: list[Any], width: int, height: int, trouble: str, sort: str
+    several: list[Any], width: int, height: int, trouble: str, sort: int
 ) -> None:
-    reading = rates.Meter().read(sample_of(*several))
-    frame = view.Frame("127.0.0.1:8080", reading, (1.0, 2.0, 0.0), sort, False, trouble)
+    shown = overview(*[sample_of(*several)] * 3, sort=sort)
+    frame = view.Frame("127.0.0.1:8080", shown, trouble=trouble)
     lines = view.picture(frame, width, height)
     assert len(lines) == height
     for line in [*lines, *view.report(frame, width)]:
@@ -226,14 +220,12 @@ def test_picture_of_broken_counters_is_drawn_or_refused(
     snapshot: Any, junk: Any, data: st.DataObject
 ) -> None:
     sample = broken(sample_of(snapshot, snapshot), data.draw, junk)
-    meter = rates.Meter()
     try:
-        for _ in range(2):
-            reading = live.read(meter, sample)
+        shown = overview(sample, sample)
     except SourceError as exc:
         assert "another shape" in str(exc)
     else:
-        assert len(view.picture(view.Frame("x", reading), 80, 24)) == 24
+        assert len(view.picture(view.Frame("x", shown), 80, 24)) == 24
 
 
 def routes(**per_route: tuple[int, int, int]) -> dict[str, Any]:
@@ -251,11 +243,11 @@ def routes(**per_route: tuple[int, int, int]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("sort", "order"), [("1", ["a", "b", "c"]), ("2", ["b", "c", "a"]), ("3", ["c", "a", "b"])]
+    ("sort", "order"), [(0, ["a", "b", "c"]), (1, ["b", "c", "a"]), (2, ["c", "a", "b"])]
 )
-def test_picture_sorts_routes(sort: str, order: list[str]) -> None:
+def test_picture_sorts_routes(sort: int, order: list[str]) -> None:
     snapshot = routes(c=(10, 5, 200), a=(30, 1, 100), b=(20, 0, 300))
-    frame = view.Frame("x", rates.Meter().read(sample_of(snapshot)), sort=sort)
+    frame = view.Frame("x", overview(sample_of(snapshot), sort=sort))
     text = "\n".join(line.plain for line in view.picture(frame, 80, 24))
     assert re.findall(r"^GET /(\w)", text, re.M) == order
 
@@ -263,8 +255,8 @@ def test_picture_sorts_routes(sort: str, order: list[str]) -> None:
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 15)])
 def test_picture_small_terminal_shows_each_table(width: int, height: int) -> None:
     snapshot = routes(**{f"route{i}": (i + 1, 0, 100) for i in range(30)})
-    reading = rates.Meter().read(sample_of(snapshot, snapshot))
-    lines = [line.plain for line in view.picture(view.Frame("x", reading), width, height)]
+    frame = view.Frame("x", overview(sample_of(snapshot, snapshot)))
+    lines = [line.plain for line in view.picture(frame, width, height)]
     for start in ("requests", "connections", "goroutines", "waited", "worker", "P ", "route "):
         assert any(line.startswith(start) for line in lines), start
     assert any("GET /route29" in line for line in lines)
@@ -304,6 +296,7 @@ def test_address_forms(text: str, path: str | None, name: str, wanted: str) -> N
         [":80", "--path", "a b"],
         [":80", "--interval", "0"],
         [":80", "--interval", "nan"],
+        [":80", "--view", "nothing"],
         [":80", "--header", "no colon"],
         [":80", "--header", "a: b\r\nc: d"],
     ],
@@ -398,13 +391,13 @@ def test_source_server_restarted_between_requests_asks_again(serve: Callable[...
     answer = sample_of(at(1, 1))
     first = serve(lambda w, r: answer)
     source = Source(Address(first.addr))
-    assert source.sample() == answer
+    assert source.ask(SNAPSHOT) == answer
     first.server.close()
     first.join()
     with pytest.raises(SourceError, match="Connection refused"):
-        source.sample()
+        source.ask(SNAPSHOT)
     serve(lambda w, r: answer, first.addr)
-    assert source.sample() == answer
+    assert source.ask(SNAPSHOT) == answer
     source.close()
 
 
@@ -493,91 +486,6 @@ def test_top_without_rich_says_how_to_get_it() -> None:
     assert done.stderr == "gosched: this needs rich: pip install 'gosched[top]'\n"
 
 
-class Screen:
-    """The command on a pseudo-terminal, in a session of its own."""
-
-    def __init__(self, *arguments: str, size: tuple[int, int] = (80, 24), **env: str) -> None:
-        self.seen = ""
-        self.master, slave = pty.openpty()
-        self.slave = slave  # open, so that its modes can be read after the end
-        self.modes = termios.tcgetattr(slave)
-        self.resize(*size)
-        self.proc = subprocess.Popen(
-            [*CONTROLLING, *COMMAND, *arguments, "--interval", "0.1"],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=environment(TERM="xterm-256color", COLUMNS="", LINES="", **env),
-            start_new_session=True,
-        )
-
-    def resize(self, width: int, height: int) -> None:
-        self.size = width, height
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
-
-    def press(self, keys: str) -> None:
-        os.write(self.master, keys.encode())
-
-    @property
-    def picture(self) -> list[str]:
-        """The lines of the last whole picture."""
-        pictures = ["", *self.seen.split("\x1b[H")[1:]][-2:]
-        for text in reversed(pictures):
-            lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "").split("\n")
-            if text is pictures[0] or (len(lines[-1]), len(lines)) == self.size:
-                break
-        return lines
-
-    def until(self, what: str, condition: Callable[[list[str]], Any]) -> list[str]:
-        """Read until a picture is as it should be; that picture."""
-        end = time.monotonic() + SAFETY
-        while not condition(self.picture):
-            assert time.monotonic() < end, f"waited in vain until {what}: {self.picture}"
-            assert self.read(0.5) or self.proc.poll() is None, self.seen
-        return self.picture
-
-    def read(self, timeout: float) -> bool:
-        """Take what it has written, or writes soon."""
-        ready, _, _ = select.select([self.master], [], [], timeout)
-        if ready:
-            self.seen += os.read(self.master, 1 << 16).decode("utf-8", "replace")
-        return bool(ready)
-
-    def ended(self) -> int:
-        """Its exit status, once it has left the terminal as it was."""
-        end = time.monotonic() + SAFETY
-        while self.proc.poll() is None:  # a terminal that nobody reads would stop it
-            assert time.monotonic() < end, "it goes on"
-            self.read(0.05)
-        while self.read(0):
-            pass
-        assert termios.tcgetattr(self.slave) == self.modes
-        assert self.seen.count("\x1b[?1049h") == self.seen.count("\x1b[?1049l") > 0
-        assert self.seen.rindex("\x1b[?25h") > self.seen.rindex("\x1b[?25l")
-        assert "Traceback" not in self.seen
-        return self.proc.returncode
-
-    def close(self) -> None:
-        if self.proc.poll() is None:
-            self.proc.kill()
-        self.proc.wait(SAFETY)
-        os.close(self.master)
-        os.close(self.slave)
-
-
-@pytest.fixture
-def screen() -> Iterator[Callable[..., Screen]]:
-    started: list[Screen] = []
-
-    def start(*arguments: str, **options: Any) -> Screen:
-        started.append(Screen(*arguments, **options))
-        return started[-1]
-
-    yield start
-    for s in started:
-        s.close()
-
-
 def test_top_live_keys_and_sizes(
     program: Callable[..., Any], screen: Callable[..., Screen]
 ) -> None:
@@ -592,7 +500,7 @@ def test_top_live_keys_and_sizes(
     s.until("it is large", lambda p: len(p) == 30 and len(p[0]) == 100)
     s.press("p")
     s.until("it pauses", lambda p: p[0].endswith("paused"))
-    s.press("\x1b[1~\x1bOp\x1b[A2p")  # Home, 0, an arrow, and then two keys
+    s.press("\x1b[1~\x1bOp\x1b[Asp")  # Home, 0, an arrow, and then two keys
     s.until("it goes on", lambda p: p[0].endswith("live"))
     s.press("q")
     assert s.ended() == 0
