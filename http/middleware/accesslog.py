@@ -1,7 +1,8 @@
 """A line for each request: the access log.
 
 A request pays for making its line; writing happens elsewhere, many lines at a time. What waits to
-be written is bounded: if the file takes no more, lines are lost, and a line says how many.
+be written is bounded: if the file takes no more, lines are lost, and a line says how many. There is
+one writer at a time: one that is stuck takes one thread of the blocking pool, not all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import runtime
-from runtime._core import Int64, Mutex, _access_line
+from runtime._core import Bool, GoExit, Int64, Mutex, _access_line
 from runtime._http.chain import Handler, callee
 from runtime._http.errors import HTTPError
 
@@ -103,7 +104,8 @@ class access_log:
 
     Lines are written after a tenth of a second, many at a time, by a thread of the blocking pool,
     and at the end of the program; ``flush()`` writes them now. If 65,536 wait, further ones are
-    lost, and a line says how many. Control characters and quotes that a client sends are escaped.
+    lost, and so are those that cannot be written; a line says how many. Control characters and
+    quotes that a client sends are escaped.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class access_log:
         self._line = _maker(format if known is None else known, logger is not None)
         self._waiting: deque[Any] = deque()
         self._writing = Mutex()
-        self._due = False  # somebody is going to write
+        self._due = Bool()  # somebody is going to write, or does
         self._lost = Int64()
         atexit.register(self.flush)
 
@@ -138,6 +140,9 @@ class access_log:
                 value = target(w, r)
                 if value is not None:
                     w.respond(value)
+            except GoExit:  # a handler may end this way
+                note(line(r, w.status or 200, w.bytes_written, now() - began))
+                raise
             except BaseException as exc:
                 status = exc.status if isinstance(exc, HTTPError) else w.status or 500
                 note(line(r, status, w.bytes_written, now() - began))
@@ -147,39 +152,53 @@ class access_log:
         return logged
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write what waits. Where that fails it is lost, and the next line says how many were."""
         with self._writing:
             waiting, logger = self._waiting, self._logger
             lines = [waiting.popleft() for _ in range(len(waiting))]
+            count, written = len(lines), 0
             lost = self._lost.swap(0)
             if lost:
                 text = f"access log: {lost} lines were lost"
                 lines.append(text if logger is None else (text, None))
-            if logger is not None:
-                for text, entry in lines:
-                    extra = None if entry is None else entry.fields()
-                    logger.info("%s", text, extra=extra)
-            elif lines:
-                file = self._file if self._file is not None else sys.stderr
-                file.write("\n".join(lines) + "\n")
-                file.flush()
+            try:
+                if logger is not None:
+                    for written, (text, entry) in enumerate(lines):
+                        extra = None if entry is None else entry.fields()
+                        logger.info("%s", text, extra=extra)
+                elif lines:
+                    file = self._file if self._file is not None else sys.stderr
+                    file.write("\n".join(lines) + "\n")
+                    file.flush()
+            except BaseException:
+                self._lost.add(lost + count - written)
+                raise
 
     def _note(self, line: Any) -> None:
         if len(self._waiting) >= _MOST:
             self._lost.add()
             return
         self._waiting.append(line)
-        if not self._due:
-            self._due = True
-            try:
-                runtime.go.named("http.access_log")(self._write_later)
-            except BaseException:
-                self._due = False
-                raise
+        if not self._due.load():
+            self._start()
+
+    def _start(self) -> None:
+        """Have what waits written, unless somebody is going to."""
+        if not self._due.compare_and_swap(False, True):
+            return
+        try:
+            runtime.go.named("http.access_log")(self._write_later)
+        except BaseException:
+            self._due.store(False)
+            raise
 
     def _write_later(self) -> None:
         try:
             runtime.sleep(_PAUSE)
         finally:
-            self._due = False  # what comes from here on may not be seen below
-            runtime.blocking(self.flush)
+            try:
+                runtime.blocking(self.flush)
+            finally:
+                self._due.store(False)
+                if self._waiting:  # whoever has added that saw that somebody was writing
+                    self._start()

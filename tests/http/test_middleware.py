@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import logging
 import os
 import re
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -864,6 +866,103 @@ def test_access_log_whose_file_takes_no_more_loses_lines_and_says_so(monkeypatch
     ask(handler)
     log.flush()
     assert file.written.recv(timeout=60).count("\n") == 1
+
+
+def writers():
+    return [g for g in runtime.goroutines() if g.name == "http.access_log"]
+
+
+def test_access_log_whose_file_is_stuck_has_one_writer_and_later_writes_the_rest(monkeypatch):
+    monkeypatch.setattr("runtime._http.middleware.accesslog._PAUSE", 0)
+    go_on = threading.Event()
+
+    class Stuck(Lines):
+        def write(self, text):
+            super().write(text)
+            assert go_on.wait(60)
+
+    file = Stuck()
+    handler = middleware.access_log(file=file)(ok)
+    try:
+        ask(handler, target="/first")
+        assert "/first" in file.written.recv(timeout=60)
+        for i in range(5):
+            ask(handler, target=f"/{i}")
+            assert len(writers()) == 1
+    finally:
+        go_on.set()
+    text = file.written.recv(timeout=60)
+    assert [line.split()[6] for line in text.splitlines()] == [f"/{i}" for i in range(5)]
+
+
+def test_access_log_counts_lines_as_lost_that_cannot_be_written():
+    class Full(Lines):
+        full = True
+
+        def write(self, text):
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().write(text)
+
+    file = Full()
+    log = middleware.access_log(file=file)
+    handler = log(ok)
+    for asked in (3, 2):
+        for _ in range(asked):
+            ask(handler)
+        with pytest.raises(OSError, match="No space"):
+            log.flush()
+    file.full = False
+    ask(handler)
+    log.flush()
+    text = file.written.recv(timeout=60)
+    assert text.count("GET / HTTP/1.1") == 1
+    assert "5 lines were lost" in text
+
+
+def test_access_log_counts_records_as_lost_that_a_logger_does_not_take(caplog):
+    caplog.set_level("INFO", "access")
+    logger = logging.getLogger("access")
+    log = middleware.access_log(lambda e: e.target, logger=logger)
+    handler = log(ok)
+    for i in range(5):
+        ask(handler, target=f"/{i}")
+
+    def broken(record):
+        if record.getMessage() == "/2":
+            raise OSError("broken")
+        return True
+
+    logger.addFilter(broken)
+    try:
+        with pytest.raises(OSError, match="broken"):
+            log.flush()
+        log.flush()
+    finally:
+        logger.removeFilter(broken)
+    told = [r.getMessage() for r in caplog.records if r.name == "access"]
+    assert told == ["/0", "/1", "access log: 3 lines were lost"]
+
+
+def test_access_log_of_a_handler_that_ends_itself_has_the_status_that_is_sent(serve):
+    def exits(w, r):
+        if r.path == "/chosen":
+            w.write_header(203)
+        w.write("x")
+        runtime.goexit()
+
+    file = Lines()
+    log = middleware.access_log(lambda e: f"{e.target} {e.status} {e.size}", file=file)
+    server = serve(log(exits))
+    told = ""
+    for target in ("/", "/chosen"):
+        told += f"{target} {server.get(target).status} 1\n"
+    assert told == "/ 200 1\n/chosen 203 1\n"
+    written = ""
+    while written.count("\n") < 2:
+        log.flush()
+        written += file.written.recv(timeout=60)
+    assert written == told
 
 
 def test_access_log_is_written_at_the_end_of_the_program():
