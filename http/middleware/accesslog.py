@@ -163,9 +163,10 @@ class access_log:
                 lines.append(text if logger is None else (text, None))
             try:
                 if logger is not None:
-                    for written, (text, entry) in enumerate(lines):
+                    for text, entry in lines:
                         extra = None if entry is None else entry.fields()
                         logger.info("%s", text, extra=extra)
+                        written += 1
                 elif lines:
                     file = self._file if self._file is not None else sys.stderr
                     file.write("\n".join(lines) + "\n")

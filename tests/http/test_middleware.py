@@ -633,6 +633,20 @@ def test_real_address_from_x_forwarded_for(peer, sent, real):
         ('for="192.0.2.7', None),
         ("for=192.0.2.7 for=6.6.6.6", None),
         ("nonsense", None),
+        ("for=192.0.2.7,", None),
+        # What stands before what the proxies have appended, of clients that want to be one.
+        ('for=", for=192.0.2.7', "192.0.2.7:0"),
+        ('for=", for=192.0.2.7, for=10.0.0.2', "192.0.2.7:0"),
+        ('for=";proto=http, for="192.0.2.7:80";proto=https', "192.0.2.7:80"),
+        ('for="6.6.6.6, for=10.0.0.3, for="192.0.2.7:80";by="a,b"', "192.0.2.7:80"),
+        ('for="a\\, for="192.0.2.7:80"', "192.0.2.7:80"),
+        ('="6.6.6.6", for=192.0.2.7', "192.0.2.7:0"),
+        (", for=192.0.2.7", "192.0.2.7:0"),
+        (";, for=192.0.2.7;proto=http", "192.0.2.7:0"),
+        ('for=10.0.0.3, for="x, for=10.0.0.2', "10.0.0.2:0"),
+        ('by="say \\"for=6.6.6.6, for=\\"";for=192.0.2.7', "192.0.2.7:0"),
+        ('for=192.0.2.7;by="\\\\"', "192.0.2.7:0"),
+        ('for=192.0.2.7;by="\\"', None),
     ],
 )
 def test_real_address_from_forwarded(sent, real):
@@ -640,6 +654,23 @@ def test_real_address_from_forwarded(sent, real):
     handler = middleware.real_address(PROXIES, header="Forwarded")(address)
     got = from_peer(handler, "10.0.0.1:99", ("Forwarded", sent), ("X-Forwarded-For", "6.6.6.6"))
     assert got == (f"{real} 10.0.0.1:99" if real else "10.0.0.1:99 -")
+
+
+TOKENS = st.text(st.sampled_from("ab=1.:"), min_size=1, max_size=5)
+QUOTED = st.text(st.sampled_from('ab=,; "\\'), max_size=8).map(
+    lambda s: '"' + s.replace("\\", "\\\\").replace('"', '\\"') + '"'
+)
+PARAMETERS = st.lists(st.tuples(st.sampled_from(["by", "host"]), TOKENS | QUOTED), max_size=3)
+
+
+@given(st.text(st.sampled_from('for=6.,; "\\'), max_size=30), PARAMETERS, PARAMETERS)
+@example('for="a\\', [], [("by", '"x,for=10.0.0.9"')])
+def test_real_address_is_what_the_proxy_has_appended_whatever_the_client_sends(sent, before, after):
+    pairs = [f"{n}={v}" for n, v in [*before, ("for", "192.0.2.7"), *after]]
+    handler = middleware.real_address(PROXIES, header="Forwarded")(address)
+    for field in (f"{sent}, {';'.join(pairs)}", f"{sent},{' ; '.join(pairs)} "):
+        got = from_peer(handler, "10.0.0.1:99", ("Forwarded", field))
+        assert got == "192.0.2.7:0 10.0.0.1:99"
 
 
 def test_real_address_takes_all_lines_of_the_field_in_order():
