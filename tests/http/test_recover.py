@@ -277,6 +277,18 @@ def test_time_out_answers_503():
     bubble(main)
 
 
+def test_time_out_within_cors_and_around_compress_keeps_what_both_say(serve):
+    handler = middleware.chain(
+        lambda w, r: {"text": "x" * 5000},
+        *(middleware.cors(["https://app.example"]), middleware.time_out(SAFETY)),
+        middleware.compress(["gzip"]),
+    )
+    r = serve(handler).get("/", "Origin: https://app.example\r\nAccept-Encoding: gzip\r\n")
+    assert r["content-encoding"] == "gzip"
+    assert r["access-control-allow-origin"] == "https://app.example"
+    assert r.all("vary") == ["Origin", "Accept-Encoding"]
+
+
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
 def test_time_out_that_is_none_is_refused(seconds):
     with pytest.raises(ValueError, match=r"time_out\(\): seconds must be a positive number"):
