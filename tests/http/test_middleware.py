@@ -384,6 +384,8 @@ def test_cors_that_makes_no_sense_is_refused_at_once(options, error):
         ("POST", {"Origin": "https://example.com"}, True),
         ("POST", {"Origin": "https://attacker.example"}, False),
         ("POST", {"Origin": "null"}, False),
+        ("POST", {"Origin": "http://[x"}, False),
+        ("POST", {"Origin": "http://example.com]"}, False),
         ("POST", {"Origin": "https://example.com:8443"}, False),
         ("GET", {"Sec_Fetch_Site": "cross-site"}, True),
         ("HEAD", {"Origin": "https://attacker.example"}, True),
