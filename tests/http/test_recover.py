@@ -22,10 +22,15 @@ def transport(request):
     return request.param
 
 
+DIGESTS = ("Content-Digest", "Content-MD5", "Repr-Digest", "Digest")
+
+
 def fail(w, r):
     w.headers["ETag"] = '"x"'
     w.headers["Content-Type"] = "image/png"
     w.headers["Content-Length"] = 7
+    for name in DIGESTS:
+        w.headers[name] = "sha-256=:AAAA:"
     w.headers["X-Kept"] = "1"
     if r.query.get("status"):
         w.write_header(201)
@@ -60,7 +65,7 @@ def test_failure_is_answered_and_logged(serve, caplog, target, answer, body, kin
         response = serve(mux).get(target, PARENT)
     assert (response.status, response.body, response["content-type"]) == (500, body, kind)
     assert response["x-kept"] == "1" and response["x-request-id"] == TRACE
-    assert response.all("etag") == []
+    assert [response.all(name.lower()) for name in ("etag", *DIGESTS)] == [[]] * 5
     (record,) = caplog.records
     assert record.getMessage() == f"a handler failed (GET {target}, request {TRACE})"
     assert (record.route, record.request_id) == ("/", TRACE)
