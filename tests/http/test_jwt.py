@@ -873,7 +873,8 @@ def test_any_of_takes_the_first_that_is_content():
     assert ask(handler, "wrong.wrong.wrong", X_Key="k1").text == "shop"
     w = ask(handler, "wrong.wrong.wrong", X_Key="wrong")
     assert w.status == 401
-    assert w.response().headers.get_all("WWW-Authenticate") == [INVALID, 'ApiKey header="X-Key"']
+    asked = [INVALID, 'ApiKey realm="restricted", header="X-Key"']
+    assert w.response().headers.get_all("WWW-Authenticate") == asked
 
 
 def test_any_of_says_503_where_one_cannot_tell():

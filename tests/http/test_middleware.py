@@ -348,6 +348,22 @@ def test_cors_preflight_with_credentials_repeats_what_is_asked():
     assert headers.get("Access-Control-Allow-Headers") == "x-a"
 
 
+@pytest.mark.parametrize("origins", [APP, "*"])
+def test_cors_preflight_of_any_header_names_those_that_are_asked_for(origins):
+    """A wildcard would not be one for Authorization."""
+    handler = middleware.cors(origins, headers=["*"])(ok)
+    fields = {"Access_Control_Request_Method": "GET"}
+    asked = fields | {"Access_Control_Request_Headers": "authorization,x-a"}
+    headers = ask(handler, "OPTIONS", Origin=APP, **asked).response().headers
+    assert headers.get("Access-Control-Allow-Headers") == "authorization,x-a"
+    assert "Access-Control-Request-Headers" in ",".join(headers.get_all("Vary"))
+    headers = ask(handler, "OPTIONS", Origin=APP, **fields).response().headers
+    assert headers.get("Access-Control-Allow-Headers") == "*"
+    some = middleware.cors(origins, headers=["X-*"])(ok)
+    headers = ask(some, "OPTIONS", Origin=APP, **asked).response().headers
+    assert headers.get("Access-Control-Allow-Headers") == "X-*"
+
+
 def test_cors_options_that_is_no_preflight_reaches_the_handler():
     handler = middleware.cors(APP)(ok)
     assert ask(handler, "OPTIONS", Origin=APP).text == "ok"
@@ -554,11 +570,21 @@ def test_api_key_as_bearer(keys, whose):
     for wrong in ("Bearer k2", "Bearer ", "k1", "Basic k1", "Bearer k1 k1"):
         w = ask(handler, Authorization=wrong)
         assert w.status == 401
-        assert w.response().headers.get("WWW-Authenticate") == "Bearer"
+        challenge = w.response().headers.get("WWW-Authenticate")
+        assert challenge == 'Bearer realm="restricted"'
+
+
+def test_api_key_of_a_realm():
+    w = ask(middleware.api_key(["k1"], realm="the vault")(user))
+    assert w.response().headers.get("WWW-Authenticate") == 'Bearer realm="the vault"'
+    with pytest.raises(ValueError, match="realm"):
+        middleware.api_key(["k1"], realm='a"b')
 
 
 def test_api_key_in_a_header_of_its_own():
     handler = middleware.api_key(["k1"], header="X-Key")(user)
+    challenge = ask(handler).response().headers.get("WWW-Authenticate")
+    assert challenge == 'ApiKey realm="restricted", header="X-Key"'
     assert ask(handler, X_Key="k1").text == "True"
     assert ask(handler, X_Key="Bearer k1").status == 401
     assert ask(handler, Authorization="Bearer k1").status == 401
