@@ -481,6 +481,8 @@ class Flights(Scenario):
 
     def release(self) -> None:
         assert self.flights.do("key", self.fly, TIME_LIMIT / 3)[0] == 42
+
+
 class Contexts(Scenario):
     """A tree of contexts, all of which must end with the root."""
 
