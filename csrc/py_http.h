@@ -686,6 +686,9 @@ PyObject *http_writer_send_file(http_writer *w, PyObject *args, PyObject *kwargs
    where c->close_after is set.  fields: further ones, complete lines.  0, or -1 without an
    exception (no memory). */
 int http_simple_response(http_conn *c, int status, const char *text, const char *fields);
+/* The same in place of what w's handler had begun and not sent: with its header fields, but for
+   those that describe content. */
+int http_error_response(http_writer *w, int status);
 const char *http_status_text(int status);
 void http_add_status_line(http_out *out, int status);       /* after reserve, 64 bytes */
 

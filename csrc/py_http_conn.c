@@ -234,7 +234,9 @@ error_status(PyObject *exc)
     return (int)status;
 }
 
-/* The handler has failed, or its response: build another one if that is still possible.
+/* The handler has failed, or its response: build another one if that is still possible.  One
+   that was chosen, by an HTTPError, has the header fields that were set so far.  After another
+   exception nobody knows what of them is true: a cookie may be for what was not done.
    -1: the connection is broken.  *fatal: an exception (owned) that is not the handler's
    own affair.  *sent: the status of what is sent instead. */
 static RT_COLD int
@@ -248,7 +250,8 @@ failed_response(http_conn *c, http_writer *w, PyObject **fatal, int *sent)
     bool io_failed = c->io_failed, gone = c->aborted || c->peer_closed;
     py_release(&c->lock);
     int status = 500;
-    if (PyErr_GivenExceptionMatches(exc, http_hooks.http_error))
+    bool chosen = PyErr_GivenExceptionMatches(exc, http_hooks.http_error);
+    if (chosen)
         status = error_status(exc);
     else if (io_failed && !gone && PyErr_GivenExceptionMatches(exc, PyExc_TimeoutError))
         status = 408;
@@ -268,7 +271,9 @@ failed_response(http_conn *c, http_writer *w, PyObject **fatal, int *sent)
        the body would only follow. */
     if (err < 0 || *fatal != NULL || c->continue_due || (status == 413 && !c->body_done))
         c->close_after = true;
-    if (err == 0 && (err = http_simple_response(c, status, NULL, "")) == 0)
+    if (err == 0)
+        err = chosen ? http_error_response(w, status) : http_simple_response(c, status, NULL, "");
+    if (err == 0)
         *sent = status;
     py_release(&c->lock);
     return err;

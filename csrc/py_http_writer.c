@@ -160,35 +160,6 @@ http_add_status_line(http_out *out, int status)
 /* More than the fixed fields of any head take. */
 #define HEAD_ROOM 320
 
-int
-http_simple_response(http_conn *c, int status, const char *text, const char *fields)
-{
-    const char *reason = http_status_text(status);
-    bool head_only = c->req != NULL && c->req->head.method_id == RT_HM_HEAD;
-    size_t n = strlen(reason) + 1 + (text ? strlen(text) + 2 : 0);
-    http_out *out = &c->out;
-    if (http_out_reserve(out, HEAD_ROOM + n) < 0)
-        return -1;
-    http_add_status_line(out, status);
-    add_date(out);
-    ADD_LITERAL(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
-    add_number(out, n);
-    ADD_LITERAL(out, "\r\n");
-    http_out_add(out, fields, strlen(fields));
-    if (c->close_after)
-        ADD_LITERAL(out, "Connection: close\r\n");
-    ADD_LITERAL(out, "\r\n");
-    if (head_only)
-        return 0;
-    http_out_add(out, reason, strlen(reason));
-    if (text != NULL) {
-        ADD_LITERAL(out, ": ");
-        http_out_add(out, text, strlen(text));
-    }
-    ADD_LITERAL(out, "\n");
-    return 0;
-}
-
 /* ---- heads of handlers' responses ---- */
 
 /* What the handler's own header fields say. */
@@ -272,6 +243,81 @@ add_field(void *arg, const char *name, Py_ssize_t n, const char *value, Py_ssize
     http_out_add(out, value, (size_t)nv);
     ADD_LITERAL(out, "\r\n");
     return 0;
+}
+
+/* Fields that describe content, and go where other content takes its place. */
+static const char *const content_fields[] = {
+    "Content-Type", "Content-Length", "Content-Encoding", "Content-Language", "Content-Location",
+    "Content-Disposition", "Content-Range", "Content-Digest", "Content-MD5", "Repr-Digest",
+    "Digest", "Accept-Ranges", "Cache-Control", "ETag", "Expires", "Last-Modified",
+    "Transfer-Encoding",
+};
+#define NCONTENT_FIELDS (sizeof(content_fields) / sizeof(*content_fields))
+
+static int
+add_lasting_field(void *arg, const char *name, Py_ssize_t n, const char *value, Py_ssize_t nv)
+{
+    for (size_t i = 0; i < NCONTENT_FIELDS; i++)
+        if (name_is(name, n, content_fields[i]))
+            return 0;
+    if (name_is(name, n, "date"))
+        return 0;
+    return add_field(arg, name, n, value, nv);
+}
+
+/* headers: those of a handler, held, or NULL. */
+static int
+add_simple(http_conn *c, int status, const char *text, const char *fields, PyObject *headers)
+{
+    head_facts f = {.length = -1};
+    if (headers != NULL)
+        http_headers_each(headers, collect, &f);
+    if (f.close)
+        c->close_after = true;
+    const char *reason = http_status_text(status);
+    bool head_only = c->req != NULL && c->req->head.method_id == RT_HM_HEAD;
+    size_t n = strlen(reason) + 1 + (text ? strlen(text) + 2 : 0);
+    http_out *out = &c->out;
+    if (http_out_reserve(out, HEAD_ROOM + f.bytes + n) < 0)
+        return -1;
+    http_add_status_line(out, status);
+    add_date(out);
+    ADD_LITERAL(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
+    add_number(out, n);
+    ADD_LITERAL(out, "\r\n");
+    http_out_add(out, fields, strlen(fields));
+    if (headers != NULL)
+        http_headers_each(headers, add_lasting_field, out);
+    if (c->close_after)
+        ADD_LITERAL(out, "Connection: close\r\n");
+    ADD_LITERAL(out, "\r\n");
+    if (head_only)
+        return 0;
+    http_out_add(out, reason, strlen(reason));
+    if (text != NULL) {
+        ADD_LITERAL(out, ": ");
+        http_out_add(out, text, strlen(text));
+    }
+    ADD_LITERAL(out, "\n");
+    return 0;
+}
+
+int
+http_simple_response(http_conn *c, int status, const char *text, const char *fields)
+{
+    return add_simple(c, status, text, fields, NULL);
+}
+
+int
+http_error_response(http_writer *w, int status)
+{
+    PyObject *headers = http_lazy(&w->headers);
+    if (headers == NULL)
+        return add_simple(w->conn, status, NULL, "", NULL);
+    http_headers_acquire(headers);
+    int r = add_simple(w->conn, status, NULL, "", headers);
+    http_headers_release(headers);
+    return r;
 }
 
 static int
@@ -1019,6 +1065,18 @@ static PyMethodDef functions[] = {
 int
 http_writer_init(PyObject *module)
 {
+    PyObject *names = PyTuple_New(NCONTENT_FIELDS);
+    for (size_t i = 0; names != NULL && i < NCONTENT_FIELDS; i++) {
+        PyObject *name = PyUnicode_FromString(content_fields[i]);
+        if (name == NULL)
+            Py_CLEAR(names);
+        else
+            PyTuple_SET_ITEM(names, (Py_ssize_t)i, name);
+    }
+    int r = names ? PyModule_AddObjectRef(module, "_CONTENT_FIELDS", names) : -1;
+    Py_XDECREF(names);
+    if (r < 0)
+        return -1;
     if (PyModule_AddFunctions(module, functions) < 0)
         return -1;
     return py_add_type(module, &spec, &core->writer_type, true);

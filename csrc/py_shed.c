@@ -87,9 +87,11 @@ look_locked(Limit *l, int64_t now, py_waitq *out)
         l->overloaded = true;
     if (!l->overloaded)
         return;
-    while ((w = l->waiters.head) != NULL && now - w->n > 2 * l->target)
-        if ((w = claim_locked(l, false, RT_WAKE_CLOSED)) != NULL)
+    while ((w = l->waiters.head) != NULL && now - w->n > 2 * l->target) {
+        remove_locked(l, w);
+        if (rt_g_claim(&w->g->g, RT_WAKE_CLOSED))
             py_waitq_push(out, w);
+    }
 }
 
 /* There is a free place, so nobody waits. */

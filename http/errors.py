@@ -12,7 +12,8 @@ __all__ = ["BadRequestError", "BodyTooLargeError", "HTTPError", "MaxBytesError"]
 class HTTPError(Exception):
     """Raised by a handler: answer with this status, 400 to 599, and a plain text body.
 
-    The message is for the program's own use; the client sees the status only.
+    The message is for the program's own use; the client sees the status only.  Header fields that
+    were set before are sent, those of middleware say, but for those that describe content.
 
         raise HTTPError(403, "not the owner")
     """

@@ -401,8 +401,11 @@ def record(handler: Handler, request: Request) -> ResponseRecorder:
     except HTTPError as e:
         if w._head is not None:
             raise
-        sent, w = w.informational, ResponseRecorder(request)
-        w.informational = sent
+        begun, w = w, ResponseRecorder(request)
+        w.informational = begun.informational
+        w.headers = copy_fields(begun.headers)
+        for name in (*_core._CONTENT_FIELDS, "Date"):
+            w.headers.delete(name)
         w.write_header(e.status)
         w.write(_core._status_text(e.status) + "\n")
         w._finish()

@@ -19,9 +19,7 @@ __all__ = ["HandlerTimeoutError", "timeout_handler"]
 
 logger = logging.getLogger("runtime.http")
 
-_PAGE = (
-    "<html><head><title>Timeout</title></head><body><h1>Timeout</h1></body></html>"  # Go's
-)
+_PAGE = "<html><head><title>Timeout</title></head><body><h1>Timeout</h1></body></html>"  # Go's
 
 
 class HandlerTimeoutError(TimeoutError):
@@ -33,10 +31,14 @@ _EXPECTED = HandlerTimeoutError | context.Canceled | context.DeadlineExceeded
 
 
 class _Writer:
-    """Collects a response; what comes after end() fails."""
+    """Collects a response; what comes after end() fails.
 
-    def __init__(self) -> None:
-        self.headers = Headers()
+    It begins with the header fields that were set before, as any writer does: so a handler can add
+    to them, and what it takes away is gone.
+    """
+
+    def __init__(self, w: Any) -> None:
+        self.headers = _copied(w.headers, Headers())
         self._status = 0
         self._body: list[str | bytes] = []
         self.over = False
@@ -47,9 +49,7 @@ class _Writer:
 
     @property
     def bytes_written(self) -> int:
-        return sum(
-            len(piece.encode() if isinstance(piece, str) else piece) for piece in self._body
-        )
+        return sum(len(piece.encode() if isinstance(piece, str) else piece) for piece in self._body)
 
     def respond(self, value: object, /) -> None:
         self._check()
@@ -87,11 +87,13 @@ class _Writer:
         self._status, self._body = 0, []
         return not self.over
 
-    def copy_to(self, w: Any) -> None:
-        for name in self.headers:
+    def copy_headers_to(self, w: Any) -> None:
+        for name, _ in w.headers.items():
             w.headers.delete(name)
-        for name, value in self.headers.items():
-            w.headers.add(name, value)
+        _copied(self.headers, w.headers)
+
+    def copy_to(self, w: Any) -> None:
+        self.copy_headers_to(w)
         if self._status:
             w.write_header(self._status)
         for piece in self._body:
@@ -102,6 +104,12 @@ class _Writer:
             raise HandlerTimeoutError("the time of the handler is up")
 
 
+def _copied(fields: Headers, to: Headers) -> Headers:
+    for name, value in fields.items():
+        to.add(name, value)
+    return to
+
+
 def timeout_handler(
     handler: Callable[[Any, Any], Any], seconds: float, message: str = ""
 ) -> Callable[[Any, Any], Any]:
@@ -110,11 +118,12 @@ def timeout_handler(
         mux.handle("/report", http.timeout_handler(report, 5, "try again later"))
 
     The response is held back in memory until the handler has returned, so that nothing of it
-    is seen if it is late; w is no full ResponseWriter, then: it cannot flush.  The handler runs
-    in a goroutine of its own.  When its time is up its r.context ends, its writes raise
-    HandlerTimeoutError, and reading the body fails; what else it does is its own affair, and
-    what it then raises is logged.  If the client goes, or the server is closed, it is let go
-    the same way.
+    is seen if it is late, no header field either; w is no full ResponseWriter, then: it cannot
+    flush.  The handler runs in a goroutine of its own.  When its time is up its r.context ends,
+    its writes raise HandlerTimeoutError, and reading the body fails; what else it does is its own
+    affair, and what it then raises is logged.  If the client goes, or the server is closed, it is
+    let go the same way.  Header fields that were set before are there for it to add to or change;
+    if it is late the answer has them as they were.
 
     Without a message the body is a small HTML page.  Raises ValueError unless seconds is a
     positive number.
@@ -128,7 +137,7 @@ def timeout_handler(
         raise TypeError(f"handler must be callable, not {type(handler).__name__}")
 
     def timed(w: Any, r: Request) -> Any:
-        late = _Writer()
+        late = _Writer(w)
         done: Chan[_Result] = Chan(1)
         with context.with_timeout(r.context, seconds) as ctx:
             inner = r.with_context(ctx)
@@ -161,6 +170,7 @@ def timeout_handler(
         late.over = True
         value, error = done.recv()
         if error is not None:
+            late.copy_headers_to(w)  # for who answers it
             raise error
         late.copy_to(w)
         return value

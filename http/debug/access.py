@@ -93,7 +93,10 @@ def is_same_origin(r: Any) -> bool:
             and headers.get("Sec-Fetch-Dest") == "document"
         )
     origin = headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc == r.host
+    try:
+        return origin is None or urlsplit(origin).netloc == r.host
+    except ValueError:  # such as http://[
+        return False
 
 
 def guard(auth: Middleware | None) -> Middleware:

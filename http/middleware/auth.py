@@ -160,6 +160,7 @@ def api_key(
     keys: Mapping[str, str] | Iterable[str] | Callable[[str], object],
     *,
     header: str = "Authorization",
+    realm: str = "restricted",
     scopes: Mapping[str, Iterable[str]] | Callable[[Any], Iterable[str]] | None = None,
 ) -> Authentication:
     """Ask for a key; answer 401 without.
@@ -171,7 +172,7 @@ def api_key(
     ``keys`` are those that are valid, or a mapping of them to whose they are, or a function of the
     key that returns whose it is (None, False: nobody's). It is sent as ``Authorization: Bearer
     KEY`` (RFC 6750), or alone in another ``header``. Whose it is, or True, is then
-    ``r.state["user"]``.
+    ``r.state["user"]``. Clients without a key are told the ``realm``.
 
     With ``scopes``, by whose the key is or a function of that, `require_scopes` lets a key do what
     it is for: ``r.state["claims"]`` is ``{"sub": user, "scope": "items:read"}``. Who is not in the
@@ -202,7 +203,8 @@ def api_key(
             return granted.get(owner, "")
 
     bearer = header.lower() == "authorization"
-    refusal = challenge("Bearer" if bearer else f'ApiKey header="{header}"')
+    value = f'realm="{check_realm(realm, "api_key()")}"'
+    refusal = challenge(f"Bearer {value}" if bearer else f'ApiKey {value}, header="{header}"')
 
     def authenticate(r: Any) -> Refusal | None:
         key = r.headers.get(header)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from runtime._http.chain import Handler, Middleware, callee
@@ -24,8 +25,12 @@ _NAMED = {
 }
 _MOST = 64  # addresses in a field that are looked at
 _REMEMBERED = 256  # characters of a field whose client is remembered, at most
-# RFC 7239 section 4: token=token or token="quoted"; pairs are split by ";", elements by ",".
-_PAIR = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*"|[^\s;,"]*)\s*([;,]|$)')
+# RFC 7239 section 4, backwards: token=token or token="quoted"; pairs are split by ";", elements by
+# ",". Quotes within a value have an odd number of "\" before them, the one that opens it has "=".
+_PAIR = re.compile(
+    r'\s*("(?:\\\\)*(?!\\)(?:[^"]|"\\(?:\\\\)*(?!\\))*"|[^\s;,"]*)'
+    r"=([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*([;,]|$)"
+)
 
 
 def _networks(trusted: Iterable[str]) -> tuple[tuple[_Network, ...], bool]:
@@ -68,22 +73,26 @@ def _parse(text: str) -> tuple[_Address, str] | None:
     return address, port if port.isascii() and port.isdigit() and int(port) < 65536 else ""
 
 
-def parse_forwarded(text: str) -> list[dict[str, str]] | None:
-    """The elements of a Forwarded field, nearest proxy last; None if it is malformed."""
-    elements: list[dict[str, str]] = [{}]
-    at = 0
-    while at < len(text):
-        match = _PAIR.match(text, at)
-        if match is None:
-            return None
-        name, value, separator = match.groups()
+def parse_forwarded(text: str) -> Iterator[dict[str, str]]:
+    """The elements of a Forwarded field, nearest proxy first, up to one that is malformed.
+
+    It is read from its end: what a proxy has appended is found whatever stands before it, an open
+    quote, too.
+    """
+    element: dict[str, str] = {}
+    backwards, at = text[::-1], 0
+    while (match := _PAIR.match(backwards, at)) is not None:
+        value, name, separator = match.groups()
+        value = value[::-1]
         if value[:1] == '"':
             value = re.sub(r"\\(.)", r"\1", value[1:-1])
-        elements[-1].setdefault(name.lower(), value)
-        if separator == ",":
-            elements.append({})
+        element[name[::-1].lower()] = value
+        if separator != ";":
+            yield element
+            element = {}
+        if not separator:
+            return
         at = match.end()
-    return elements
 
 
 def _join(address: _Address, port: str) -> str:
@@ -102,9 +111,11 @@ def real_address(
     ``trusted`` are the proxies: addresses, networks, ``"loopback"``, ``"private"`` (RFC 1918 and
     fc00::/7), ``"unix"`` (whoever connects by a unix socket). ``header`` is the field that they
     append to: ``X-Forwarded-For`` or ``Forwarded`` (RFC 7239); the other one, and others, are not
-    looked at, for a client might send them. Requests from elsewhere, and those whose field is
-    malformed, keep the address of the connection; so do those whose nearest proxy has hidden it.
-    Without a port in the field it is 0. ``r.state["peer"]`` is the address of the connection.
+    looked at, for a client might send them. It is read from its end: what a client has put before
+    that, quotes without an end included, does no harm. Requests from elsewhere, and those whose
+    field does not end with an address, keep the address of the connection; so do those whose
+    nearest proxy has hidden it. Without a port in the field it is 0. ``r.state["peer"]`` is the
+    address of the connection where another one has taken its place, and not there otherwise.
 
     Raises ValueError for what is no network, and for another header.
     """
@@ -128,15 +139,13 @@ def real_address(
     @lru_cache(maxsize=1024)
     def client(text: str) -> str | None:
         """The address of the last hop that is not trusted."""
+        hops: Iterable[str]
         if forwarded:
-            elements = parse_forwarded(text)
-            if elements is None:
-                return None
-            hops = [element.get("for", "") for element in elements]
+            hops = (element.get("for", "") for element in parse_forwarded(text))
         else:
-            hops = text.split(",")
+            hops = reversed(text.rsplit(",", _MOST))
         found = None
-        for hop in reversed(hops[-_MOST:]):
+        for hop in islice(hops, _MOST):
             parsed = _parse(hop)
             if parsed is None:
                 break  # hidden, or garbage: who is behind it nobody can tell

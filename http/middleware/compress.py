@@ -52,8 +52,16 @@ _SNIFF = 512  # bytes that tell a type
 _LARGE = 16 * 1024
 _PIECE = 256 * 1024  # bytes of a file, or of a large write, that are compressed at a time
 
-# What has one of these is coded already, part of something, or would not match its digest.
-_KEEP = ("Content-Encoding", "Content-Range", "Content-Digest", "Content-MD5")
+# What has one of these is coded already, part of something, or would not match its digest, which
+# is of what is coded (RFC 9530 sections 2 and 3).
+_KEEP = (
+    "Content-Encoding",
+    "Content-Range",
+    "Content-Digest",
+    "Repr-Digest",
+    "Content-MD5",
+    "Digest",
+)
 _WITHOUT = frozenset((101, 204, 205, 206, 304))  # no content, or a part of it
 
 _UNDECIDED, _PLAIN, _CODED, _ENDED = range(4)
@@ -418,9 +426,7 @@ def _count(fd: int, offset: int, count: int | None) -> int:
     return n if 0 <= n <= there else -1
 
 
-def _code_file(
-    write: Callable[[bytes], bytes], fd: int, n: int, offset: int
-) -> tuple[int, bytes]:
+def _code_file(write: Callable[[bytes], bytes], fd: int, n: int, offset: int) -> tuple[int, bytes]:
     data = os.pread(fd, n, offset)
     return len(data), write(data)
 

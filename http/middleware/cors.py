@@ -23,9 +23,9 @@ def cors(
         serve(chain(mux, cors(["https://app.example.com"], methods=["GET", "PUT"])), ":8080")
 
     ``origins``: one, several, or a function of the origin that tells; ``"*"`` is any. ``methods``
-    and ``headers`` are those that a preflight allows (``["*"]``: any), for ``max_age`` seconds;
-    ``expose`` are fields of responses that pages may see. With ``credentials`` browsers send
-    cookies along.
+    and ``headers`` are those that a preflight allows (``["*"]``: any, also Authorization, which the
+    wildcard of the standard leaves out), for ``max_age`` seconds; ``expose`` are fields of
+    responses that pages may see. With ``credentials`` browsers send cookies along.
 
     Put it around the mux rather than its routes: a preflight is an OPTIONS request, for which
     there may be no route. Raises ValueError for an origin that is none, and for ``"*"`` together
@@ -50,9 +50,10 @@ def cors(
     method_list, header_list, expose_list = (
         ", ".join(names) for names in (methods, headers, expose)
     )
-    # A wildcard is one only without credentials: there the browser's wish is repeated.
-    repeat_method = credentials and "*" in method_list
-    repeat_headers = credentials and "*" in header_list
+    # A wildcard is one only without credentials, and never for Authorization: there the browser's
+    # wish is repeated.
+    repeat_method = credentials and "*" in method_list.split(", ")
+    repeat_headers = "*" in header_list.split(", ")
     age = str(int(max_age))
 
     def around(handler: Any) -> Handler:

@@ -43,7 +43,8 @@ class JWKS:
     They are fetched when the first token comes, again after ``lifetime`` seconds, in the
     background, and when a token names a key that is not among them; but at most every
     ``min_interval`` seconds, once for all requests that wait. While that fails those that are there
-    are used on, until they are ``max_age`` seconds old; without any the answer is 503.
+    are used on, until they are ``max_age`` seconds old; without any the answer is 503. A set that
+    has no key is an answer, too: from then on no token is valid (401), as a warning says.
 
     A fetch takes at most ``timeout`` seconds and ``max_bytes`` bytes, follows no redirect, and
     heeds the proxies of the environment. ``context`` is for TLS: by default the system's
@@ -166,6 +167,10 @@ class JWKS:
             got = self._got
             # The same object while they are the same: tokens are remembered with it.
             same = got is not None and got[1] == names
+            if not keys and not same:
+                logger.warning(
+                    "the keys of %s have none that verifies signatures: no token is valid", self.url
+                )
             self._got = (got[0] if same and got else keys, names, _now())
         finally:
             self._tried = _now()
@@ -199,7 +204,8 @@ class JWKS:
 def _parse(text: bytes) -> tuple[KeySet, str]:
     """The keys of a JWK Set that verify signatures, and a text that says which these are.
 
-    Others are passed over (RFC 7517 section 5). ValueError if there is none.
+    Others are passed over (RFC 7517 section 5); where none is left all are withdrawn. ValueError
+    for what is no JWK Set.
     """
     try:
         document = json.loads(text)
@@ -215,7 +221,4 @@ def _parse(text: bytes) -> tuple[KeySet, str]:
         kid = jwk.get("kid")
         with suppress(ValueError):
             found.append((kid if isinstance(kid, str) else None, from_jwk(jwk)))
-    keys = KeySet(found, ASYMMETRIC)
-    if not keys:
-        raise ValueError("it has no key that verifies signatures")
-    return keys, json.dumps(listed, sort_keys=True)
+    return KeySet(found, ASYMMETRIC), json.dumps(listed, sort_keys=True)

@@ -113,18 +113,26 @@ def prepare(key: Any) -> Key:
             "a key as PEM needs the package cryptography: pip install 'gosched[jwt]'",
             name="cryptography",
         )
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
         public = load_pem_public_key(key)
     except ValueError:
         raise ValueError("it is PEM, but no public key: BEGIN PUBLIC KEY is needed") from None
+    except UnsupportedAlgorithm as e:
+        raise ValueError(f"it is of a kind that is not supported: {e}") from None
     return _public(public)
 
 
 def from_jwk(jwk: Mapping[str, Any]) -> Key:
-    """A JSON Web Key (RFC 7517). ValueError if it is none, or not for verifying."""
+    """A JSON Web Key (RFC 7517). ValueError if it is none, not supported, or not for verifying."""
     jwt = pyjwt("a JWK")
+    unusable: tuple[type[Exception], ...] = (jwt.PyJWTError, AttributeError, KeyError, TypeError)
+    if jwt.algorithms.has_crypto:
+        from cryptography.exceptions import UnsupportedAlgorithm
+
+        unusable += (UnsupportedAlgorithm,)
     data = dict(jwk)
     operations = data.get("key_ops")
     if data.get("use", "sig") != "sig" or (
@@ -143,7 +151,7 @@ def from_jwk(jwk: Mapping[str, Any]) -> Key:
                 key = _public(jwt.algorithms.OKPAlgorithm.from_jwk(data))
             case kind:
                 raise ValueError(f"there are no keys of type {kind!r}")
-    except (jwt.PyJWTError, AttributeError, KeyError, TypeError) as e:
+    except unusable as e:
         raise ValueError(f"it is no usable JWK: {e}") from None
     algorithm = data.get("alg")
     if algorithm is None:

@@ -63,7 +63,7 @@ def cross_origin_protection(
             origin = r.headers.get("Origin")
             # Without Sec-Fetch-Site: the host it was sent to.  Its scheme is not known here, so
             # http and https are one; with HSTS nobody gets at the former.
-            if not site and (not origin or urlsplit(origin).netloc == r.host):
+            if not site and (not origin or _is_of(origin, r.host)):
                 return target(w, r)
             if origin in origins or (bypass is not None and bypass(r)):
                 return target(w, r)
@@ -72,6 +72,13 @@ def cross_origin_protection(
         return protected
 
     return around
+
+
+def _is_of(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:  # such as http://[
+        return False
 
 
 def _forbidden(w: Any, r: Any) -> None:

@@ -114,7 +114,7 @@ class hashed:
     `hash_password`; it should cost what the others do. Meanwhile only the goroutine of the request
     waits; as many are compared at a time as there are processors, and if 256 requests wait, or one
     has waited for 10 seconds, the answer is 503. 1,024 right passwords are remembered for five
-    minutes, and forgotten at once when the stored hash changes.
+    minutes, and forgotten at once when the stored hash changes or the user is removed.
 
     Raises ValueError for a hash of another form, ImportError without bcrypt: at once for those of a
     mapping, else when a user with such a hash asks.
@@ -146,7 +146,8 @@ class hashed:
         """Is it the password of that user?"""
         stored = self._find(user)
         known = self._decoy if stored is None else stored
-        text = f"{len(user)} {len(password)} {user}{password}{known}"
+        # Whether he is there counts, too: the decoy may be the hash of one who was removed.
+        text = f"{stored is None} {len(user)} {len(password)} {user}{password}{known}"
         digest = hashlib.sha256(self._secret + text.encode()).digest()
         if self._remembers(digest):
             return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtime._core import Headers, Mutex
+from runtime._core import _CONTENT_FIELDS, Headers, Mutex
 from runtime._http.controller import ResponseController
 
 
@@ -104,29 +104,11 @@ def listed(headers: Any, name: str, token: str) -> bool:
     return name in headers and token in ",".join(headers.get_all(name)).lower()
 
 
-# Fields that describe content, and go where other content takes its place.
-CONTENT_FIELDS = (
-    "Content-Type",
-    "Content-Length",
-    "Content-Encoding",
-    "Content-Language",
-    "Content-Location",
-    "Content-Disposition",
-    "Content-Range",
-    "Accept-Ranges",
-    "Cache-Control",
-    "ETag",
-    "Expires",
-    "Last-Modified",
-    "Transfer-Encoding",
-)
-
-
 def forget(w: Any) -> bool:
     """Take back what was said of the response. False where that cannot be done any more."""
     take_back = getattr(w, "_forget", None)
     if not (take_back() if take_back is not None else w.status == 0 and w.bytes_written == 0):
         return False
-    for name in CONTENT_FIELDS:
+    for name in _CONTENT_FIELDS:
         w.headers.delete(name)
     return True

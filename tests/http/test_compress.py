@@ -284,6 +284,8 @@ def test_client_that_refuses_plain_content_gets_everything_coded(kind):
         ("Content-Encoding", "identity"),
         ("Content-Range", "bytes 0-3599/9999"),
         ("Content-Digest", "sha-256=:AAAA:"),
+        ("Repr-Digest", "sha-256=:AAAA:"),
+        ("Digest", "sha-256=AAAA"),
         ("Cache-Control", "public, No-Transform"),
         ("Content-Type", "image/png"),
         ("Content-Type", "application/octet-stream"),

@@ -402,3 +402,44 @@ def test_timeout_handler_replaces_fields_that_were_set_before(serve):
         r = c.send(GET).response()
     assert (r["cache-control"], r["x-outer"]) == ("no-store", "kept")
     assert r.all("x-both") == ["1", "2"]
+
+
+def test_timeout_handler_adds_to_and_takes_away_fields_that_were_set_before(serve):
+    def inner(w, r):
+        assert w.headers["X-Gone"] == "1"
+        del w.headers["X-Gone"]
+        w.headers.add("Set-Cookie", "b=2")
+        w.headers.add("Vary", "Accept-Encoding")
+        if r.path == "/refused":
+            raise http.HTTPError(403)
+
+    timed = http.timeout_handler(inner, SAFETY)
+
+    def outer(w, r):
+        w.headers["X-Gone"] = "1"
+        w.headers["Set-Cookie"] = "a=1"
+        w.headers["Vary"] = "Origin"
+        timed(w, r)
+
+    server = serve(outer)
+    for target, status in (("/", 200), ("/refused", 403)):
+        r = server.get(target)
+        assert (r.status, r.all("x-gone")) == (status, [])
+        assert r.all("set-cookie") == ["a=1", "b=2"]
+        assert r.all("vary") == ["Origin", "Accept-Encoding"]
+
+
+def test_timeout_handler_that_is_late_has_the_fields_that_were_set_before_alone(serve):
+    def inner(w, r):
+        w.headers["Vary"] = "Accept"
+        w.headers["Set-Cookie"] = "b=2"
+        r.context.done().recv_ok()
+
+    timed = http.timeout_handler(inner, 0.01)
+
+    def outer(w, r):
+        w.headers["Vary"] = "Origin"
+        return timed(w, r)
+
+    r = serve(outer).get()
+    assert (r.status, r.all("vary"), r.all("set-cookie")) == (503, ["Origin"], [])

@@ -139,7 +139,8 @@ def test_links_of_other_pages_open_it_in_a_tab(page):
 def test_origin_alone_tells_of_old_browsers(page):
     assert ask(page, Origin="http://localhost:8080").status == 200
     assert ask(page, Origin="http://localhost:3000").status == 403
-    assert ask(page, Origin="null").status == 403
+    for other in ("null", "http://[x", "http://localhost:8080]"):
+        assert ask(page, Origin=other).status == 403
 
 
 def test_auth_decides_instead_of_the_address():

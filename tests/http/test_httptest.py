@@ -239,7 +239,8 @@ def with_status(status, value):
 
 
 def fails(w, r):
-    w.headers["X-Lost"] = "1"
+    w.headers["X-Kept"] = "1"
+    w.headers["ETag"] = '"lost"'
     w.write("lost")
     raise http.HTTPError(403, "secret")
 

@@ -621,9 +621,6 @@ def redirect(w, r):
         (lambda w, r: "[" * 100_000, "not JSON"),
         (lambda w, r: [], "no JWK Set"),
         (lambda w, r: {"keys": {}}, "no JWK Set"),
-        (lambda w, r: {"keys": []}, "no key that verifies"),
-        (lambda w, r: {"keys": [{"kty": "oct", "k": b64(SECRET), "kid": "k1"}]}, "no key that"),
-        (lambda w, r: {"keys": [5, {}, {"kty": "EC", "kid": []}, {"kty": {}}]}, "no key that"),
         (lambda w, r: {"keys": [], "pad": "x" * 300_000}, "more than 262144 bytes"),
     ],
 )
@@ -633,6 +630,66 @@ def test_what_is_no_set_of_keys_is_told_in_the_log(provider, caplog, answer, sai
     assert ask(handler, provider.signers[0].token()).status == 503
     assert ask(handler, hs(claims(), kid="k1")).status == 401
     assert said in caplog.text and len(provider.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [],
+        [{"kty": "oct", "k": b64(SECRET), "kid": "k1"}],
+        [5, {}, {"kty": "EC", "kid": []}, {"kty": {}}],
+    ],
+)
+def test_set_without_usable_keys_ends_all_tokens_and_is_told_once(provider, clock, caplog, keys):
+    (first,) = provider.signers
+    handler = trusting(provider, min_interval=10)
+    token = first.token()
+    assert ask(handler, token).status == 200
+    provider.answer = lambda w, r: {"keys": keys}
+    for fetches in (2, 3):
+        clock.now += 11
+        assert refused(ask(handler, Signer("ES256", "k2").token()))
+        assert len(provider.asked) == fetches
+        assert refused(ask(handler, token))
+        assert refused(ask(handler, hs(claims(), kid="k1")))
+    assert caplog.text.count("none that verifies signatures: no token is valid") == 1
+    provider.answer = None
+    clock.now += 11
+    assert ask(handler, token).status == 200
+
+
+def test_first_set_without_keys_makes_tokens_invalid(provider):
+    provider.answer = lambda w, r: {"keys": []}
+    assert refused(ask(trusting(provider), provider.signers[0].token()))
+
+
+def test_key_that_this_machine_does_not_support_is_passed_over(provider, monkeypatch):
+    """As curves are that the system's OpenSSL leaves out."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from jwt.algorithms import OKPAlgorithm
+
+    def unsupported(jwk):
+        raise UnsupportedAlgorithm("not with this OpenSSL")
+
+    monkeypatch.setattr(OKPAlgorithm, "from_jwk", staticmethod(unsupported))
+    (first,) = provider.signers
+    provider.signers.insert(0, Signer("EdDSA", "k2"))
+    assert ask(trusting(provider), first.token()).status == 200
+    with pytest.raises(ValueError, match="not with this OpenSSL"):
+        auth(key=provider.signers[0].jwk(), algorithms=["EdDSA"])
+
+
+def test_public_key_that_this_machine_does_not_support_is_refused_at_once(monkeypatch, rsa_signer):
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    def unsupported(data):
+        raise UnsupportedAlgorithm("not with this OpenSSL")
+
+    pem = rsa_signer.pem()
+    name = "cryptography.hazmat.primitives.serialization.load_pem_public_key"
+    monkeypatch.setattr(name, unsupported)
+    with pytest.raises(ValueError, match="not with this OpenSSL"):
+        auth(key=pem, algorithms=["RS256"])
 
 
 def test_keys_for_other_uses_are_passed_over(provider):
@@ -816,7 +873,8 @@ def test_any_of_takes_the_first_that_is_content():
     assert ask(handler, "wrong.wrong.wrong", X_Key="k1").text == "shop"
     w = ask(handler, "wrong.wrong.wrong", X_Key="wrong")
     assert w.status == 401
-    assert w.response().headers.get_all("WWW-Authenticate") == [INVALID, 'ApiKey header="X-Key"']
+    asked = [INVALID, 'ApiKey realm="restricted", header="X-Key"']
+    assert w.response().headers.get_all("WWW-Authenticate") == asked
 
 
 def test_any_of_says_503_where_one_cannot_tell():

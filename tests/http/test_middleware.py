@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import logging
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -347,6 +349,22 @@ def test_cors_preflight_with_credentials_repeats_what_is_asked():
     assert headers.get("Access-Control-Allow-Headers") == "x-a"
 
 
+@pytest.mark.parametrize("origins", [APP, "*"])
+def test_cors_preflight_of_any_header_names_those_that_are_asked_for(origins):
+    """A wildcard would not be one for Authorization."""
+    handler = middleware.cors(origins, headers=["*"])(ok)
+    fields = {"Access_Control_Request_Method": "GET"}
+    asked = fields | {"Access_Control_Request_Headers": "authorization,x-a"}
+    headers = ask(handler, "OPTIONS", Origin=APP, **asked).response().headers
+    assert headers.get("Access-Control-Allow-Headers") == "authorization,x-a"
+    assert "Access-Control-Request-Headers" in ",".join(headers.get_all("Vary"))
+    headers = ask(handler, "OPTIONS", Origin=APP, **fields).response().headers
+    assert headers.get("Access-Control-Allow-Headers") == "*"
+    some = middleware.cors(origins, headers=["X-*"])(ok)
+    headers = ask(some, "OPTIONS", Origin=APP, **asked).response().headers
+    assert headers.get("Access-Control-Allow-Headers") == "X-*"
+
+
 def test_cors_options_that_is_no_preflight_reaches_the_handler():
     handler = middleware.cors(APP)(ok)
     assert ask(handler, "OPTIONS", Origin=APP).text == "ok"
@@ -383,6 +401,8 @@ def test_cors_that_makes_no_sense_is_refused_at_once(options, error):
         ("POST", {"Origin": "https://example.com"}, True),
         ("POST", {"Origin": "https://attacker.example"}, False),
         ("POST", {"Origin": "null"}, False),
+        ("POST", {"Origin": "http://[x"}, False),
+        ("POST", {"Origin": "http://example.com]"}, False),
         ("POST", {"Origin": "https://example.com:8443"}, False),
         ("GET", {"Sec_Fetch_Site": "cross-site"}, True),
         ("HEAD", {"Origin": "https://attacker.example"}, True),
@@ -551,11 +571,21 @@ def test_api_key_as_bearer(keys, whose):
     for wrong in ("Bearer k2", "Bearer ", "k1", "Basic k1", "Bearer k1 k1"):
         w = ask(handler, Authorization=wrong)
         assert w.status == 401
-        assert w.response().headers.get("WWW-Authenticate") == "Bearer"
+        challenge = w.response().headers.get("WWW-Authenticate")
+        assert challenge == 'Bearer realm="restricted"'
+
+
+def test_api_key_of_a_realm():
+    w = ask(middleware.api_key(["k1"], realm="the vault")(user))
+    assert w.response().headers.get("WWW-Authenticate") == 'Bearer realm="the vault"'
+    with pytest.raises(ValueError, match="realm"):
+        middleware.api_key(["k1"], realm='a"b')
 
 
 def test_api_key_in_a_header_of_its_own():
     handler = middleware.api_key(["k1"], header="X-Key")(user)
+    challenge = ask(handler).response().headers.get("WWW-Authenticate")
+    assert challenge == 'ApiKey realm="restricted", header="X-Key"'
     assert ask(handler, X_Key="k1").text == "True"
     assert ask(handler, X_Key="Bearer k1").status == 401
     assert ask(handler, Authorization="Bearer k1").status == 401
@@ -632,6 +662,20 @@ def test_real_address_from_x_forwarded_for(peer, sent, real):
         ('for="192.0.2.7', None),
         ("for=192.0.2.7 for=6.6.6.6", None),
         ("nonsense", None),
+        ("for=192.0.2.7,", None),
+        # What stands before what the proxies have appended, of clients that want to be one.
+        ('for=", for=192.0.2.7', "192.0.2.7:0"),
+        ('for=", for=192.0.2.7, for=10.0.0.2', "192.0.2.7:0"),
+        ('for=";proto=http, for="192.0.2.7:80";proto=https', "192.0.2.7:80"),
+        ('for="6.6.6.6, for=10.0.0.3, for="192.0.2.7:80";by="a,b"', "192.0.2.7:80"),
+        ('for="a\\, for="192.0.2.7:80"', "192.0.2.7:80"),
+        ('="6.6.6.6", for=192.0.2.7', "192.0.2.7:0"),
+        (", for=192.0.2.7", "192.0.2.7:0"),
+        (";, for=192.0.2.7;proto=http", "192.0.2.7:0"),
+        ('for=10.0.0.3, for="x, for=10.0.0.2', "10.0.0.2:0"),
+        ('by="say \\"for=6.6.6.6, for=\\"";for=192.0.2.7', "192.0.2.7:0"),
+        ('for=192.0.2.7;by="\\\\"', "192.0.2.7:0"),
+        ('for=192.0.2.7;by="\\"', None),
     ],
 )
 def test_real_address_from_forwarded(sent, real):
@@ -639,6 +683,23 @@ def test_real_address_from_forwarded(sent, real):
     handler = middleware.real_address(PROXIES, header="Forwarded")(address)
     got = from_peer(handler, "10.0.0.1:99", ("Forwarded", sent), ("X-Forwarded-For", "6.6.6.6"))
     assert got == (f"{real} 10.0.0.1:99" if real else "10.0.0.1:99 -")
+
+
+TOKENS = st.text(st.sampled_from("ab=1.:"), min_size=1, max_size=5)
+QUOTED = st.text(st.sampled_from('ab=,; "\\'), max_size=8).map(
+    lambda s: '"' + s.replace("\\", "\\\\").replace('"', '\\"') + '"'
+)
+PARAMETERS = st.lists(st.tuples(st.sampled_from(["by", "host"]), TOKENS | QUOTED), max_size=3)
+
+
+@given(st.text(st.sampled_from('for=6.,; "\\'), max_size=30), PARAMETERS, PARAMETERS)
+@example('for="a\\', [], [("by", '"x,for=10.0.0.9"')])
+def test_real_address_is_what_the_proxy_has_appended_whatever_the_client_sends(sent, before, after):
+    pairs = [f"{n}={v}" for n, v in [*before, ("for", "192.0.2.7"), *after]]
+    handler = middleware.real_address(PROXIES, header="Forwarded")(address)
+    for field in (f"{sent}, {';'.join(pairs)}", f"{sent},{' ; '.join(pairs)} "):
+        got = from_peer(handler, "10.0.0.1:99", ("Forwarded", field))
+        assert got == "192.0.2.7:0 10.0.0.1:99"
 
 
 def test_real_address_takes_all_lines_of_the_field_in_order():
@@ -927,6 +988,103 @@ def test_access_log_whose_file_takes_no_more_loses_lines_and_says_so(monkeypatch
     ask(handler)
     log.flush()
     assert file.written.recv(timeout=60).count("\n") == 1
+
+
+def writers():
+    return [g for g in runtime.goroutines() if g.name == "http.access_log"]
+
+
+def test_access_log_whose_file_is_stuck_has_one_writer_and_later_writes_the_rest(monkeypatch):
+    monkeypatch.setattr("runtime._http.middleware.accesslog._PAUSE", 0)
+    go_on = threading.Event()
+
+    class Stuck(Lines):
+        def write(self, text):
+            super().write(text)
+            assert go_on.wait(60)
+
+    file = Stuck()
+    handler = middleware.access_log(file=file)(ok)
+    try:
+        ask(handler, target="/first")
+        assert "/first" in file.written.recv(timeout=60)
+        for i in range(5):
+            ask(handler, target=f"/{i}")
+            assert len(writers()) == 1
+    finally:
+        go_on.set()
+    text = file.written.recv(timeout=60)
+    assert [line.split()[6] for line in text.splitlines()] == [f"/{i}" for i in range(5)]
+
+
+def test_access_log_counts_lines_as_lost_that_cannot_be_written():
+    class Full(Lines):
+        full = True
+
+        def write(self, text):
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().write(text)
+
+    file = Full()
+    log = middleware.access_log(file=file)
+    handler = log(ok)
+    for asked in (3, 2):
+        for _ in range(asked):
+            ask(handler)
+        with pytest.raises(OSError, match="No space"):
+            log.flush()
+    file.full = False
+    ask(handler)
+    log.flush()
+    text = file.written.recv(timeout=60)
+    assert text.count("GET / HTTP/1.1") == 1
+    assert "5 lines were lost" in text
+
+
+def test_access_log_counts_records_as_lost_that_a_logger_does_not_take(caplog):
+    caplog.set_level("INFO", "access")
+    logger = logging.getLogger("access")
+    log = middleware.access_log(lambda e: e.target, logger=logger)
+    handler = log(ok)
+    for i in range(5):
+        ask(handler, target=f"/{i}")
+
+    def broken(record):
+        if record.getMessage() == "/2":
+            raise OSError("broken")
+        return True
+
+    logger.addFilter(broken)
+    try:
+        with pytest.raises(OSError, match="broken"):
+            log.flush()
+        log.flush()
+    finally:
+        logger.removeFilter(broken)
+    told = [r.getMessage() for r in caplog.records if r.name == "access"]
+    assert told == ["/0", "/1", "access log: 3 lines were lost"]
+
+
+def test_access_log_of_a_handler_that_ends_itself_has_the_status_that_is_sent(serve):
+    def exits(w, r):
+        if r.path == "/chosen":
+            w.write_header(203)
+        w.write("x")
+        runtime.goexit()
+
+    file = Lines()
+    log = middleware.access_log(lambda e: f"{e.target} {e.status} {e.size}", file=file)
+    server = serve(log(exits))
+    told = ""
+    for target in ("/", "/chosen"):
+        told += f"{target} {server.get(target).status} 1\n"
+    assert told == "/ 200 1\n/chosen 203 1\n"
+    written = ""
+    while written.count("\n") < 2:
+        log.flush()
+        written += file.written.recv(timeout=60)
+    assert written == told
 
 
 def test_access_log_is_written_at_the_end_of_the_program():

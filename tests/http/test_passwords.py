@@ -152,6 +152,25 @@ def test_unknown_user_costs_what_a_wrong_password_does(computed):
     assert computed == [b"guess", b"guess", b"one"] * 2
 
 
+def test_removed_user_is_forgotten_at_once_also_where_the_decoy_is_his_hash(computed):
+    store = {"ann": pbkdf2("one", rounds=200_000)}
+    users = middleware.hashed(store.get, decoy=store["ann"])
+    assert ask(users, "ann", "one").text == "ann"
+    stored = store.pop("ann")
+    assert ask(users, "ann", "one").status == 401
+    store["ann"] = stored
+    assert ask(users, "ann", "one").text == "ann"
+    # Nor does he get the answer of one who has asked before.
+    users = middleware.hashed(store.get, decoy=stored)
+    del computed[:]
+    before = runtime.go(ask, users, "ann", "one")
+    while not computed:
+        runtime.gosched()
+    del store["ann"]
+    assert ask(users, "ann", "one").status == 401
+    assert before.join(timeout=SAFETY).text == "ann"
+
+
 def test_other_goroutines_run_while_a_password_is_verified():
     users = middleware.hashed({"ann": pbkdf2("one", rounds=100_000)})
     g = runtime.go(ask, users, "ann", "one")

@@ -22,10 +22,15 @@ def transport(request):
     return request.param
 
 
+DIGESTS = ("Content-Digest", "Content-MD5", "Repr-Digest", "Digest")
+
+
 def fail(w, r):
     w.headers["ETag"] = '"x"'
     w.headers["Content-Type"] = "image/png"
     w.headers["Content-Length"] = 7
+    for name in DIGESTS:
+        w.headers[name] = "sha-256=:AAAA:"
     w.headers["X-Kept"] = "1"
     if r.query.get("status"):
         w.write_header(201)
@@ -60,7 +65,7 @@ def test_failure_is_answered_and_logged(serve, caplog, target, answer, body, kin
         response = serve(mux).get(target, PARENT)
     assert (response.status, response.body, response["content-type"]) == (500, body, kind)
     assert response["x-kept"] == "1" and response["x-request-id"] == TRACE
-    assert response.all("etag") == []
+    assert [response.all(name.lower()) for name in ("etag", *DIGESTS)] == [[]] * 5
     (record,) = caplog.records
     assert record.getMessage() == f"a handler failed (GET {target}, request {TRACE})"
     assert (record.route, record.request_id) == ("/", TRACE)
@@ -275,6 +280,18 @@ def test_time_out_answers_503():
             runtime.sleep(10)
 
     bubble(main)
+
+
+def test_time_out_within_cors_and_around_compress_keeps_what_both_say(serve):
+    handler = middleware.chain(
+        lambda w, r: {"text": "x" * 5000},
+        *(middleware.cors(["https://app.example"]), middleware.time_out(SAFETY)),
+        middleware.compress(["gzip"]),
+    )
+    r = serve(handler).get("/", "Origin: https://app.example\r\nAccept-Encoding: gzip\r\n")
+    assert r["content-encoding"] == "gzip"
+    assert r["access-control-allow-origin"] == "https://app.example"
+    assert r.all("vary") == ["Origin", "Accept-Encoding"]
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])

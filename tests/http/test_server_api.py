@@ -777,6 +777,87 @@ def test_http_error_is_its_status_and_not_logged(serve, status, caplog):
     assert records(caplog) == []
 
 
+CONTENT = {
+    "Content-Type": "image/png",
+    "Content-Length": "5000",
+    "Content-Encoding": "gzip",
+    "Content-Disposition": "attachment",
+    "Content-Digest": "sha-256=:AAAA:",
+    "Repr-Digest": "sha-256=:AAAA:",
+    "Transfer-Encoding": "chunked",
+    "Cache-Control": "max-age=3600",
+    "ETag": '"x"',
+    "Last-Modified": "Sun, 06 Nov 1994 08:49:37 GMT",
+    "Date": "Sun, 06 Nov 1994 08:49:37 GMT",
+}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_http_error_has_the_fields_that_were_set_but_for_those_of_the_content(serve, method):
+    def handler(w, r):
+        for name, value in CONTENT.items():
+            w.headers.set(name.lower(), value)
+        w.headers["Access-Control-Allow-Origin"] = "https://app.example"
+        w.headers.add("Set-Cookie", "a=1")
+        w.headers.add("Set-Cookie", "b=" + "x" * 4000)
+        w.write("gone")
+        raise http.HTTPError(403)
+
+    with serve(handler).connect() as c:
+        for _ in range(2):
+            c.send(get("/").replace("GET", method, 1))
+            r = c.response(method)
+            assert (r.status, r.body) == (403, b"Forbidden\n" if method == "GET" else b"")
+            assert r.all("content-type") == ["text/plain; charset=utf-8"]
+            assert r["content-length"] == "10"
+            assert len(r.all("date")) == 1 and r["date"] != CONTENT["Date"]
+            assert r["access-control-allow-origin"] == "https://app.example"
+            assert r.all("set-cookie") == ["a=1", "b=" + "x" * 4000]
+            for name in CONTENT.keys() - {"Content-Type", "Content-Length", "Date"}:
+                assert r.all(name.lower()) == []
+
+
+def test_http_error_of_a_handler_that_closes_the_connection_says_so(serve):
+    def handler(w, r):
+        w.headers["Connection"] = "close"
+        raise http.HTTPError(404)
+
+    with serve(handler).connect() as c:
+        r = c.send(get("/")).response()
+        assert r.all("connection") == ["close"]
+        assert c.rest() == b""
+
+
+def test_http_error_may_ask_for_another_protocol(serve):
+    def handler(w, r):
+        w.headers["Upgrade"] = "websocket"
+        w.headers["Connection"] = "Upgrade"
+        raise http.HTTPError(426)
+
+    r = serve(handler).get()
+    assert (r.status, r["upgrade"], r["connection"]) == (426, "websocket", "Upgrade")
+
+
+def test_body_beyond_the_limit_is_answered_with_the_fields_that_were_set(serve):
+    def handler(w, r):
+        w.headers["X-Request-Id"] = "7"
+        r.body.read()
+
+    with serve(handler, max_body_bytes=10).connect() as c:
+        c.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n14\r\n")
+        r = c.send(b"x" * 20 + b"\r\n").response()
+        assert (r.status, r["x-request-id"], r["connection"]) == (413, "7", "close")
+
+
+def test_failed_handlers_fields_are_not_sent(serve, caplog):
+    def handler(w, r):
+        w.headers["Set-Cookie"] = "session=1"
+        raise ZeroDivisionError
+
+    r = serve(handler).get()
+    assert (r.status, r.all("set-cookie")) == (500, [])
+
+
 def test_http_error_with_another_status_is_refused():
     for status in (200, 399, 600, 0):
         with pytest.raises(ValueError, match="400 to 599"):

@@ -280,6 +280,27 @@ def test_in_overload_the_last_to_come_is_served_first_and_the_old_are_shed():
 
 
 @testing.bubble()
+def test_who_has_not_waited_long_is_not_shed_for_one_that_has_just_given_up():
+    ctx, cancel = context.with_cancel(context.background())
+
+    def handler(w, r):
+        if r.path == "/running":
+            runtime.sleep(0.115)
+            cancel()  # and the place is free before the old one has left the queue
+        return r.path
+
+    limit = limit_concurrency(1, target_delay=0.01, interval=0.1, max_wait=60)
+    running = start(limit(handler), "/running")
+    old = start(limit(handler), "/old", ctx)
+    runtime.sleep(0.105)
+    young = start(limit(handler), "/young")
+    assert running.join().text == "/running"
+    assert young.join().text == "/young"
+    assert old.join().status == 503
+    assert limit.stats() == (0, 0, 0, 1, False)
+
+
+@testing.bubble()
 def test_overload_ends_when_the_queue_is_short_again():
     limit = limit_concurrency(1, target_delay=0.005, interval=0.1, max_wait=5)
     load(limit, work=0.01, period=0.002, seconds=1)

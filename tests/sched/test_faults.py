@@ -70,6 +70,7 @@ ALLOCATIONS = {
     "Pipe": 1,
     "ThreadNet": 1,
     "HTTP": 4,
+    "HTTPRefused": 4,
     "Life": 29,
     "Hijack": 6,
     "Mux": 4,
@@ -122,6 +123,7 @@ CALLS = {
     "Passing": [*SOCKETS, *POLLER, "sendfile:EINTR", "sendfile:EINVAL", "sendfile:EIO"],
     "ThreadNet": SOCKETS + POLLER + THREADS,
     "HTTP": SOCKETS + POLLER,
+    "HTTPRefused": POLLER,
     "Life": POLLER,
     "Hijack": SOCKETS + POLLER,
     "Files": [

@@ -481,6 +481,8 @@ class Flights(Scenario):
 
     def release(self) -> None:
         assert self.flights.do("key", self.fly, TIME_LIMIT / 3)[0] == 42
+
+
 class Contexts(Scenario):
     """A tree of contexts, all of which must end with the root."""
 
@@ -966,6 +968,7 @@ class HTTP(Scenario):
     # Where the server cannot go on it answers with an error or closes the connection.
     primary = (MemoryError, OSError, EOFError)
     head = b"POST /path?x=y HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+    status = b"HTTP/1.1 200 "
     tail = b"\r\n\r\nhello"
 
     def __init__(self) -> None:
@@ -990,7 +993,7 @@ class HTTP(Scenario):
             if not more:
                 raise EOFError(answer)
             answer += more
-        if not answer.startswith(b"HTTP/1.1 200 "):
+        if not answer.startswith(self.status):
             raise OSError(answer)
         assert answer.endswith(self.tail)
 
@@ -1005,6 +1008,19 @@ class HTTP(Scenario):
     def release(self) -> None:
         self.get()
         assert self.server.shutdown(TIME_LIMIT / 3), "a connection is lost"
+
+
+class HTTPRefused(HTTP):
+    """The same where the handler raises HTTPError, after it has set header fields."""
+
+    status = b"HTTP/1.1 403 "
+    tail = b"\r\n\r\nForbidden\n"
+
+    def handle(self, w: Any, r: Any) -> None:
+        w.headers["ETag"] = '"x"'
+        w.headers["X-Path"] = r.path
+        w.write(r.body.read())
+        raise http.HTTPError(403)
 
 
 class Mux(HTTP):
