@@ -378,7 +378,107 @@ m_access_line(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nar
     return line;
 }
 
+/* ---- fields, for a record of logging ---- */
+
+#define NFIELDS 13              /* _FIELDS of http/middleware/accesslog.py */
+
+static PyObject *
+latin1(http_request *r, rt_slice s)
+{
+    return PyUnicode_DecodeLatin1(r->base + s.off, s.len, NULL);
+}
+
+static PyObject *
+field_str(http_request *r, const char *name)
+{
+    http_value value;
+    if (!http_request_value(r, name, strlen(name), &value))
+        return PyUnicode_New(0, 0);
+    PyObject *str = value.owner ? Py_NewRef(value.owner)
+                                : PyUnicode_DecodeLatin1(value.s, (Py_ssize_t)value.n, NULL);
+    Py_XDECREF(value.owner);
+    return str;
+}
+
+static PyObject *
+client_str(http_request *r)
+{
+    PyObject *addr = http_request_known_addr(r);
+    if (addr == NULL && r->conn->stream != NULL)
+        addr = Py_NewRef(http_stream_remote_addr(r->conn));
+    if (addr == NULL) {
+        char buf[HTTP_MAX_ADDR];
+        size_t nhost;
+        http_conn_addr_text(r->conn, buf, &nhost);
+        return PyUnicode_DecodeLatin1(buf, (Py_ssize_t)nhost, NULL);
+    }
+    Py_ssize_t n = PyUnicode_GetLength(addr), colon = PyUnicode_FindChar(addr, ':', 0, n, -1);
+    if (colon > 0)
+        Py_SETREF(addr, PyUnicode_Substring(addr, 0, colon));
+    return addr;
+}
+
+/* r.state's user, if that is a str, or the id of its trace; or "". */
+static PyObject *
+state_str(http_request *r, PyObject *name)
+{
+    PyObject *value = get_state(r, name);
+    if (value != NULL && name == core->http_names.trace && value != Py_None)
+        Py_SETREF(value, PyObject_GetAttr(value, core->http_names.trace_id));
+    if (value == NULL && PyErr_Occurred())
+        return NULL;
+    if (value != NULL && PyUnicode_Check(value))
+        return value;
+    Py_XDECREF(value);
+    return PyUnicode_New(0, 0);
+}
+
+/* Takes the value over, which may be NULL.  False: an exception is set. */
+static inline bool
+put(PyObject *fields, Py_ssize_t i, PyObject *value)
+{
+    PyTuple_SET_ITEM(fields, i, value);
+    return value != NULL;
+}
+
+/* _access_fields(r, status, size, seconds): a tuple of what an AccessEntry has. */
+static PyObject *
+m_access_fields(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 4) {
+        PyErr_SetString(PyExc_TypeError,
+                        "wrong arguments: _access_fields(r, status, size, seconds)");
+        return NULL;
+    }
+    if (http_request_check(args[0], "access_log()") < 0)
+        return NULL;
+    http_request *r = (http_request *)args[0];
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    PyObject *fields = PyTuple_New(NFIELDS), *pattern = http_request_pattern(r);
+    Py_ssize_t i = 0;
+    bool ok = fields != NULL
+              && put(fields, i++, PyFloat_FromDouble((double)now.tv_sec
+                                                     + (double)now.tv_nsec * 1e-9))
+              && put(fields, i++, client_str(r))
+              && put(fields, i++, latin1(r, r->head.method))
+              && put(fields, i++, latin1(r, r->head.target))
+              && put(fields, i++, PyUnicode_FromString(r->head.minor ? "HTTP/1.1" : "HTTP/1.0"))
+              && put(fields, i++, pattern ? Py_NewRef(pattern) : PyUnicode_New(0, 0))
+              && put(fields, i++, Py_NewRef(args[1])) && put(fields, i++, Py_NewRef(args[2]))
+              && put(fields, i++, Py_NewRef(args[3]))
+              && put(fields, i++, state_str(r, core->http_names.user))
+              && put(fields, i++, state_str(r, core->http_names.trace))
+              && put(fields, i++, field_str(r, "Referer"))
+              && put(fields, i++, field_str(r, "User-Agent"));
+    Py_XDECREF(pattern);
+    if (!ok)
+        Py_CLEAR(fields);
+    return fields;
+}
+
 static PyMethodDef functions[] = {
+    {"_access_fields", (PyCFunction)(void (*)(void))m_access_fields, METH_FASTCALL, NULL},
     {"_access_line", (PyCFunction)(void (*)(void))m_access_line, METH_FASTCALL, NULL},
     {0},
 };

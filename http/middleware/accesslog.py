@@ -8,7 +8,6 @@ one writer at a time: one that is stuck takes one thread of the blocking pool, n
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import sys
 import time
@@ -18,7 +17,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import runtime
-from runtime._core import Bool, GoExit, Int64, Mutex, _access_line
+from runtime._core import Bool, GoExit, Int64, Mutex, _access_fields, _access_line
 from runtime._http.chain import Handler, callee
 from runtime._http.errors import HTTPError
 
@@ -31,24 +30,27 @@ class _File(Protocol):
     def flush(self) -> object: ...
 
 
+_FIELDS = (  # as csrc/py_http_log.c has them
+    "at",
+    "client",
+    "method",
+    "target",
+    "proto",
+    "route",
+    "status",
+    "size",
+    "duration",
+    "user",
+    "trace",
+    "referer",
+    "agent",
+)
+
+
 class AccessEntry:
     """What there is to say of a request."""
 
-    __slots__ = (
-        "agent",
-        "at",
-        "client",
-        "duration",
-        "method",
-        "proto",
-        "referer",
-        "route",
-        "size",
-        "status",
-        "target",
-        "trace",
-        "user",
-    )
+    __slots__ = _FIELDS
 
     def __init__(self, r: Any, status: int, size: int, duration: float) -> None:
         self.at = time.time()
@@ -71,51 +73,34 @@ class AccessEntry:
 
     def fields(self) -> dict[str, Any]:
         """As a dict by their names; so a record of logging has them."""
-        return {name: getattr(self, name) for name in AccessEntry.__slots__}
+        return {name: getattr(self, name) for name in _FIELDS}
 
 
 _FORMATS = {"common": 0, "combined": 1, "json": 2}  # LOG_* of csrc/py_http_log.c
-_JSON = _FORMATS["json"]
 
 
 def _maker(format: Any, entries: bool) -> Callable[[Any, int, int, float], Any]:
-    """What makes a line of a request, its status, size and duration; or a line and its entry.
-
-    The entry of a format of ours is a line of JSON: in C that is made in much less time.
-    """
+    """What makes a line of a request, its status, size and duration; or a line and its fields."""
     if not callable(format):
         plain = partial(_access_line, format)
-        if not entries:
-            return plain
-        told = partial(_access_line, _JSON)
-        if format == _JSON:
-            return lambda *args: (told(*args),) * 2
-        return lambda *args: (plain(*args), told(*args))
+        return (lambda *args: (plain(*args), _access_fields(*args))) if entries else plain
 
     def custom(*args: Any) -> Any:
         entry = AccessEntry(*args)
-        return (format(entry), entry) if entries else format(entry)
+        return (format(entry), tuple(entry.fields().values())) if entries else format(entry)
 
     return custom
 
 
-def _fields(entry: AccessEntry | str) -> dict[str, Any]:
-    if not isinstance(entry, str):
-        return entry.fields()
-    fields: dict[str, Any] = json.loads(entry)
-    fields["at"] = fields.pop("time")
-    return fields
-
-
-def _hand_over(logger: logging.Logger, text: str, entry: AccessEntry | str) -> None:
+def _hand_over(logger: logging.Logger, text: str, values: tuple[Any, ...]) -> None:
     """As logger.info() does it, but for the time: the record is that of the request."""
     if not logger.isEnabledFor(logging.INFO):
         return
-    name, extra = logger.name, _fields(entry)
+    fields = dict(zip(_FIELDS, values, strict=True))
     record = logger.makeRecord(
-        name, logging.INFO, __file__, 0, "%s", (text,), None, "access_log", extra
+        logger.name, logging.INFO, __file__, 0, "%s", (text,), None, "access_log", fields
     )
-    at = extra["at"]
+    at = fields["at"]
     record.relativeCreated += (at - record.created) * 1000
     record.created = at
     record.msecs = float(int(at % 1 * 1000))
@@ -193,8 +178,8 @@ class access_log:
             lost = self._lost.swap(0)
             try:
                 if logger is not None:
-                    for text, entry in lines:
-                        _hand_over(logger, text, entry)
+                    for text, values in lines:
+                        _hand_over(logger, text, values)
                         written += 1
                     if lost:
                         logger.info("access log: %d lines were lost", lost)
