@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 import runtime
 from runtime import _core, _errors
 from runtime._http.server import Server
-from runtime._http.workers import info
+from runtime._http.workers import info, peers
 from runtime._http.workers.plan import Plan, UsageError
 from runtime._net.activation import listener_from_fd
 from runtime._stats import PStats
@@ -93,6 +93,7 @@ class Worker:
             server.serve(*listeners)
         finally:
             self._over = True
+            peers.end()
             info.publish(self._cell)
 
     @property
@@ -105,6 +106,7 @@ class Worker:
             signal.signal(signal.SIGTERM, self._on_sigterm)
         self._cell.count_beat()
         info.publish(self._cell)
+        peers.begin(self._here)
         runtime.go.named("http.worker.beat")(self._beat)
         if self._plan.worker_max_requests is not None:
             runtime.go.named("http.worker.requests")(self._watch_requests)
