@@ -384,6 +384,9 @@ class Supervised(Address):
         self._err = tempfile.TemporaryFile()  # noqa: SIM115
         env = environment(**popen.pop("env", {}))
         env["PYTHONPATH"] += os.pathsep + str(SCRIPTS)
+        # Processes that are all killed leave what they have there.
+        self._temporary = tempfile.TemporaryDirectory()
+        env = {"TMPDIR": self._temporary.name} | env
         self.proc = subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL,
@@ -444,6 +447,7 @@ class Supervised(Address):
             pass
         self.proc.wait(SAFETY)
         self._err.close()
+        self._temporary.cleanup()
 
 
 @pytest.fixture
