@@ -563,14 +563,15 @@ def test_worker_that_is_stopped_gets_504(team):
 def test_questions_leave_no_descriptors(team, wait_until):
     one, other = team.pids
 
-    def descriptors() -> list[int]:
-        return [len(os.listdir(f"/proc/{pid}/fd")) for pid in team.pids]
+    def descriptors() -> int:
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in team.pids)
 
     team.tell(one, "goroutines", pid=other)
     before = descriptors()
-    for _ in range(20):
+    for _ in range(50):
         team.tell(one, "goroutines", pid=other)
-    wait_until("they are closed", lambda: descriptors() == before)
+    # Some may be open for a moment, and threads may have opened theirs.
+    wait_until("they are closed", lambda: descriptors() < before + 10)
 
 
 def test_service_without_a_place_for_sockets_works(supervised, tmp_path):
