@@ -135,6 +135,7 @@ def describe(id: int) -> dict[str, Any] | None:
         return None
     frames = g.stack or ()
     return {
+        "pid": os.getpid(),
         "id": g.id,
         "name": g.name,
         "state": g.state,

@@ -4,15 +4,19 @@ GET .                   the page
 GET static/NAME         what it is made of
 GET api/snapshot        all workers with their snapshots: {"workers": [...], "self": index}
 GET api/events          the same again and again, as server-sent events; ?interval=SECONDS
-GET api/goroutines      goroutines alike, the most first; ?q=TEXT&offset=N&limit=N
+GET api/goroutines      goroutines alike, the most first; ?q=TEXT&offset=N&limit=N&pid=PID
 GET api/waits           what they wait for, and who holds it; likewise
-GET api/stack           one of them, with its stack; ?id=N
+GET api/stack           one of them, with its stack; ?id=N&pid=PID
+
+The latter three tell of one process: the one that answers, or the worker with the given pid, which
+is asked for it (workers/peers.py).
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from runtime._core import ChanClosed
 from runtime._http.chain import Middleware
@@ -24,6 +28,7 @@ from runtime._http.errors import HTTPError
 from runtime._http.eventstream import event_stream
 from runtime._http.mux import ServeMux
 from runtime._http.replies import error
+from runtime._http.workers import peers
 from runtime.context import Canceled
 
 _STATIC = Path(__file__).with_name("static")
@@ -48,6 +53,7 @@ def handler(*, auth: Middleware | None = None, max_viewers: int = 16) -> ServeMu
 
     Utilisation and run queues of the Ps, scheduling latency, goroutines with their stacks, who
     waits for whom, requests by route, and all worker processes.  It works below any prefix.
+    Goroutines are those of one worker at a time, the one that is chosen, whichever answers.
 
     It is shown to this machine only (403 otherwise): to clients that connect from a loopback
     address, without a proxy, and ask for a name or address of this machine's.  With auth, a
@@ -104,22 +110,40 @@ def handler(*, auth: Middleware | None = None, max_viewers: int = 16) -> ServeMu
 
     @mux.handle_func("GET /api/goroutines")
     def goroutines(w: Any, r: Any) -> Any:
-        return rows(r, "group_rows")
+        return rows(w, r, "group_rows")
 
     @mux.handle_func("GET /api/waits")
     def waits(w: Any, r: Any) -> Any:
-        return rows(r, "object_rows")
+        return rows(w, r, "object_rows")
 
-    def rows(r: Any, which: str) -> dict[str, Any]:
+    def rows(w: Any, r: Any, which: str) -> dict[str, Any]:
         text = r.query.get("q", "").strip()
         offset, limit = _number(r, "offset", 0, 1 << 31), _number(r, "limit", 50, PAGE)
-        return select(tables.get(), which, text, offset, limit)
+        return tell(w, r, [which, text, offset, limit])
 
     @mux.handle_func("GET /api/stack")
     def stack(w: Any, r: Any) -> Any:
-        found = describe(_number(r, "id", None, (1 << 63) - 1))
-        if found is None:
-            raise HTTPError(404, "there is no such goroutine (any more)")
-        return found
+        return tell(w, r, ["stack", _number(r, "id", None, (1 << 63) - 1)])
 
+    def tell(w: Any, r: Any, question: list[Any]) -> dict[str, Any]:
+        own = os.getpid()
+        pid = _number(r, "pid", own, 1 << 31)
+        try:
+            found = look(question) if pid == own else peers.ask(pid, question)
+        except peers.Unanswered as exc:
+            return refuse(w, exc.status, str(exc))
+        if found is None:
+            return refuse(w, 404, "there is no such goroutine (any more)")
+        return cast(dict[str, Any], found)
+
+    def refuse(w: Any, status: int, text: str) -> dict[str, Any]:
+        w.headers.set("Content-Type", "application/json")
+        w.write_header(status)
+        return {"error": text}
+
+    def look(question: list[Any]) -> dict[str, Any] | None:
+        which, *rest = question
+        return describe(*rest) if which == "stack" else select(tables.get(), which, *rest)
+
+    peers.offer(look)
     return mux

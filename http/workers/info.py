@@ -61,6 +61,12 @@ class Here(NamedTuple):
     id: int  # -1: the supervisor
     restarts: int
     cell: Cell | None
+    doors: str | None  # the directory of peers.py; None: there is none
+
+    def pids(self) -> set[int]:
+        """The ids of all worker processes."""
+        directory = self.memory.directory.get()
+        return set() if directory is None else {pid for _, pid, _, _ in directory["workers"]}
 
 
 _here: Here | None = None
@@ -69,6 +75,11 @@ _here: Here | None = None
 def set_here(here: Here | None) -> None:
     global _here
     _here = here
+
+
+def here() -> Here | None:
+    """None: this process is no worker, and has none."""
+    return _here
 
 
 def workers() -> list[WorkerInfo]:

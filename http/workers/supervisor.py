@@ -33,6 +33,7 @@ import runtime
 from runtime import _core
 from runtime._http.workers import info
 from runtime._http.workers.memory import Memory
+from runtime._http.workers.peers import Doors
 from runtime._http.workers.plan import MAX_WORKERS, Plan, UsageError
 from runtime._http.workers.process import Process
 from runtime._http.workers.sockets import Address
@@ -83,6 +84,7 @@ class Supervisor:
         self._processes: list[Process] = []  # all that have not been reaped
         self._most = min(MAX_WORKERS, max(2 * plan.workers, plan.workers + 16))
         self._memory = Memory(2 * self._most)
+        self._doors = Doors()
         self._free = list(range(2 * self._most))[::-1]  # cells
         self._ended: Snapshot | None = None
         self._life = self._wake = (-1, -1)  # pipes: it is alive; a signal has come
@@ -116,9 +118,10 @@ class Supervisor:
         UsageError: what a worker has found that does not make sense.
         """
         self._life, self._wake = os.pipe(), os.pipe()
+        self._doors.open()
         for fd in self._wake:
             os.set_blocking(fd, False)
-        info.set_here(info.Here(self._memory, -1, 0, None))
+        info.set_here(info.Here(self._memory, -1, 0, None, None))
         try:
             with self._handling_signals(), self._pid_file():
                 try:
@@ -131,6 +134,7 @@ class Supervisor:
                     raise
         finally:
             info.set_here(None)
+            self._doors.close()
             for address in self._addresses:
                 address.close()
                 address.remove_file()
@@ -266,7 +270,8 @@ class Supervisor:
         for address in self._addresses:
             for sock in address.sockets:
                 sock.close()
-        here = info.Here(self._memory, p.slot, p.restarts, self._memory.cells[p.cell])
+        cell = self._memory.cells[p.cell]
+        here = info.Here(self._memory, p.slot, p.restarts, cell, self._doors.path)
         Worker(self._plan, here, status, listening).run(self._life[0], p.mask)
 
     def _on_message(self, p: Process, message: dict[str, Any]) -> None:
@@ -313,6 +318,7 @@ class Supervisor:
     def _on_end(self, p: Process, how: str) -> None:
         self._processes.remove(p)
         p.close()
+        self._doors.remove(p.pid)
         slot = self._slot_of(p)
         cell = self._memory.cells[p.cell]
         last = cell.get()

@@ -27,7 +27,7 @@ import runtime
 from runtime import _core, _errors
 from runtime._core import Mutex
 from runtime._http.server import Server
-from runtime._http.workers import info
+from runtime._http.workers import info, peers
 from runtime._http.workers.plan import Plan, UsageError
 from runtime._net.activation import listener_from_fd
 from runtime._stats import PStats, Snapshot
@@ -96,6 +96,7 @@ class Worker:
         try:
             server.serve(*listeners)
         finally:
+            peers.end()
             self._publish(last=True)
 
     @property
@@ -116,6 +117,7 @@ class Worker:
             signal.signal(signal.SIGTERM, self._on_sigterm)
         self._cell.count_beat()
         self._publish()
+        peers.begin(self._here)
         runtime.go.named("http.worker.beat")(self._beat)
         if self._plan.worker_max_requests is not None:
             runtime.go.named("http.worker.requests")(self._watch_requests)

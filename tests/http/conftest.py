@@ -385,6 +385,9 @@ class Supervised(Address):
         self._err = tempfile.TemporaryFile()  # noqa: SIM115
         env = environment(**popen.pop("env", {}))
         env["PYTHONPATH"] += os.pathsep + str(SCRIPTS)
+        # Processes that are all killed leave what they have there.
+        self._temporary = tempfile.TemporaryDirectory()
+        env = {"TMPDIR": self._temporary.name} | env
         self.proc = subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL,
@@ -445,6 +448,7 @@ class Supervised(Address):
             pass
         self.proc.wait(SAFETY)
         self._err.close()
+        self._temporary.cleanup()
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -409,6 +411,7 @@ def test_stack_of_one_goroutine(page, cast):
         "/api/stack?id=-1",
         "/api/goroutines?limit=x",
         "/api/waits?offset=-1",
+        "/api/waits?pid=x",
         "/api/events?interval=0.01",
         "/api/events?interval=nan",
         "/api/events?interval=x",
@@ -436,6 +439,155 @@ def test_ten_thousand_goroutines_make_no_long_answer(fresh):
         c.close()
     for g in mine:
         g.join(timeout=SAFETY)
+
+
+# --- of other processes --------------------------------------------------------------------------
+
+
+class Team:
+    """Two workers, with a connection to each."""
+
+    def __init__(self, supervised, temporary, wait_until) -> None:
+        self.served = supervised(env={"TMPDIR": str(temporary)}).until_serving(2)
+        self.pids = self.served.started()
+        self.temporary = temporary
+        self.conns = {}
+        wait_until("each is reached", self._reach)
+
+    def _reach(self) -> bool:
+        conn = self.served.connect()
+        pid = int(conn.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response().body)
+        if pid in self.conns:
+            conn.close()
+        self.conns.setdefault(pid, conn)
+        return len(self.conns) == 2
+
+    def ask(self, asked: int, kind: str, host="localhost", **query):
+        """Status and answer of the worker that is asked."""
+        text = "&".join(f"{name}={value}" for name, value in query.items())
+        request = f"GET /debug/api/{kind}?{text} HTTP/1.1\r\nHost: {host}\r\n\r\n"
+        response = self.conns[asked].send(request).response()
+        return response.status, response.body
+
+    def tell(self, asked: int, kind: str, **query):
+        status, body = self.ask(asked, kind, **query)
+        return status, json.loads(body)
+
+    def sockets(self) -> set[str]:
+        return {path.name for path in self.temporary.glob("gosched-*/*")}
+
+    def close(self) -> None:
+        for conn in self.conns.values():
+            conn.close()
+
+
+@pytest.fixture
+def team(supervised, tmp_path, wait_until):
+    made = Team(supervised, tmp_path, wait_until)
+    yield made
+    made.close()
+
+
+def test_workers_tell_of_each_other(team):
+    for asked in team.pids:
+        for pid in team.pids:
+            status, table = team.tell(asked, "goroutines", q="only-in", pid=pid)
+            assert (status, table["pid"]) == (200, pid)
+            (who,) = table["rows"][0]["sample"]
+            assert who["name"] == f"only-in-{pid}"
+            status, told = team.tell(asked, "stack", id=who["id"], pid=pid)
+            assert (status, told["pid"], told["name"]) == (200, pid, f"only-in-{pid}")
+            assert team.tell(asked, "waits", pid=pid)[1]["pid"] == pid
+        assert team.tell(asked, "goroutines")[1]["pid"] == asked
+    assert team.tell(team.pids[0], "stack", id=10**12, pid=team.pids[1])[0] == 404
+
+
+def test_process_that_is_no_worker_gets_404(team, page):
+    asked = team.pids[0]
+    for pid in (team.served.proc.pid, os.getpid(), 0, 10**12):
+        for kind in ("goroutines", "waits", "stack"):
+            status, answer = team.tell(asked, kind, id=1, pid=pid)
+            assert status == 404
+            assert "is no worker of this service" in answer["error"]
+    assert ask(page, f"/api/goroutines?pid={os.getpid()}").status == 200
+    refused = ask(page, f"/api/stack?id=1&pid={asked}")  # of another service
+    assert refused.status == 404
+    assert refused.headers.get("Content-Type").startswith("application/json")
+    assert "is no worker of this service" in refused.json()["error"]
+
+
+def test_strangers_are_told_of_no_worker(team):
+    one, other = team.pids
+    status, body = team.ask(one, "goroutines", host="evil.example", pid=other)
+    assert (status, b"only-in" in body) == (403, False)
+
+
+def test_worker_that_has_ended_is_no_more_and_leaves_no_file(team):
+    one, other = team.pids
+    assert team.sockets() == {f"{one}.sock", f"{other}.sock"}
+    (directory,) = team.temporary.glob("gosched-*")
+    assert directory.stat().st_mode & 0o777 == 0o700
+    os.kill(other, signal.SIGKILL)
+    new = team.served.until_started(3)[-1]
+    assert team.tell(one, "goroutines", pid=other)[0] == 404
+    status, table = team.tell(one, "goroutines", q="only-in", pid=new)
+    assert (status, table["rows"][0]["sample"][0]["name"]) == (200, f"only-in-{new}")
+    assert team.sockets() == {f"{one}.sock", f"{new}.sock"}
+    team.served.stop()
+    assert not directory.exists()
+
+
+def test_killed_supervisor_leaves_no_sockets(team, wait_until):
+    team.served.proc.kill()
+    wait_until("the directory is gone", lambda: not list(team.temporary.glob("gosched-*")))
+
+
+def test_worker_that_cannot_be_asked_gets_502(team):
+    one, other = team.pids
+    next(team.temporary.glob(f"gosched-*/{other}.sock")).unlink()
+    status, answer = team.tell(one, "waits", pid=other)
+    assert status == 502
+    assert f"process {other} does not answer" in answer["error"]
+
+
+def test_worker_that_is_stopped_gets_504(team):
+    one, other = team.pids
+    os.kill(other, signal.SIGSTOP)
+    try:
+        status, answer = team.tell(one, "goroutines", pid=other)
+    finally:
+        os.kill(other, signal.SIGCONT)
+    assert (status, answer["error"]) == (504, f"process {other} has not answered in time")
+    assert team.tell(one, "goroutines", pid=other)[0] == 200
+
+
+def test_questions_leave_no_descriptors(team, wait_until):
+    one, other = team.pids
+
+    def descriptors() -> int:
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in team.pids)
+
+    team.tell(one, "goroutines", pid=other)
+    before = descriptors()
+    for _ in range(50):
+        team.tell(one, "goroutines", pid=other)
+    # Some may be open for a moment, and threads may have opened theirs.
+    wait_until("they are closed", lambda: descriptors() < before + 10)
+
+
+def test_service_without_a_place_for_sockets_works(supervised, tmp_path):
+    long = tmp_path / ("x" * 120)  # the path of a unix socket may not be so long
+    long.mkdir()
+    served = supervised(env={"TMPDIR": str(long)}).until_serving(2)
+    assert "other workers cannot ask process" in served.stderr()
+    with served.connect() as conn:
+        found = {}
+        for pid in served.started():
+            conn.send(f"GET /debug/api/waits?pid={pid} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            found[conn.response().status] = pid
+    assert found.keys() == {200, 502}  # its own, and the other one's
+    served.stop()
+    assert not list(long.iterdir())
 
 
 # --- events -------------------------------------------------------------------------------------

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -118,12 +121,49 @@ class Page(chromium.Page):
         feature = {"name": "prefers-color-scheme", "value": name}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
-    def width(self, pixels: int) -> None:
-        size = {"width": pixels, "height": 800, "deviceScaleFactor": 1, "mobile": pixels < 500}
+    def width(self, pixels: int, height: int = 800) -> None:
+        size = {"width": pixels, "height": height, "deviceScaleFactor": 1, "mobile": pixels < 500}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def background(self) -> str:
         return self.run("return getComputedStyle(document.documentElement).backgroundColor")
+
+    def legend(self, panel: str) -> dict[str, str]:
+        """The lines of a chart with their values."""
+        return dict(
+            self.run(
+                "return [...document.querySelectorAll(`#${arguments[0]} .legend li`)]"
+                ".map(li => [li.childNodes[1].textContent, li.lastChild.textContent])",
+                panel,
+            )
+        )
+
+    def draws(self, panel: str, colour: str) -> bool:
+        """Has its canvas something in this colour of the style sheet?"""
+        return self.run(
+            """
+            const probe = document.createElement("span");
+            probe.style.color = `var(--${arguments[1]})`;
+            document.body.append(probe);
+            const wanted = getComputedStyle(probe).color.match(/\\d+/g).map(Number);
+            probe.remove();
+            const c = document.querySelector(`#${arguments[0]} canvas`);
+            if (!c?.width) return false;
+            const copy = new OffscreenCanvas(c.width, c.height);  // made to be read
+            const g = copy.getContext("2d", { willReadFrequently: true });
+            g.drawImage(c, 0, 0);
+            const { data } = g.getImageData(0, 0, c.width, c.height);
+            let found = 0;
+            for (let i = 0; i < data.length; i += 4)
+              found += data[i + 3] > 200 && wanted.every((x, k) => Math.abs(x - data[i + k]) < 30);
+            return found >= 5;
+            """,
+            panel,
+            colour,
+        )
+
+    def choose_worker(self, value: str) -> None:
+        Select(self.find("#worker")).select_by_value(value)
 
 
 @pytest.fixture(scope="module")
@@ -167,15 +207,20 @@ def test_figures_follow_what_happens(page, site):
     page.until(lambda: int(page.tile("Goroutines")) >= int(before) + 100, "100 more are counted")
 
 
+SCHEDULER_CHARTS = {
+    "utilisation": "s1",
+    "runq": "s1",
+    "heatmap": "s2",
+    "percentiles": "s5",
+    "states": "s4",
+    "work": "s6",
+}
+HTTP_CHARTS = {"requests": "s4", "connections": "s4", "http-latency": "s2", "bytes": "s1"}
+
+
 def test_scheduler_charts_are_drawn(page):
-    drawn = """
-        const inked = (c) => {
-          const data = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
-          return new Set(new Uint32Array(data.buffer)).size > 3;
-        };
-        return [...document.querySelectorAll("#view-scheduler canvas")].map(inked);
-    """
-    page.until(lambda: page.run(drawn) == [True] * 6, "all six charts show something")
+    for panel, colour in SCHEDULER_CHARTS.items():
+        page.until(lambda p=panel, c=colour: page.draws(p, c), f"{panel} has a line")
     page.until(lambda: "timed" in page.text("#heatmap .legend"), "the heat map tells what it shows")
     label = page.find("#heatmap canvas").get_attribute("aria-label")
     assert "p99" in label
@@ -183,6 +228,32 @@ def test_scheduler_charts_are_drawn(page):
     assert row[0] == "P0"
     assert row[1].strip().endswith("%")
     assert page.run("return document.querySelectorAll('#utilisation .legend li').length") >= 1
+
+
+def test_run_queue_of_each_p_is_drawn(page, site):
+    page.until(lambda: page.text("#ps tbody").startswith("P0"), "there are Ps")
+    names = {row[0] for row in page.rows("#ps")} - {"spare P"}
+    assert names <= page.legend("runq").keys()
+
+    def deepest() -> int:
+        depths = [depth for p, depth in page.legend("runq").items() if p in names]
+        return max(int(depth) if depth.isdigit() else 0 for depth in depths)
+
+    site.ask("/crowd?n=200", "POST")
+    page.until(lambda: deepest() >= 20, "they are in a queue")
+    site.ask("/crowd?n=0", "POST")
+    page.until(lambda: deepest() < 20, "they are gone")
+
+
+def test_heat_map_tells_what_is_under_the_pointer(page):
+    page.until(lambda: page.draws("heatmap", "s2"), "there is something")
+    note = "#heatmap .legend li:last-child"
+    mouse = webdriver.ActionChains(page.driver, duration=0)
+    mouse.move_to_element(page.find("#heatmap canvas")).perform()
+    told = re.compile(r"\d\d:\d\d:\d\d: \d.* took \d.*s to \d.*s")
+    page.until(lambda: told.fullmatch(page.text(note)), "a bucket is told")
+    mouse.move_to_element(page.find("h1")).perform()
+    page.until(lambda: page.text(note).endswith("timed"), "it is as before")
 
 
 def test_http_view_has_routes_with_their_statuses(page, site):
@@ -201,6 +272,36 @@ def test_http_view_has_routes_with_their_statuses(page, site):
     assert route("/hello/{name}")[0] == "GET"
     assert route("/hello/{name}")[9].endswith("s")  # p99
     assert page.shown() == ["view-http"]
+
+
+def test_http_charts_and_tiles_follow_the_requests(page, site):
+    page.click("#tab-http")
+    with pytest.raises(HTTPError) as failed:
+        site.ask("/fail")
+    failed.value.close()
+
+    def busy() -> bool:
+        for _ in range(10):
+            site.ask("/hello/you")
+        values = page.legend("requests")
+        return values["2xx"] != "0" and values["all"] != "0" and page.tile("Requests/s") != "0"
+
+    page.until(busy, "they are counted")
+    for panel, colour in HTTP_CHARTS.items():
+        page.until(lambda p=panel, c=colour: page.draws(p, c), f"{panel} has a line")
+    assert page.legend("requests").keys() == {"all", "2xx", "3xx", "4xx", "5xx", "none"}
+    assert page.legend("http-latency")["p99"].endswith("s")
+    page.until(lambda: page.legend("bytes")["written"][:1] in "123456789", "bytes are counted")
+
+    before = int(page.tile("Connections"))
+    with ExitStack() as stack:
+        for _ in range(30):
+            conn = stack.enter_context(socket.create_connection(site.where, timeout=SAFETY))
+            conn.sendall(b"GET /hello/you HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert conn.recv(4096).startswith(b"HTTP/1.1 200")
+        page.until(lambda: int(page.tile("Connections")) >= 30, "they are counted")
+        page.until(lambda: int(page.legend("connections")["idle"]) >= 30, "they are kept alive")
+    page.until(lambda: int(page.tile("Connections")) <= before + 5, "they are gone")
 
 
 def test_goroutines_have_stacks_on_click(page, site):
@@ -246,8 +347,6 @@ def test_goroutines_are_leafed_through(page):
     assert not following.is_enabled()
     back.click()
     page.until(lambda: page.rows("#goroutine-rows")[0][:1] == first[:1], "the first is shown again")
-    page.click("#goroutine-refresh")
-    assert "groups" in page.text("#goroutine-count")
 
 
 def test_ten_thousand_goroutines_are_one_row(page, site):
@@ -274,6 +373,26 @@ def test_waits_tell_who_holds_the_mutex(page):
     page.find("#wait-filter").send_keys(Keys.CONTROL, "a", Keys.DELETE)
 
 
+def test_waits_are_leafed_through(page, site):
+    site.ask("/queue?n=60", "POST")
+    page.click("#tab-waits")
+    page.find("#wait-filter").send_keys("queued")
+    page.until(
+        lambda: ["queued" in str(row) for row in page.rows("#wait-rows")] == [True] * 50,
+        "a page is full of them",
+    )
+    first = {row[0] for row in page.rows("#wait-rows")}
+    page.click("#wait-pages button + button")
+    page.until(lambda: 10 <= len(page.rows("#wait-rows")) < 50, "the second page is shown")
+    assert first.isdisjoint(row[0] for row in page.rows("#wait-rows"))
+    assert page.text("#wait-pages span").startswith("51 to ")
+    assert not page.find("#wait-pages button + button").is_enabled()
+    page.click("#wait-pages button")
+    page.until(lambda: {row[0] for row in page.rows("#wait-rows")} == first, "the first is shown")
+    assert not page.find("#wait-pages button").is_enabled()
+    page.find("#wait-filter").send_keys(Keys.CONTROL, "a", Keys.DELETE)
+
+
 # --- what one can do ----------------------------------------------------------------------------
 
 
@@ -293,6 +412,39 @@ def test_pause_stops_and_resume_goes_on(page, site):
     assert site.ask("/asked").count(b"api/events") == asked + 1
 
 
+MODEL = """
+const [times, done] = arguments;
+import("./static/model.js").then(async ({ Model }) => {
+  const { workers: [own] } = await (await fetch("api/snapshot")).json();
+  const model = new Model(), out = [];
+  for (const all of times) {
+    const workers = all.map(([id, pid, time]) => (
+      { ...own, id, pid, snapshot: { ...own.snapshot, pid, time } }));
+    const shown = model.push({ workers, self: 0 });
+    out.push([shown, model.frames("all").length, model.frames("0").length]);
+  }
+  done(out);
+});
+"""
+
+
+def test_figures_go_on_while_a_worker_is_replaced_and_when_the_clock_is_set_back(page):
+    def frames(*times):
+        return page.driver.execute_async_script(MODEL, times)
+
+    both = [[[0, 5, t], [0, 6, t]] for t in (1, 2, 3)]  # the old and the new one, in one slot
+    assert frames([[0, 5, 0]], *both) == [
+        [False, 0, 0],
+        [True, 1, 1],
+        [True, 2, 2],
+        [True, 3, 3],
+    ]
+    back = [[[0, 5, t]] for t in (100, 101, 50, 51, 52)]
+    shown = frames(*back)
+    assert [x[0] for x in shown] == [False, True, False, True, True]
+    assert shown[-1][1] == 2  # of the new time only
+
+
 def test_tables_stand_still_while_paused(page, site):
     def parked() -> str:
         found = page.rows("#goroutine-rows")
@@ -305,11 +457,45 @@ def test_tables_stand_still_while_paused(page, site):
     page.click("#pause")
     before = parked()
     asked = site.ask("/asked").count(b"api/goroutines")
+    tile = page.tile("Goroutines")
     site.ask("/park?n=10000", "POST")
+    now = "return performance.now()"
+    begun = page.run(now)
+    page.until(lambda: page.run(now) > begun + 2500, "both would have been shown anew")
+    assert (parked(), page.tile("Goroutines")) == (before, tile)
+    assert site.ask("/asked").count(b"api/goroutines") == asked
     page.click("#pause")
     page.until(lambda: parked() != before, "the table goes on")
     assert site.ask("/asked").count(b"api/goroutines") > asked
     page.find("#goroutine-filter").send_keys(Keys.CONTROL, "a", Keys.DELETE)
+
+
+@pytest.mark.parametrize("kind", ["goroutine", "wait"])
+def test_refresh_asks_again_while_paused(page, site, kind):
+    def told() -> str:
+        """How many goroutines there are of that kind, or what waits with how many."""
+        rows = page.rows(f"#{kind}-rows")
+        return rows[0][0] if kind == "goroutine" and rows else page.text(f"#{kind}-count")
+
+    def asked() -> int:
+        return site.ask("/asked").count(f"api/{kind}s?".encode())
+
+    page.click(f"#tab-{kind}s")
+    site.ask("/queue?n=1", "POST")
+    page.find(f"#{kind}-filter").send_keys("queued")
+    page.until(lambda: "queued" in str(page.rows(f"#{kind}-rows")), "they are shown")
+    page.click("#pause")
+    before, asked_before = told(), asked()
+    site.ask("/queue?n=3", "POST")
+
+    def refreshed() -> bool:  # the server may have a table that is a moment old
+        page.click(f"#{kind}-refresh")
+        return told() != before
+
+    page.until(refreshed, "the new ones are shown")
+    assert asked() > asked_before
+    page.click("#pause")
+    page.find(f"#{kind}-filter").send_keys(Keys.CONTROL, "a", Keys.DELETE)
 
 
 def test_interval_is_the_one_that_was_chosen(page, site):
@@ -399,6 +585,17 @@ def test_tabs_are_moved_through_with_arrow_keys(page):
     assert page.shown() == ["view-scheduler"]
 
 
+def test_tab_under_the_pointer_does_not_look_chosen(page):
+    def underline(tab: str) -> str:
+        style = "getComputedStyle(document.getElementById(arguments[0]))"
+        return page.run(f"return {style}.borderBottomColor", f"tab-{tab}")
+
+    mouse = webdriver.ActionChains(page.driver, duration=0)
+    mouse.move_to_element(page.find("#tab-http")).perform()
+    assert page.run("return document.querySelector('#tab-http').matches(':hover')")
+    assert underline("http") != underline("scheduler")
+
+
 def test_controls_have_names(page):
     unnamed = page.run(
         "return [...document.querySelectorAll('button, select, input, [role=tabpanel], canvas')]"
@@ -407,6 +604,39 @@ def test_controls_have_names(page):
         ".map(e => e.outerHTML)"
     )
     assert unnamed == []
+
+
+# --- what it looks like ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pixels", [1280, 360])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_each_tab_is_painted(page, site, tmp_path, scheme, pixels):
+    """The pictures are kept in the folder that $GOSCHED_SCREENSHOTS names."""
+    folder = Path(os.environ.get("GOSCHED_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    page.scheme(scheme)
+    page.click("#tab-scheduler")
+    page.until(lambda: page.draws("utilisation", "s1"), "there is something to see")
+    for tab in TABS:
+        page.width(pixels)
+        page.click(f"#tab-{tab}")
+        for kind in ("goroutine", "wait"):
+            if tab == f"{kind}s":
+                page.until(lambda k=kind: page.text(f"#{k}-rows .chip"), "there are rows")
+                page.click(f"#{kind}-rows .chip")
+                page.until(lambda k=kind: page.text(f"#{k}-detail h3"), "a stack is shown")
+        page.run(
+            "scrollTo(0, 0); for (const e of document.querySelectorAll('.scroll')) e.scrollTo(0, 0)"
+        )
+        page.width(pixels, page.run("return document.documentElement.scrollHeight"))
+        page.driver.execute_async_script(  # until all of it is painted in that size
+            "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+        )
+        taken = page.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+        picture = base64.b64decode(taken["data"])
+        (folder / f"{tab}-{scheme}-{pixels}.png").write_bytes(picture)
+        assert len(picture) > 10_000  # an empty page has a tenth of that
 
 
 # --- servers that come and go ---------------------------------------------------------------------
@@ -421,12 +651,66 @@ def test_workers_are_shown_one_by_one(page, driver):
         two.until(lambda: len(two.rows("#workers")) == 2, "there are two rows")
         two.until(lambda: two.rows("#workers")[1][4].endswith("%"), "both have been seen twice")
         assert len({row[1] for row in two.rows("#workers")}) == 2
-        Select(two.find("#worker")).select_by_value("1")
+        two.choose_worker("1")
         two.click("#tab-scheduler")
         two.until(lambda: len(two.rows("#ps")) >= 1 and "w0" not in two.text("#ps"), "one is shown")
         two.click("#tab-workers")
         two.click("#workers tr:first-child .link")
         assert two.find("#worker").get_property("value") == "0"
+        assert two.complaints() == []
+        driver.get("about:blank")
+        with_two.stop()
+    finally:
+        with_two.kill()
+
+
+def test_goroutines_are_those_of_the_chosen_worker(driver):
+    with_two = Site("2")
+    try:
+        two = Page(driver)
+        two.open(with_two.page)
+        two.click("#tab-workers")
+        two.until(lambda: len(two.rows("#workers")) == 2, "there are two rows")
+        pids = [row[1] for row in two.rows("#workers")]
+        two.click("#tab-goroutines")
+        two.find("#goroutine-filter").send_keys("only-in")
+        two.until(
+            lambda: f"process {pids[0]} (worker 0; choose" in two.text("#goroutine-count"),
+            "with all of them it is the first one",
+        )
+        for n in (1, 0, 1):  # ids of goroutines are the same in both
+            two.choose_worker(str(n))
+            whose = f"process {pids[n]} (worker {n})"
+            two.until(lambda w=whose: w in two.text("#goroutine-count"), "its process is told")
+            two.until(
+                lambda n=n: (
+                    [f"only-in-{n}" in row[3] for row in two.rows("#goroutine-rows")] == [True]
+                ),
+                "its goroutine is shown",
+            )
+            two.click("#goroutine-rows .chip")
+            two.until(
+                lambda n=n: two.text("#goroutine-detail h3").endswith(f"only-in-{n}"),
+                "its stack is shown",
+            )
+            assert pids[n] in two.text("#goroutine-detail dl")
+        two.click("#goroutine-detail dd .chip")
+        two.until(
+            lambda: two.text("#goroutine-detail h3").endswith("holder-1"), "and who holds the lock"
+        )
+        two.click("#tab-waits")
+        two.find("#wait-filter").send_keys("mutex")
+        for n in (0, 1):
+            two.choose_worker(str(n))
+            two.until(
+                lambda n=n: [f"holder-{n}" in row[3] for row in two.rows("#wait-rows")] == [True],
+                "what waits in it is shown",
+            )
+            assert f"process {pids[n]} (worker {n})" in two.text("#wait-count")
+        two.click("#wait-rows td:nth-child(5) .chip")
+        two.until(
+            lambda: two.text("#wait-detail h3").endswith("only-in-1"), "who waits in it is shown"
+        )
         assert two.complaints() == []
         driver.get("about:blank")
         with_two.stop()

@@ -11,6 +11,7 @@ export const RIGHT = 24;   // px right of it, for half of the last time
 export const HEIGHT = 190;
 const sync = uPlot.sync("time");
 const WHOLE = Array.from({ length: 12 }, (_, i) => [1, 2, 5].map((n) => n * 10 ** i)).flat();
+const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600];
 const SHARES = [0.05, 0.1, 0.25, 0.5, 1];
 
 const resized = new ResizeObserver((entries) => {
@@ -25,7 +26,7 @@ export function watchSize(host, chart) {
 
 export class Chart {
   /**
-   * series: [{label, color: "s1", scale: "y" | "y2", fill, title}].
+   * series: [{label, color: "s1", scale: "y" | "y2", fill, dash, title}].
    * options: {format, log, least, share, steps}: least is how far the axis goes at least; share: from 0 to
    * 1 and no further; steps that its marks may be apart.
    */
@@ -76,17 +77,17 @@ export class Chart {
     const two = this.series.some((s) => s.scale === "y2");
     const axes = [
       { stroke: () => color("dim"), font: "11px system-ui, sans-serif", grid: { show: false }, ticks: { show: false },
-        size: 28, gap: 8, space: 80, values: (_, ticks) => ticks.map(clock) },
+        size: 28, gap: 8, space: 80, incrs: SECONDS, values: (_, ticks) => ticks.map(clock) },
       axis("y", 3, options.format),
     ];
     if (two) axes.push(axis("y2", 1, options.format));
     return new uPlot({
       width, height: HEIGHT, padding: [8, two ? 0 : RIGHT, 0, 0], legend: { show: false },
       cursor: { sync: { key: "time" }, points: { size: 6 }, drag: { x: false, y: false }, y: false },
-      scales: { x: { time: true }, y: scale(), ...(two ? { y2: { range: linear } } : {}) },
+      scales: { x: { time: true, range: (plot) => span(plot.data[0]) }, y: scale(), ...(two ? { y2: { range: linear } } : {}) },
       axes,
       series: [{}, ...this.series.map((s) => ({
-        label: s.label, scale: s.scale ?? "y", width: 1.5, stroke: () => color(s.color),
+        label: s.label, scale: s.scale ?? "y", width: 1.5, dash: s.dash, stroke: () => color(s.color),
         points: { show: false, size: 4, fill: () => color(s.color), filter: (plot, at) => lonely(plot.data[at]) },
         fill: s.fill ? () => color(s.color).replace("rgb(", "rgba(").replace(")", ", 0.12)") : undefined, spanGaps: false,
       }))],
@@ -124,6 +125,12 @@ export class Chart {
     this.host.setAttribute("role", "img");
     this.host.setAttribute("aria-label", `${this.panel.querySelector("h2").textContent}: ${shown}`);
   }
+}
+
+/** From the first to the last time; a single one, which the library would give a day, is in the middle. */
+function span(times) {
+  const first = times[0] ?? Date.now() / 1000, last = times.at(-1) ?? first;
+  return last > first ? [first, last] : [first - 1, first + 1];
 }
 
 /** Where there is a value, but none beside it: no line shows it. */

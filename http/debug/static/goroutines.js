@@ -1,5 +1,6 @@
 // Tables of goroutines, and of what they wait for, with one goroutine beside them. They are fetched
-// while they are shown; the server makes them at most a few times a second, whoever asks.
+// while they are shown; the server makes them at most a few times a second, whoever asks. They are
+// of one process, and ids of goroutines mean something in that process only.
 
 import { Table, byId, element, setText } from "./dom.js";
 import { age, count, fileName } from "./format.js";
@@ -9,9 +10,9 @@ const EVERY = 2000;        // ms
 
 async function get(path) {
   const response = await fetch(path, { cache: "no-store" });
-  if (response.status === 404) return null;
-  if (!response.ok) throw new Error(`HTTP ${response.status}`);
-  return response.json();
+  if (response.ok) return response.json();
+  const told = await response.json().catch(() => null);
+  throw new Error(told?.error ?? `HTTP ${response.status}`);
 }
 
 const place = (at) => `${fileName(at.file)}${at.line ? `:${at.line}` : ""}`;
@@ -28,25 +29,25 @@ class Detail {
     host.append(element("p", { class: "dim" }, hint));
   }
 
-  async show(id) {
+  async show(id, pid) {
+    const asked = (this.asked = {});
     let g;
     try {
-      g = await get(`api/stack?id=${id}`);
+      g = await get(`api/stack?id=${id}&pid=${pid}`);
     } catch (error) {
-      this.host.replaceChildren(element("p", { class: "dim" }, `No answer: ${error.message}`));
+      if (asked === this.asked)
+        this.host.replaceChildren(element("p", { class: "dim" }, `Goroutine ${id} of process ${pid}: ${error.message}`));
       return;
     }
-    if (!g) {
-      this.host.replaceChildren(element("p", { class: "dim" }, `Goroutine ${id} has ended.`));
-      return;
-    }
+    if (asked !== this.asked) return;              // another one was chosen meanwhile
     const facts = element("dl");
     const fact = (name, ...value) => facts.append(element("dt", {}, name), element("dd", {}, ...value));
+    fact("Process", String(g.pid));
     fact("State", element("span", { class: `state ${g.state}` }, g.state));
     if (g.wait_reason) fact("Waits for", `${g.wait_reason}, ${age(g.wait_duration)}`);
     for (const on of g.waits_on) fact("Waits on", on.what);
     if (g.holders.length)
-      fact("Held by", element("span", { class: "chips" }, ...g.holders.map((who) => chip(who, (x) => this.show(x)))));
+      fact("Held by", element("span", { class: "chips" }, ...g.holders.map((who) => chip(who, (x) => this.show(x, pid)))));
     if (g.spawned_at) fact("Started by", `${g.spawned_at.function}, `, element("span", { title: `${g.spawned_at.file}:${g.spawned_at.line}` }, place(g.spawned_at)));
     if (g.p !== null) fact("P", String(g.p));
     if (g.locked) fact("Thread", "locked to it");
@@ -71,6 +72,8 @@ class Pages {
     this.pages = byId(`${name}-pages`);
     this.filter = byId(`${name}-filter`);
     this.offset = 0;
+    this.process = { pid: null, name: "" };        // asked for; null: whichever answers
+    this.told = null;                              // whose rows there are
     this.shown = false;
     this.paused = false;
     this.timer = 0;
@@ -94,6 +97,15 @@ class Pages {
     this.load();
   }
 
+  /** Show goroutines of this process from now on. */
+  setProcess(process) {
+    const { pid, name } = this.process;
+    this.process = process;
+    if (process.pid !== pid) this.offset = 0;
+    else if (process.name === name) return;
+    if (this.shown) this.load();
+  }
+
   setShown(shown) {
     this.shown = shown;
     if (shown) this.load();
@@ -108,18 +120,27 @@ class Pages {
 
   async load() {
     clearTimeout(this.timer);
-    const asked = (this.asked = {});
+    const asked = (this.asked = {}), { pid, name } = this.process;
     try {
       const query = new URLSearchParams({ q: this.filter.value, offset: this.offset, limit: PAGE });
+      if (pid !== null) query.set("pid", pid);
       const data = await get(`${this.path}?${query}`);
       if (asked !== this.asked) return;            // another question was asked meanwhile
-      this.table.update(data.rows, this.keyOf);
-      setText(this.count, this.what(data));
-      this.paginate(data);
+      this.tell(data, `${this.what(data)}, process ${data.pid}${name}`);
     } catch (error) {
-      if (asked === this.asked) setText(this.count, `no answer: ${error.message}`);
+      if (asked !== this.asked) return;
+      if (this.told !== pid) this.tell({ pid, rows: [], shown: 0 }, "");   // those of another process
+      setText(this.count, `no answer: ${error.message}`);
     }
     this.later();
+  }
+
+  tell(data, text) {
+    this.told = data.pid;
+    for (const row of data.rows) row.pid = data.pid;
+    this.table.update(data.rows, (row) => `${row.pid} ${this.keyOf(row)}`);
+    setText(this.count, text);
+    this.paginate(data);
   }
 
   /** Load again after a while, as long as somebody looks. */
@@ -146,14 +167,14 @@ const sample = (row) => row.sample.map((who) => who.id).join();
 function chips(row, show, most) {
   return {
     same: sample(row),
-    node: () => element("span", { class: "chips" }, ...row.sample.slice(0, most).map((who) => chip(who, show)),
+    node: () => element("span", { class: "chips" }, ...row.sample.slice(0, most).map((who) => chip(who, (id) => show(id, row.pid))),
       row.count > most ? element("span", { class: "dim" }, "…") : null),
   };
 }
 
 export function goroutinesView() {
   const detail = new Detail(byId("goroutine-detail"), "Choose a goroutine to see its stack.");
-  const show = (id) => detail.show(id);
+  const show = (id, pid) => detail.show(id, pid);
   const keyOf = (row) => JSON.stringify([row.spawned_at, row.state, row.wait_reason]);
   return new Pages("goroutine", "api/goroutines", [
     { label: "Count", kind: "", cell: (row) => count(row.count) },
@@ -167,12 +188,12 @@ export function goroutinesView() {
       return { same: "", title: `${at.file}:${at.line}`, node: () => element("span", {}, at.function, element("span", { class: "sub" }, place(at))) };
     } },
     { label: "Some of them", title: "The oldest; a click shows the stack", kind: "text", cell: (row) => chips(row, show, 3) },
-  ], keyOf, (data) => `${count(data.total)} goroutines in ${count(data.groups)} groups, process ${data.pid}`);
+  ], keyOf, (data) => `${count(data.total)} goroutines in ${count(data.groups)} groups`);
 }
 
 export function waitsView() {
   const detail = new Detail(byId("wait-detail"), "Choose a goroutine to see its stack.");
-  const show = (id) => detail.show(id);
+  const show = (id, pid) => detail.show(id, pid);
   return new Pages("wait", "api/waits", [
     { label: "What", title: "The object that is waited for", kind: "text name", cell: (row) => ({
       same: row.what, title: row.what, node: () => element("span", {}, row.kind, element("span", { class: "sub" }, row.what)) }) },
@@ -185,11 +206,11 @@ export function waitsView() {
       const does = holder.wait_reason ?? holder.state;
       return {
         same: `${holder.id} ${does} ${row.deadlock}`,
-        node: () => element("span", {}, chip(holder, show),
-          row.deadlock ? element("strong", { class: "alarm", title: "It waits, by way of others, for what it holds itself: none of them will ever go on" }, "deadlock") : null,
+        node: () => element("span", {}, chip(holder, (id) => show(id, row.pid)),
+          row.deadlock ? element("strong", { class: "alarm", title: "It waits, by way of others, for what it holds itself: none of them goes on unless one is cancelled" }, "deadlock") : null,
           element("span", { class: "sub" }, does)),
       };
     } },
     { label: "Who waits", title: "The oldest; a click shows the stack", kind: "text", cell: (row) => chips(row, show, 3) },
-  ], (row) => JSON.stringify([row.what, row.wait_reason]), (data) => `${count(data.objects)} are waited for, process ${data.pid}`);
+  ], (row) => JSON.stringify([row.what, row.wait_reason]), (data) => `${count(data.objects)} are waited for`);
 }

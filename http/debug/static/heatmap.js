@@ -140,7 +140,7 @@ export class HeatMap {
         drawing = drawing && !frame.gap;
         continue;
       }
-      const y = l.y((Math.log2(ns) - Math.log2(lowOf(0))) * 2);
+      const y = Math.min(HEIGHT - FOOT - 1, l.y((Math.log2(ns) - Math.log2(lowOf(0))) * 2));     // shorter than any row
       if (drawing) g.lineTo(l.x(frame.time), y);
       else g.moveTo(l.x(frame.time), y);
       drawing = true;

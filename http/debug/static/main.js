@@ -16,7 +16,7 @@ const worker = byId("worker"), interval = byId("interval"), pause = byId("pause"
 const tiles = new Tiles(byId("tiles"));
 const chooseWorker = (id) => {
   worker.value = id;
-  draw();
+  changeWorker();
 };
 const figures = { scheduler: new SchedulerView(), http: new HTTPView(), workers: new WorkersView(chooseWorker) };
 const tables = { goroutines: goroutinesView(), waits: waitsView() };
@@ -33,9 +33,24 @@ function draw() {
   if (view === "workers" && model.workers.length) figures.workers.draw(model);
 }
 
+/** The tables are of one process: that of the chosen worker, or of the first one. */
+function follow() {
+  const living = model.workers.filter((w) => w.id >= 0)
+    .sort((a, b) => a.id - b.id || b.snapshot.started - a.snapshot.started);      // of two with one id the new one
+  const chosen = living.find((w) => String(w.id) === worker.value) ?? living[0];
+  if (!chosen) return;
+  const name = worker.disabled ? "" : ` (worker ${chosen.id}${worker.value === "all" ? "; choose another one above" : ""})`;
+  for (const table of Object.values(tables)) table.setProcess({ pid: chosen.pid, name });
+}
+
+function changeWorker() {
+  follow();
+  draw();
+}
+
 /** The workers to choose from, and what is known of the process. */
 function describe() {
-  const ids = ["all", ...model.workers.filter((w) => w.id >= 0).map((w) => String(w.id))];
+  const ids = ["all", ...new Set(model.workers.filter((w) => w.id >= 0).map((w) => String(w.id)))];
   if (ids.join() !== [...worker.options].map((o) => o.value).join()) {
     const chosen = worker.value;
     worker.replaceChildren(...ids.map((id) => element("option", { value: id }, id === "all" ? "all" : `worker ${id}`)));
@@ -50,7 +65,7 @@ const feed = new Feed({
   snapshot(data) {
     model.push(data);
     describe();
-    draw();
+    changeWorker();
   },
   state(state, text) {
     if (state !== "live") model.interrupt();
@@ -60,7 +75,7 @@ const feed = new Feed({
 });
 
 interval.addEventListener("change", () => feed.start(Number(interval.value)));
-worker.addEventListener("change", draw);
+worker.addEventListener("change", changeWorker);
 pause.addEventListener("click", () => {
   const paused = !feed.paused;
   pause.textContent = paused ? "Resume" : "Pause";

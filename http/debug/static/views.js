@@ -59,7 +59,7 @@ export class SchedulerView {
   constructor() {
     const y = (label, colour, more) => ({ label, color: colour, ...more });
     this.utilisation = new Chart(byId("utilisation"), [], { format: percent, share: true });
-    this.runq = new Chart(byId("runq"), [y("all", "s1", { fill: true }), y("longest of a P", "s2"), y("global", "s3")], { format: count });
+    this.runq = new Chart(byId("runq"), [], { format: count });
     this.heatmap = new HeatMap(byId("heatmap"));
     this.percentiles = new Chart(byId("percentiles"), [y("p50", "s1"), y("p90", "s4"), y("p99", "s2"), y("p99.9", "s5")], { format: duration, log: true });
     this.states = new Chart(byId("states"), [y("waiting", "s8", { fill: true }), y("runnable", "s2", { scale: "y2" }), y("running", "s4", { scale: "y2" })], { format: count });
@@ -93,8 +93,9 @@ export class SchedulerView {
   draw(frames) {
     const last = frames.at(-1), times = frames.map((f) => f.time);
     this.several = severalWorkers(last);
-    this.drawUtilisation(frames, times, last);
-    this.runq.draw([times, column(frames, (f) => f.runq), column(frames, (f) => f.deepest), column(frames, (f) => f.global)]);
+    const lines = this.lines(frames, last);
+    this.drawUtilisation(frames, times, lines);
+    this.drawQueues(frames, times, lines);
     this.heatmap.draw(frames);
     this.percentiles.draw([times, ...[0, 1, 2, 3].map((i) => column(frames, (f) => f.latency[i]))]);
     this.states.draw([times, column(frames, (f) => f.states.waiting), column(frames, (f) => f.states.runnable), column(frames, (f) => f.states.running)]);
@@ -102,19 +103,36 @@ export class SchedulerView {
     this.table.update(last.ps, (p) => `${p.worker}/${p.id}`);
   }
 
-  /** A line for each P while there are few, else their mean, least and most. */
-  drawUtilisation(frames, times, last) {
-    const ps = last.ps.filter((p) => p.id !== SPARE || p.busy > 0.001 || frames.some((f) => f.ps?.some((q) => q.id === SPARE && q.busy > 0.001)));
-    if (ps.length <= MOST_LINES) {
-      const keys = ps.map((p) => `${p.worker}/${p.id}`);
-      this.utilisation.setSeries(ps.map((p, i) => ({ label: pName(p, this.several), color: COLORS[i], fill: ps.length === 1 })));
-      const of = frames.map((f) => new Map((f.ps ?? []).map((p) => [`${p.worker}/${p.id}`, p.busy])));
-      this.utilisation.draw([times, ...keys.map((key) => of.map((m) => m.get(key) ?? null))]);
+  /** A line for each P, the spare one only if it was needed; null: they would be too many. */
+  lines(frames, last) {
+    const needed = (p) => p.busy > 0.001;
+    const ps = last.ps.filter((p) => p.id !== SPARE || needed(p) || frames.some((f) => f.ps?.some((q) => q.id === SPARE && needed(q))));
+    if (ps.length > MOST_LINES) return null;
+    const key = (p) => `${p.worker}/${p.id}`;
+    const found = frames.map((f) => new Map((f.ps ?? []).map((p) => [key(p), p])));
+    return {
+      series: ps.map((p, i) => ({ label: pName(p, this.several), color: COLORS[i] })),
+      values: (name) => ps.map((p) => found.map((m) => m.get(key(p))?.[name] ?? null)),
+    };
+  }
+
+  /** Each P, or their mean, most and least. */
+  drawUtilisation(frames, times, lines) {
+    if (lines) {
+      this.utilisation.setSeries(lines.series.map((s) => ({ ...s, fill: lines.series.length === 1 })));
+      this.utilisation.draw([times, ...lines.values("busy")]);
       return;
     }
     const each = (pick) => column(frames, (f) => pick(f.ps.filter((p) => p.id !== SPARE).map((p) => p.busy)));
     this.utilisation.setSeries([{ label: "mean", color: "s1", fill: true }, { label: "busiest P", color: "s2" }, { label: "idlest P", color: "s8" }]);
     this.utilisation.draw([times, each((x) => x.reduce((a, b) => a + b, 0) / x.length), each((x) => Math.max(...x)), each((x) => Math.min(...x))]);
+  }
+
+  /** All together, the queue that belongs to no P, and that of each P, or the longest of them. */
+  drawQueues(frames, times, lines) {
+    const ofPs = lines ?? { series: [{ label: "longest of a P", color: "s2" }], values: () => [column(frames, (f) => f.deepest)] };
+    this.runq.setSeries([{ label: "all", color: "text", fill: true }, { label: "global", color: "dim", dash: [4, 4] }, ...ofPs.series]);
+    this.runq.draw([times, column(frames, (f) => f.runq), column(frames, (f) => f.global), ...ofPs.values("runq")]);
   }
 }
 
@@ -208,6 +226,6 @@ export class WorkersView {
     this.table.update(model.workers.map((w, i) => ({
       ...w, alone, ended: w.id < 0, name: w.id < 0 ? "ended ones" : `worker ${w.id}${i === model.self ? " (answers)" : ""}`,
       frame: model.frames(alone ? "all" : String(w.id)).at(-1),
-    })).map((row) => ({ ...row, frame: row.frame?.gap ? null : row.frame })), (row) => row.id);
+    })).map((row) => ({ ...row, frame: row.frame?.gap ? null : row.frame })), (row) => `${row.id}/${row.pid}`);
   }
 }

@@ -1,7 +1,8 @@
 """A server with the live page and something to look at: live.py [HOST:PORT [WORKERS]].
 
 Prints its address. A goroutine named "holder" holds a Mutex that two others wait for, and there
-are goroutines of 60 kinds.
+are goroutines of 60 kinds. With several workers each has one named "only-in-NUMBER" instead, which
+waits for a lock that its "holder-NUMBER" has.
 """
 
 import sys
@@ -45,6 +46,30 @@ def park(w, r):
     return 204
 
 
+@mux.handle_func("POST /queue")
+def queue(w, r):
+    """Start n goroutines each of which waits at a channel of its own."""
+    for _ in range(int(r.query.get("n"))):
+        runtime.go.named("queued")(runtime.Chan().recv)
+    return 204
+
+
+@mux.handle_func("POST /crowd")
+def crowd(w, r):
+    """Have n goroutines that are always ready to run, from now on."""
+    global crowded
+    crowded = n = int(r.query.get("n"))
+    for _ in range(n):
+        runtime.go(jostle)
+    return 204
+
+
+def jostle():
+    while crowded:
+        runtime.gosched()
+
+
+crowded = 0
 nobody: runtime.Chan[None] = runtime.Chan()
 account = Mutex()
 
@@ -62,6 +87,12 @@ def talk(ball):
     for n in ball:
         runtime.sleep(0.005)
         ball.send(n)
+
+
+def begin(number: int) -> None:
+    runtime.go.named(f"holder-{number}")(hold)
+    runtime.gosched()
+    runtime.go.named(f"only-in-{number}")(account.lock)
 
 
 def start() -> None:
@@ -82,7 +113,7 @@ if __name__ == "__main__":
     address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:0"
     if len(sys.argv) > 2:
         print(address, flush=True)
-        http.serve(mux, address, workers=int(sys.argv[2]))
+        http.serve(mux, address, workers=int(sys.argv[2]), on_worker_start=begin)
         sys.exit()
     start()
     server = http.Server(noting, address)

@@ -9,6 +9,7 @@ import runtime
 from runtime import http
 
 app = http.ServeMux()
+app.mount("/debug/", http.debug.handler())
 number = 5
 
 
@@ -21,6 +22,7 @@ def begin(id):
         os._exit(7)
     if mode == "hang":
         time.sleep(1000)
+    runtime.go.named(f"only-in-{os.getpid()}")(runtime.sleep, 3600)
 
 
 @app.handle("/")
