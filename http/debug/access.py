@@ -73,10 +73,10 @@ def is_local(r: Any) -> bool:
     """Was the request made on this machine, by this machine's name?"""
     state = r.state
     # real_address() has set the one, and kept the address of the connection in the other.
-    peers = [r.remote_addr, state["peer"]] if "peer" in state else [r.remote_addr]
-    if not all(is_loopback(split_host(peer)) for peer in peers):
+    peer = state.get("peer", r.remote_addr)
+    if not all(is_loopback(split_host(addr)) for addr in (r.remote_addr, peer)):
         return False
-    if "peer" not in state and any(name in r.headers for name in _FORWARDING):
+    if peer == r.remote_addr and any(name in r.headers for name in _FORWARDING):
         return False
     host = split_host(r.host)
     return host == "localhost" or host.endswith(".localhost") or is_loopback(host)

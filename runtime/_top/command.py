@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not colon:
                 password = getpass.getpass(f"Password of {name}: ")
             headers["Authorization"] = basic(f"{name}:{password}")
-        source = Source(address, headers.items())
+        source = Source(address, headers.items(), options.pid)
         run(source, options.interval, options.once, options.view)
     except SourceError as exc:
         return _failed(str(exc))
@@ -80,6 +80,12 @@ def _interval(text: str) -> float:
             f"{text!r} is not from {MIN_INTERVAL:g} to {MAX_INTERVAL:,} seconds"
         )
     return seconds
+
+
+def _pid(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the id of a process")
+    return int(text)
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -113,6 +119,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         default=NAMES[0],
         metavar="NAME",
         help=f"show this at first, or print it: {', '.join(NAMES)} (default: {NAMES[0]})",
+    )
+    parser.add_argument(
+        "--pid",
+        type=_pid,
+        metavar="N",
+        help="of several worker processes the one whose goroutines and waits are shown "
+        "(default: the one that answers)",
     )
     parser.add_argument(
         "--once",

@@ -21,6 +21,12 @@ class Question:
         query = urlencode(self.parameters)
         return f"api/{self.name}?{query}" if query else f"api/{self.name}"
 
+    def of(self, pid: int | None) -> Question:
+        """The same to a certain worker process; the snapshot is of all in any case."""
+        if pid is None or self == SNAPSHOT:
+            return self
+        return Question(self.name, (*self.parameters, ("pid", pid)))
+
 
 SNAPSHOT = Question("snapshot")
 

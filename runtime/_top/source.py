@@ -8,11 +8,11 @@ import json
 import socket
 import ssl
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from runtime._top.question import Question
+from runtime._top.question import SNAPSHOT, Question
 
 TIMEOUT = 5.0  # seconds for a connection, and for each part of an answer
 MAX_ANSWER = 64 << 20  # bytes
@@ -72,10 +72,19 @@ class Address:
 
 
 class Source:
-    """Asks one server, over a connection that is kept."""
+    """Asks one server, over a connection that is kept.
 
-    def __init__(self, address: Address, headers: Iterable[tuple[str, str]] = ()) -> None:
+    pid: the worker process whose goroutines are told; None: whichever answers.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        headers: Iterable[tuple[str, str]] = (),
+        pid: int | None = None,
+    ) -> None:
         self.address = address
+        self._pid = pid
         self._headers = {"Accept": "application/json", "User-Agent": "gosched-top", **dict(headers)}
         if address.user is not None:
             self._headers.setdefault("Authorization", basic(address.user))
@@ -112,7 +121,7 @@ class Source:
         self._conn.close()
 
     def _ask(self, question: Question) -> dict[str, Any]:
-        target = f"{self.address.path}{question.target}"
+        target = f"{self.address.path}{question.of(self._pid).target}"
         self._conn.request("GET", target, headers=self._headers)
         answer = self._conn.getresponse()
         if answer.status == 404 and question.name == "stack":  # a table has just told of it
@@ -139,6 +148,10 @@ class Source:
             raise SourceError(f"{where} asks for a login (401): {LOGIN}")
         if status == 403:
             raise SourceError(f"{where} refuses us (403): ask on the server's machine, or {LOGIN}")
+        if status in (404, 502, 504) and self._pid is not None and question != SNAPSHOT:
+            with suppress(ValueError, TypeError, LookupError, RecursionError):
+                why = json.loads(answer.read(MAX_ANSWER))["error"]
+                raise SourceError(f"{self.address.name}: {printable(str(why))}")
         if status == 404:
             hint = "" if question.name == "snapshot" else "; an older gosched has no such view"
             raise SourceError(

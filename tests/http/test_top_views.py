@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -292,6 +293,31 @@ def test_once_waits_tell_who_holds_what_and_deadlocks(program: Callable[..., Any
     ):
         pattern = lock.format(waiter, holder, mark)
         assert [m[1] for line in lines if (m := re.fullmatch(pattern, line))] == [does]
+
+
+def test_once_tables_are_those_of_the_chosen_process(supervised, tmp_path, capsys) -> None:
+    (tmp_path / "app.py").write_text(
+        """
+import os
+import runtime
+from runtime import http
+
+app = http.ServeMux()
+app.mount("/debug/", http.debug.handler())
+app.handle("/", lambda w, r: str(os.getpid()))
+runtime.go.named(f"lives-in-{os.getpid()}")(runtime.Chan().recv)
+"""
+    )
+    line = [sys.executable, "-m", "runtime", "serve", "app", "--port", "0", "--workers", "2"]
+    s = supervised(command=[*line, "--app-dir", str(tmp_path)]).until_serving(2)
+    for pid in s.started() * 2:
+        assert main([s.addr, "--once", "--view", "goroutines", "--pid", str(pid)]) == 0
+        assert re.findall(r"lives-in-\d+", capsys.readouterr().out) == [f"lives-in-{pid}"]
+    assert main([s.addr, "--once", "--view", "waits", "--pid", "1"]) == 1
+    assert "process 1 is no worker of this service" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([s.addr, "--pid", "x"])
+    s.stop()
 
 
 def test_once_latency_is_a_histogram_of_the_interval(program: Callable[..., Any]) -> None:
