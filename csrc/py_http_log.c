@@ -166,23 +166,35 @@ add_proto(text *t, http_request *r)
     add(t, r->head.minor ? "HTTP/1.1" : "HTTP/1.0", 8);
 }
 
-/* The client's address without the port. */
-static void
-add_client(text *t, http_request *r)
+/* The client's address without the port, in buf; or a new reference to a str whose first *n
+   characters it is, where it is one already. */
+static PyObject *
+find_client(http_request *r, char buf[static HTTP_MAX_ADDR], size_t *n)
 {
     PyObject *addr = http_request_known_addr(r);
     if (addr == NULL && r->conn->stream != NULL)
         addr = Py_NewRef(http_stream_remote_addr(r->conn));
-    if (addr == NULL) {
-        char buf[HTTP_MAX_ADDR];
-        size_t nhost;
-        http_conn_addr_text(r->conn, buf, &nhost);
-        add(t, buf, nhost);
-        return;
+    if (addr == NULL)
+        http_conn_addr_text(r->conn, buf, n);
+    else {
+        Py_ssize_t all = PyUnicode_GetLength(addr);
+        Py_ssize_t colon = PyUnicode_FindChar(addr, ':', 0, all, -1);
+        *n = (size_t)(colon > 0 ? colon : all);
     }
-    Py_ssize_t n = PyUnicode_GetLength(addr), colon = PyUnicode_FindChar(addr, ':', 0, n, -1);
-    add_escaped_str(t, addr, colon > 0 ? n - colon : 0);
-    Py_DECREF(addr);
+    return addr;
+}
+
+static void
+add_client(text *t, http_request *r)
+{
+    char buf[HTTP_MAX_ADDR];
+    size_t n;
+    PyObject *addr = find_client(r, buf, &n);
+    if (addr == NULL)
+        add(t, buf, n);
+    else
+        add_escaped_str(t, addr, PyUnicode_GET_LENGTH(addr) - (Py_ssize_t)n);
+    Py_XDECREF(addr);
 }
 
 /* r.state.get(name), a new reference, or NULL. */
@@ -403,18 +415,12 @@ field_str(http_request *r, const char *name)
 static PyObject *
 client_str(http_request *r)
 {
-    PyObject *addr = http_request_known_addr(r);
-    if (addr == NULL && r->conn->stream != NULL)
-        addr = Py_NewRef(http_stream_remote_addr(r->conn));
-    if (addr == NULL) {
-        char buf[HTTP_MAX_ADDR];
-        size_t nhost;
-        http_conn_addr_text(r->conn, buf, &nhost);
-        return PyUnicode_DecodeLatin1(buf, (Py_ssize_t)nhost, NULL);
-    }
-    Py_ssize_t n = PyUnicode_GetLength(addr), colon = PyUnicode_FindChar(addr, ':', 0, n, -1);
-    if (colon > 0)
-        Py_SETREF(addr, PyUnicode_Substring(addr, 0, colon));
+    char buf[HTTP_MAX_ADDR];
+    size_t n;
+    PyObject *addr = find_client(r, buf, &n);
+    if (addr == NULL)
+        return PyUnicode_DecodeLatin1(buf, (Py_ssize_t)n, NULL);
+    Py_SETREF(addr, PyUnicode_Substring(addr, 0, (Py_ssize_t)n));
     return addr;
 }
 
