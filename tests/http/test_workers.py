@@ -705,7 +705,7 @@ def test_routes_of_ended_workers_are_bounded(monkeypatch):
 
 def test_statistics_before_any_were_written_are_those_of_the_caller(monkeypatch):
     memory = Memory(2)
-    monkeypatch.setattr(info, "_here", info.Here(memory, 1, 3, memory.cells[0]))
+    monkeypatch.setattr(info, "_here", info.Here(memory, 1, 3, memory.cells[0], None))
     for found in (info.published(), info.workers()):
         assert [(w.id, w.pid, w.restarts) for w in found] == [(1, os.getpid(), 3)]
 
