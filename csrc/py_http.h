@@ -337,6 +337,7 @@ struct http_server {
     _Atomic bool retiring;      /* responses from now on are the last of their connections */
     _Atomic bool closing;       /* the same, and nothing is accepted any more */
     _Atomic bool hasten;        /* the same, and no connection waits for a request */
+    _Atomic bool cut;           /* no request gets a response any more */
     _Atomic bool aborted;       /* nobody waits for handlers that still run */
     _Atomic uint32_t aborting;  /* shards that have still to do it */
     bool bubbled;               /* made in a bubble, in whose hands it is */
@@ -369,6 +370,15 @@ static inline bool
 http_server_is_parents(const http_server *s)
 {
     return s->forks != core->forks && (RT_LOAD(s->mp) != NULL || RT_LOAD(s->streamed));
+}
+/* Is c to send no more?  The server says so before each connection knows: what ends a handler then,
+   such as its context, must not lead to a response.  c is locked. */
+static inline bool
+http_is_cut(http_conn *c)
+{
+    if (RT_UNLIKELY(RT_LOAD(c->server->cut)))
+        c->aborted = true;
+    return c->aborted;
 }
 /* The shard of mp, made at need; NULL: out of memory. */
 http_shard *http_shard_get(http_server *s, py_m *mp);

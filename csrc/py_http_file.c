@@ -103,7 +103,7 @@ send_head(http_conn *c)
 {
     http_out *out = &c->out;
     size_t n = out->len - out->sent;
-    if (RT_LIKELY(!c->broken && !c->aborted && !http_server_is_parents(c->server) && n != 0
+    if (RT_LIKELY(!c->broken && !http_is_cut(c) && !http_server_is_parents(c->server) && n != 0
                   && c->stream == NULL)) {
         ssize_t sent = send(c->pd.fd, out->data + out->sent, n, MSG_NOSIGNAL | MSG_MORE);
         if (sent > 0) {
@@ -164,7 +164,7 @@ static int
 send_bytes(http_conn *c, source *src)
 {
     while (src->left > 0) {
-        if (RT_UNLIKELY(c->aborted || c->leaving))
+        if (RT_UNLIKELY(http_is_cut(c) || c->leaving))
             return http_raise_gone(c);
         if (RT_UNLIKELY(c->paced) && http_pace_over(c, false)) {
             c->io_failed = true;

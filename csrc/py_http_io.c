@@ -242,7 +242,7 @@ stream_failed(http_conn *c, Py_ssize_t err, const char *what)
 int
 http_wait_writable(http_conn *c)
 {
-    if (c->aborted || c->leaving)
+    if (http_is_cut(c) || c->leaving)
         return http_raise_gone(c);
     while (!c->writable)
         if (wait_edge(c, false, c->server->write_timeout, "sending a response") < 0)
@@ -277,7 +277,7 @@ http_send(http_conn *c, const char *extra, size_t nextra)
         size_t nout = out->len - out->sent;
         if (nout + (nextra - done) == 0)
             break;
-        if (c->aborted) {
+        if (http_is_cut(c)) {
             http_raise_gone(c);
             goto fail;
         }

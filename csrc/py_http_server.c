@@ -662,8 +662,10 @@ static int
 close_from_here(http_server *s, bool abort)
 {
     RT_STORE(s->retiring, true);
-    if (abort)
+    if (abort) {
+        RT_STORE(s->cut, true);
         RT_STORE(s->hasten, true);
+    }
     atomic_store(&s->closing, true);
     py_m *mp = atomic_load(&s->mp);
     wake_waiters(s);            /* who waits for room for a connection */

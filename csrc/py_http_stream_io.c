@@ -125,11 +125,18 @@ http_stream_leave_io(http_conn *c, bool *busy)
         py_waitq_wake_all(&c->readers, RT_WAKE_READY);
 }
 
+/* Is there to be no more I/O?  c is locked. */
+static bool
+is_over(http_conn *c)
+{
+    return http_is_cut(c) || c->leaving;
+}
+
 bool
 http_stream_must_go(http_conn *c)
 {
     py_acquire(&c->lock);
-    bool go = c->aborted || c->leaving;
+    bool go = is_over(c);
     py_release(&c->lock);
     return go;
 }
@@ -156,7 +163,7 @@ begin_io(http_conn *c, bool read, int64_t n, int64_t *began)
         py_acquire(&c->lock);
         if (err != 0)
             return err;
-        if (c->aborted || c->leaving)
+        if (is_over(c))
             return -ECANCELED;
         if (RT_LIKELY(own == own_deadline(c, read)))
             return 0;
@@ -207,7 +214,7 @@ http_stream_read(http_conn *c, char *dst, Py_ssize_t n)
 Py_ssize_t
 http_stream_recv(http_conn *c, char *dst, Py_ssize_t n)
 {
-    if (c->aborted || c->leaving || c->stream->io == NULL)
+    if (is_over(c) || c->stream->io == NULL)
         return -ECANCELED;
     if (c->reading) {
         PyErr_SetString(PyExc_RuntimeError, "two goroutines read the body of a request at the "
@@ -226,7 +233,7 @@ http_stream_recv(http_conn *c, char *dst, Py_ssize_t n)
         http_pace_waited(c, true, began);
     }
     http_stream_leave_io(c, &c->reading);
-    if (got != HTTP_STREAM_RAISED && (c->aborted || c->leaving))
+    if (got != HTTP_STREAM_RAISED && is_over(c))
         return -ECANCELED;
     return got;
 }
@@ -249,7 +256,7 @@ http_stream_send(http_conn *c, const char *extra, size_t nextra)
         size_t nout = out->len - out->sent, n = nout + (nextra - done);
         if (n == 0)
             break;
-        if (c->aborted || c->leaving || c->stream->io == NULL) {
+        if (is_over(c) || c->stream->io == NULL) {
             err = -ECANCELED;
             break;
         }
@@ -280,7 +287,7 @@ http_stream_send(http_conn *c, const char *extra, size_t nextra)
             http_context_lost(c);
         py_acquire(&c->lock);
         http_pace_waited(c, false, began);
-        if (err != 0 && err != HTTP_STREAM_RAISED && (c->aborted || c->leaving))
+        if (err != 0 && err != HTTP_STREAM_RAISED && is_over(c))
             err = -ECANCELED;
     }
     http_stream_leave_io(c, &c->sending);
