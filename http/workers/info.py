@@ -177,16 +177,23 @@ def add_ended(ended: Snapshot | None, last: Snapshot) -> Snapshot:
             if key != "worker"
         }
     both["stats"]["ps"] = list(ps.values())
-    both["routes"] = _few_routes(both["routes"])
+    both["routes"] = _few_routes(both["routes"], ended["routes"])
     return both
 
 
-def _few_routes(routes: list[RouteCounts]) -> list[RouteCounts]:
-    """What is beyond so many, as each worker may have its own ones, goes together."""
+def _few_routes(routes: list[RouteCounts], before: list[RouteCounts]) -> list[RouteCounts]:
+    """What is beyond so many, as each worker may have its own ones, goes together.
+
+    What was told apart before still is: its counters must not go down.
+    """
     if len(routes) <= _MOST_ROUTES:
         return routes
-    rest: list[Any] = [{**r, "route": _OTHER} for r in routes[_MOST_ROUTES:]]
-    return _stats.sum_routes([*routes[:_MOST_ROUTES], *rest])
+    known = {(r["method"], r["route"]) for r in before}
+    old = [r for r in routes if (r["method"], r["route"]) in known]
+    new = [r for r in routes if (r["method"], r["route"]) not in known]
+    room = max(0, _MOST_ROUTES - len(old))
+    rest: list[Any] = [{**r, "route": _OTHER} for r in new[room:]]
+    return _stats.sum_routes([*old, *new[:room], *rest])
 
 
 def _gone(snapshot: Any) -> Any:

@@ -646,80 +646,71 @@ def test_each_tab_is_painted(page, site, tmp_path, scheme, pixels):
 # --- servers that come and go ---------------------------------------------------------------------
 
 
-def test_workers_are_shown_one_by_one(page, driver):
-    with_two = Site("2")
+@pytest.fixture
+def two(driver: webdriver.Chrome) -> Iterator[Page]:
+    """The page of a service with two workers, at their table."""
+    site = Site("2")
     try:
-        two = Page(driver)
-        two.open(with_two.page)
-        two.click("#tab-workers")
-        two.until(lambda: len(two.rows("#workers")) == 2, "there are two rows")
-        two.until(lambda: two.rows("#workers")[1][4].endswith("%"), "both have been seen twice")
-        assert len({row[1] for row in two.rows("#workers")}) == 2
-        two.choose_worker("1")
-        two.click("#tab-scheduler")
-        two.until(lambda: len(two.rows("#ps")) >= 1 and "w0" not in two.text("#ps"), "one is shown")
-        two.click("#tab-workers")
-        two.click("#workers tr:first-child .link")
-        assert two.find("#worker").get_property("value") == "0"
-        assert two.complaints() == []
+        page = Page(driver)
+        page.open(site.page)
+        page.click("#tab-workers")
+        page.until(lambda: len(page.rows("#workers")) == 2, "there are two rows")
+        yield page
+        assert page.complaints() == []
         driver.get("about:blank")
-        with_two.stop()
+        site.stop()
     finally:
-        with_two.kill()
+        site.kill()
 
 
-def test_goroutines_are_those_of_the_chosen_worker(driver):
-    with_two = Site("2")
-    try:
-        two = Page(driver)
-        two.open(with_two.page)
-        two.click("#tab-workers")
-        two.until(lambda: len(two.rows("#workers")) == 2, "there are two rows")
-        pids = [row[1] for row in two.rows("#workers")]
-        two.click("#tab-goroutines")
-        two.find("#goroutine-filter").send_keys("only-in")
+def test_workers_are_shown_one_by_one(two):
+    two.until(lambda: two.rows("#workers")[1][4].endswith("%"), "both have been seen twice")
+    assert len({row[1] for row in two.rows("#workers")}) == 2
+    two.choose_worker("1")
+    two.click("#tab-scheduler")
+    two.until(lambda: len(two.rows("#ps")) >= 1 and "w0" not in two.text("#ps"), "one is shown")
+    two.click("#tab-workers")
+    two.click("#workers tr:first-child .link")
+    assert two.find("#worker").get_property("value") == "0"
+
+
+def test_goroutines_are_those_of_the_chosen_worker(two):
+    pids = [row[1] for row in two.rows("#workers")]
+    two.click("#tab-goroutines")
+    two.find("#goroutine-filter").send_keys("only-in")
+    two.until(
+        lambda: f"process {pids[0]} (worker 0; choose" in two.text("#goroutine-count"),
+        "with all of them it is the first one",
+    )
+    for n in (1, 0, 1):  # ids of goroutines are the same in both
+        two.choose_worker(str(n))
+        whose = f"process {pids[n]} (worker {n})"
+        two.until(lambda w=whose: w in two.text("#goroutine-count"), "its process is told")
         two.until(
-            lambda: f"process {pids[0]} (worker 0; choose" in two.text("#goroutine-count"),
-            "with all of them it is the first one",
+            lambda n=n: [f"only-in-{n}" in row[3] for row in two.rows("#goroutine-rows")] == [True],
+            "its goroutine is shown",
         )
-        for n in (1, 0, 1):  # ids of goroutines are the same in both
-            two.choose_worker(str(n))
-            whose = f"process {pids[n]} (worker {n})"
-            two.until(lambda w=whose: w in two.text("#goroutine-count"), "its process is told")
-            two.until(
-                lambda n=n: (
-                    [f"only-in-{n}" in row[3] for row in two.rows("#goroutine-rows")] == [True]
-                ),
-                "its goroutine is shown",
-            )
-            two.click("#goroutine-rows .chip")
-            two.until(
-                lambda n=n: two.text("#goroutine-detail h3").endswith(f"only-in-{n}"),
-                "its stack is shown",
-            )
-            assert pids[n] in two.text("#goroutine-detail dl")
-        two.click("#goroutine-detail dd .chip")
+        two.click("#goroutine-rows .chip")
         two.until(
-            lambda: two.text("#goroutine-detail h3").endswith("holder-1"), "and who holds the lock"
+            lambda n=n: two.text("#goroutine-detail h3").endswith(f"only-in-{n}"),
+            "its stack is shown",
         )
-        two.click("#tab-waits")
-        two.find("#wait-filter").send_keys("mutex")
-        for n in (0, 1):
-            two.choose_worker(str(n))
-            two.until(
-                lambda n=n: [f"holder-{n}" in row[3] for row in two.rows("#wait-rows")] == [True],
-                "what waits in it is shown",
-            )
-            assert f"process {pids[n]} (worker {n})" in two.text("#wait-count")
-        two.click("#wait-rows td:nth-child(5) .chip")
+        assert pids[n] in two.text("#goroutine-detail dl")
+    two.click("#goroutine-detail dd .chip")
+    two.until(
+        lambda: two.text("#goroutine-detail h3").endswith("holder-1"), "and who holds the lock"
+    )
+    two.click("#tab-waits")
+    two.find("#wait-filter").send_keys("mutex")
+    for n in (0, 1):
+        two.choose_worker(str(n))
         two.until(
-            lambda: two.text("#wait-detail h3").endswith("only-in-1"), "who waits in it is shown"
+            lambda n=n: [f"holder-{n}" in row[3] for row in two.rows("#wait-rows")] == [True],
+            "what waits in it is shown",
         )
-        assert two.complaints() == []
-        driver.get("about:blank")
-        with_two.stop()
-    finally:
-        with_two.kill()
+        assert f"process {pids[n]} (worker {n})" in two.text("#wait-count")
+    two.click("#wait-rows td:nth-child(5) .chip")
+    two.until(lambda: two.text("#wait-detail h3").endswith("only-in-1"), "who waits in it is shown")
 
 
 def test_page_tells_that_the_server_is_gone_and_finds_it_again(driver, site):
