@@ -23,15 +23,14 @@ ROOT = Path(runtime.__file__).resolve().parents[1]
 FAULTS = Path(__file__).with_name("faults")
 OFFSET = int(os.environ.get("GOSCHED_FAULTS_OFFSET", "20785"))
 
-# CPython 3.13 corrupts the dict of a type for which memory runs out while it is made, and crashes
-# where a generator or a function cannot be made: there only what the core allocates fails in
-# imports and in handlers that make some.
+# CPython 3.13 corrupts the dict of a type for which memory runs out while it is made: there only
+# what the core allocates fails in imports.
 CPYTHON_BREAKS = sys.version_info >= (3, 13)
 
 
 def memory(what: str) -> str:
     """The allocations that fail in a scenario, or in an import."""
-    only_core = CPYTHON_BREAKS and what in ("Files", "Life", "import")
+    only_core = CPYTHON_BREAKS and what == "import"
     return "core_alloc:ENOMEM" if only_core else "alloc:ENOMEM"
 
 

@@ -70,6 +70,10 @@ static int nranges;
 static const char *const frail[] = {
     "PyType_FromModuleAndSpec", /* goes on with half a type */
     "PyContext_CopyCurrent",    /* frees an empty context as if the collector had it */
+#if PY_VERSION_HEX >= 0x030C0000
+    /* Who asks for a function that cannot be made drops its code once too often. */
+    "PyFunction_New", "PyFunction_NewWithQualName",
+#endif
 #ifdef Py_GIL_DISABLED
     "PyList_New",               /* frees a list whose fields are not set */
 #endif
