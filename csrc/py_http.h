@@ -603,15 +603,16 @@ struct http_request {
     bool tracked;               /* by the collector: somebody has kept it */
     _Atomic bool made;          /* any of the following was ever set */
     bool trailer_whole;         /* all of the trailer section is in `trailer` */
+    _Atomic bool host_set;      /* `host` is not the one that was sent */
     uint32_t trailer_len;
     rt_http1_field inline_fields[16];
     http_block *trailer;        /* owned: the trailer section, as far as it has come, or NULL;
                                    this and the two before are guarded by conn->lock */
     /* Owned, made when asked for, and then there until the end: */
-    PyObject *method, *raw_query, *query, *host, *headers, *trailers, *cookies, *state;
+    PyObject *method, *raw_query, *query, *headers, *trailers, *cookies, *state;
     PyObject *form;             /* the same: what decodes forms, and has them */
     /* The same, but guarded by conn->lock, as head.path and what follows is: */
-    PyObject *body, *path, *raw_path, *path_values, *pattern, *remote_addr;
+    PyObject *body, *path, *raw_path, *path_values, *pattern, *remote_addr, *host, *scheme;
     PyObject *context;          /* see py_http_context.c */
     uint32_t stripped;          /* bytes in front of head.path that were part of it */
     int64_t began;              /* when its head was complete, rt_nanotime() */
@@ -671,6 +672,9 @@ PyObject *http_request_state(http_request *r);
    without an exception. */
 PyObject *http_request_known_addr(http_request *r);
 PyObject *http_request_pattern(http_request *r);
+/* r.host, r.remote_addr: new references, or NULL with an exception set. */
+PyObject *http_request_host(http_request *r);
+PyObject *http_request_remote_addr(http_request *r);
 http_writer *http_writer_new(http_conn *c);
 /* What w.status is. */
 int http_writer_status(http_writer *w);
@@ -810,6 +814,7 @@ int http_stream_init(PyObject *module);
 int http_trace_init(PyObject *module);
 int http_log_init(PyObject *module);
 int http_etag_init(PyObject *module);
+int http_forwarded_init(PyObject *module);
 
 /* The object in a slot that is filled once, on first use (borrowed), or NULL. */
 static inline PyObject *

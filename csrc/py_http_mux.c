@@ -41,6 +41,22 @@ convert(http_route *route, PyObject *values)
     return r;
 }
 
+/* The owner of the text, a new reference; NULL with an exception set. */
+static RT_NOINLINE PyObject *
+host_that_was_set(http_request *r, http_bytes *host)
+{
+    Py_ssize_t n;
+    PyObject *owner = http_request_host(r);
+    const char *text = owner ? PyUnicode_AsUTF8AndSize(owner, &n) : NULL;
+    if (text == NULL || n > INT32_MAX) {
+        if (text != NULL)
+            PyErr_SetString(PyExc_ValueError, "r.host is too long");
+        Py_CLEAR(owner);
+    } else
+        *host = (http_bytes){text, (uint32_t)n};
+    return owner;
+}
+
 static PyObject *
 serve_request(Mux *m, PyObject *const *args, http_request *r)
 {
@@ -51,12 +67,18 @@ serve_request(Mux *m, PyObject *const *args, http_request *r)
         return serve_slow(m, args[0], args[1]);
     const char *base = r->base;
     const rt_http1_req *head = &r->head;
+    http_bytes host = {base + head->host.off, head->host.len};
+    PyObject *owner = NULL;
+    if (RT_UNLIKELY(RT_LOAD(r->host_set)) && (owner = host_that_was_set(r, &host)) == NULL) {
+        Py_DECREF(t);
+        return NULL;
+    }
     rt_slice path = http_request_path(r);
     http_route *route = http_mux_lookup(
-        t, (http_bytes){base + head->method.off, head->method.len},
-        (http_bytes){base + head->host.off, head->host.len},
+        t, (http_bytes){base + head->method.off, head->method.len}, host,
         (http_bytes){base + path.off, path.len}, wild, &strip);
     Py_DECREF(t);
+    Py_XDECREF(owner);
     if (route == NULL)
         return serve_slow(m, args[0], args[1]);
     http_request_matched(r, route, path.off, wild);

@@ -116,6 +116,8 @@ request_clear(http_request *r)
     Py_CLEAR(r->raw_query);
     Py_CLEAR(r->query);
     Py_CLEAR(r->host);
+    Py_CLEAR(r->scheme);
+    RT_STORE(r->host_set, false);
     Py_CLEAR(r->headers);
     Py_CLEAR(r->remote_addr);
     Py_CLEAR(r->body);
@@ -229,13 +231,6 @@ get_target(http_request *r, void *Py_UNUSED(closure))
 }
 
 static PyObject *
-get_host(http_request *r, void *Py_UNUSED(closure))
-{
-    PyObject *host = http_lazy(&r->host);
-    return host ? Py_NewRef(host) : keep(r, &r->host, slice_str(r, r->head.host));
-}
-
-static PyObject *
 get_headers(http_request *r, void *Py_UNUSED(closure))
 {
     PyObject *headers = http_lazy(&r->headers);
@@ -306,8 +301,8 @@ http_request_known_addr(http_request *r)
     return load_locked(r, &r->remote_addr);
 }
 
-static PyObject *
-get_remote_addr(http_request *r, void *Py_UNUSED(closure))
+PyObject *
+http_request_remote_addr(http_request *r)
 {
     PyObject *addr = load_locked(r, &r->remote_addr);
     if (addr == NULL && (addr = http_conn_addr(r->conn)) != NULL)
@@ -315,14 +310,71 @@ get_remote_addr(http_request *r, void *Py_UNUSED(closure))
     return addr;
 }
 
+static PyObject *
+get_remote_addr(http_request *r, void *Py_UNUSED(closure))
+{
+    return http_request_remote_addr(r);
+}
+
+static int
+check_str(PyObject *value, const char *name)
+{
+    if (value != NULL && PyUnicode_Check(value))
+        return 0;
+    PyErr_Format(PyExc_TypeError, "%s must be a str", name);
+    return -1;
+}
+
 static int
 set_remote_addr(http_request *r, PyObject *value, void *Py_UNUSED(closure))
 {
-    if (value == NULL || !PyUnicode_Check(value)) {
-        PyErr_SetString(PyExc_TypeError, "remote_addr must be a str");
+    if (check_str(value, "remote_addr") < 0)
         return -1;
-    }
     store_locked(r, &r->remote_addr, Py_NewRef(value));
+    return 0;
+}
+
+PyObject *
+http_request_host(http_request *r)
+{
+    PyObject *host = load_locked(r, &r->host);
+    if (host == NULL && (host = slice_str(r, r->head.host)) != NULL)
+        host = fill_locked(r, &r->host, host);
+    return host;
+}
+
+static PyObject *
+get_host(http_request *r, void *Py_UNUSED(closure))
+{
+    return http_request_host(r);
+}
+
+static int
+set_host(http_request *r, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (check_str(value, "host") < 0)
+        return -1;
+    RT_STORE(r->host_set, true);
+    store_locked(r, &r->host, Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+get_scheme(http_request *r, void *Py_UNUSED(closure))
+{
+    PyObject *scheme = load_locked(r, &r->scheme);
+    if (scheme != NULL)
+        return scheme;
+    bool tls = r->conn->stream != NULL && http_stream_tls(r->conn) != Py_None;
+    return PyUnicode_InternFromString(tls ? "https" : "http");
+}
+
+static int
+set_scheme(http_request *r, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (check_str(value, "scheme") < 0)
+        return -1;
+    store_locked(r, &r->scheme, Py_NewRef(value));
     return 0;
 }
 
@@ -743,6 +795,9 @@ request_with_context(http_request *r, PyObject *context)
     copy->path_values = Py_XNewRef(r->path_values);
     copy->pattern = Py_XNewRef(r->pattern);
     copy->remote_addr = Py_XNewRef(r->remote_addr);
+    copy->host = Py_XNewRef(r->host);
+    copy->scheme = Py_XNewRef(r->scheme);
+    RT_STORE(copy->host_set, RT_LOAD(r->host_set));
     copy->stripped = r->stripped;
     copy->route = (http_route *)Py_XNewRef((PyObject *)r->route);
     memcpy(copy->wild, r->wild, sizeof(copy->wild));
@@ -825,7 +880,6 @@ static PyGetSetDef getset[] = {
     RO(query, "The query as Values: a mapping of names to lists, with get() for the first."),
     RO(raw_query, "The query as it was sent, without \"?\"."),
     RO(target, "The whole request target as it was sent."),
-    RO(host, "The host asked for, with the port if one was given."),
     RO(headers, "The header fields."),
     RO(cookies, "The cookies that were sent, a tuple of Cookie.  Go: Request.Cookies."),
     RO(proto, "\"HTTP/1.1\" or \"HTTP/1.0\"."),
@@ -843,6 +897,11 @@ static PyGetSetDef getset[] = {
        "Go: Request.Context."),
     {"remote_addr", (getter)get_remote_addr, (setter)set_remote_addr,
      "The client's \"ip:port\"; can be set where it is known better, as behind a proxy.", NULL},
+    {"host", (getter)get_host, (setter)set_host,
+     "The host asked for, with the port if one was given; can be set, as behind a proxy, and a\n"
+     "mux goes by what was set.", NULL},
+    {"scheme", (getter)get_scheme, (setter)set_scheme,
+     "\"https\" with TLS, else \"http\"; can be set where a proxy has ended TLS.", NULL},
     {"body", (getter)get_body, (setter)set_body,
      "The body, to be read while the handler runs.  Another reader can be put in its place,\n"
      "with the methods read(n=-1) and read_into(buffer): json(), form() and multipart() use it.",

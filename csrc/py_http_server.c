@@ -869,7 +869,7 @@ py_http_init_types(PyObject *module)
         || http_mux_init(module) < 0 || http_file_init(module) < 0
         || http_ratelimit_init(module) < 0 || http_trace_init(module) < 0
         || http_log_init(module) < 0 || http_etag_init(module) < 0
-        || http_stats_init(module) < 0)
+        || http_forwarded_init(module) < 0 || http_stats_init(module) < 0)
         return -1;
     return http_server_init(module);
 }

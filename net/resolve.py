@@ -339,6 +339,9 @@ class Resolver:
         if lookup is mine:
             try:
                 self._backend.start(mine)
+            except MemoryError as e:  # there may be none for another error
+                mine.settle(e)
+                raise
             except BaseException as e:
                 mine.settle(OSError(f"lookup {key[0]}: {e}"))
                 raise

@@ -54,6 +54,7 @@ User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128
 Authorization: {AUTHORIZATION}
 X-Key: 0123456789abcdef
 X-Forwarded-For: 192.0.2.7
+X-Forwarded-Proto: https
 Accept-Encoding: gzip, deflate, br, zstd
 traceparent: {TRACE}
 Content-Length: 0

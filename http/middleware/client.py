@@ -2,7 +2,8 @@
 
 A proxy appends the address it was asked from to Forwarded (RFC 7239) or X-Forwarded-For. Anybody
 can send such fields, so only what a trusted proxy has added is believed: the list is read from its
-end, and the first address that is none of the trusted proxies is the client's.
+end, and the first address that is none of the trusted proxies is the client's. The same proxies
+say how, and for which host, they were asked.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+from runtime._core import _forwarding
 from runtime._http.chain import Handler, Middleware, callee
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -100,10 +102,23 @@ def _join(address: _Address, port: str) -> str:
     return f"{host}:{port or 0}"
 
 
+# What proxies say of a WebSocket, too: RFC 6455 section 3.
+_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+_HOST = re.compile(r"[!$%&'()*+,;=:\[\]._~0-9A-Za-z-]+")  # RFC 3986 section 3.2.2, and the port
+
+
+def _said(text: str, proxies: int) -> str:
+    """What the farthest of so many has appended, or put alone in place of what others said."""
+    return text.rsplit(",", proxies)[-proxies:][0].strip()
+
+
 def real_address(
-    trusted: Iterable[str] = ("loopback", "unix"), *, header: str = "X-Forwarded-For"
+    trusted: Iterable[str] = ("loopback", "unix"),
+    *,
+    header: str = "X-Forwarded-For",
+    host: bool = False,
 ) -> Middleware:
-    """Set ``r.remote_addr`` to the client's address where trusted proxies say it.
+    """Set ``r.remote_addr`` and ``r.scheme`` to the client's where trusted proxies say them.
 
         http.serve(real_address(["10.0.0.0/8"])(mux), ":8080")
         http.serve(real_address(header="Forwarded")(mux), "unix:/run/app.sock")
@@ -117,6 +132,11 @@ def real_address(
     nearest proxy has hidden it. Without a port in the field it is 0. ``r.state["peer"]`` is the
     address of the connection where another one has taken its place, and not there otherwise.
 
+    ``r.scheme`` is then that of ``proto=`` in ``Forwarded``, or of ``X-Forwarded-Proto``, which
+    the proxy has to set whatever the client sends; and with ``host`` ``r.host`` is that of
+    ``host=``, or of ``X-Forwarded-Host``. Ask for the latter only where the proxy sets that field,
+    too: many pass it on as it came.
+
     Raises ValueError for what is no network, and for another header.
     """
     if isinstance(trusted, str):
@@ -126,46 +146,65 @@ def real_address(
     if not forwarded and header.lower() != "x-forwarded-for":
         raise ValueError(f"real_address(): header is X-Forwarded-For or Forwarded, not {header!r}")
 
+    proto_header = None if forwarded else "X-Forwarded-Proto"
+    host_header = "X-Forwarded-Host" if host and not forwarded else None
+
     def is_trusted(address: _Address) -> bool:
         return any(address in network for network in networks)
 
     # The same ones ask again: to look at an address costs more than all the rest.
     @lru_cache(maxsize=1024)
-    def is_proxy(host: str) -> bool:
+    def is_proxy(name: str) -> bool:
         """Is this the host of a connection from a trusted proxy?"""
-        address = _parse(host)
-        return (unix and host == "@") if address is None else is_trusted(address[0])
+        address = _parse(name)
+        return (unix and name == "@") if address is None else is_trusted(address[0])
 
     @lru_cache(maxsize=1024)
-    def client(text: str) -> str | None:
-        """The address of the last hop that is not trusted."""
-        hops: Iterable[str]
+    def told(text: str) -> tuple[str | None, int, dict[str, str]]:
+        """The last hop that is not trusted, how many proxies speak, and what is said of it."""
+        elements: Iterable[dict[str, str]]
         if forwarded:
-            hops = (element.get("for", "") for element in parse_forwarded(text))
+            elements = parse_forwarded(text)
         else:
-            hops = reversed(text.rsplit(",", _MOST))
-        found = None
-        for hop in islice(hops, _MOST):
-            parsed = _parse(hop)
+            elements = ({"for": hop} for hop in reversed(text.rsplit(",", _MOST)))
+        found, proxies = None, 0
+        said: dict[str, str] = {}
+        for element in islice(elements, _MOST):
+            proxies += 1
+            said |= element
+            parsed = _parse(element.get("for", ""))
             if parsed is None:
                 break  # hidden, or garbage: who is behind it nobody can tell
             found = parsed
             if not is_trusted(parsed[0]):
                 break
-        return None if found is None else _join(*found)
+        return None if found is None else _join(*found), proxies, said
 
     def around(handler: Any) -> Handler:
         target = callee(handler, "real_address()")
 
         def addressed(w: Any, r: Any) -> Any:
-            text = r._values(header)
+            found = _forwarding(r, header, proto_header, host_header)
+            if found is None or not is_proxy(found[1]):
+                return target(w, r)
+            peer, _, text, proto, name = found
+            proxies = 1
             if text is not None:
-                peer = r.remote_addr
-                if is_proxy(peer.rpartition(":")[0] or peer):
-                    real = (client if len(text) <= _REMEMBERED else client.__wrapped__)(text)
-                    if real is not None:
-                        r.state["peer"] = peer
-                        r.remote_addr = real
+                look = told if len(text) <= _REMEMBERED else told.__wrapped__
+                real, proxies, said = look(text)
+                if real is not None:
+                    r.state["peer"] = peer
+                    r.remote_addr = real
+                if forwarded:
+                    proto, name = said.get("proto"), said.get("host")
+            if proto:
+                scheme = _SCHEMES.get(proto) or _SCHEMES.get(_said(proto, proxies).lower())
+                if scheme is not None:
+                    r.scheme = scheme
+            if host and name:
+                name = _said(name, proxies)
+                if _HOST.fullmatch(name):
+                    r.host = name
             return target(w, r)
 
         return addressed

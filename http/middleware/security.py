@@ -28,8 +28,8 @@ def security_headers(
     By default: Content-Security-Policy (all from this host, no plug-ins, in nobody's frame),
     Cross-Origin-Opener-Policy and Cross-Origin-Resource-Policy (same-origin), Referrer-Policy,
     X-Content-Type-Options: nosniff, X-Frame-Options: DENY. ``fields`` changes and adds some; None
-    leaves one out. With ``hsts``, in seconds, responses over TLS say
-    Strict-Transport-Security, with includeSubDomains (RFC 6797).
+    leaves one out. With ``hsts``, in seconds, responses over https (``r.scheme``: see
+    `real_address` for proxies) say Strict-Transport-Security, with includeSubDomains (RFC 6797).
 
     They are set before the handler is called, which may replace or delete them. Raises ValueError
     for what is no header field.
@@ -48,7 +48,7 @@ def security_headers(
             put = w.headers.set
             for name, value in pairs:
                 put(name, value)
-            if transport and r.tls is not None:
+            if transport and r.scheme == "https":
                 put("Strict-Transport-Security", transport)
             return target(w, r)
 

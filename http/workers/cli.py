@@ -168,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--forwarded-allow-ips",
         metavar="LIST",
-        help="proxies whose X-Forwarded-For is believed: addresses, networks, loopback, unix",
+        help="proxies whose X-Forwarded-For and -Proto count: addresses, networks, loopback, unix",
     )
 
     parser.add_argument("--check-config", action="store_true", help="load the app, and exit")

@@ -235,6 +235,47 @@ def test_state_is_one_dict_for_a_request_and_its_copies(serve):
             assert c.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n").response().body == b"ann"
 
 
+@pytest.mark.parametrize(("name", "value"), [("host", "a.example:8080"), ("scheme", "https")])
+def test_host_and_scheme_can_be_set_and_copies_have_them(serve, name, value):
+    def handler(w, r):
+        assert (r.host, r.scheme) == ("t", "http")
+        setattr(r, name, value)
+        assert getattr(r.with_context(r.context), name) == value
+        for bad in (None, 5, b"x"):
+            with pytest.raises(TypeError, match="must be a str"):
+                setattr(r, name, bad)
+        with pytest.raises(TypeError):
+            delattr(r, name)
+        return getattr(r, name)
+
+    with serve(handler).connect() as c:
+        for _ in range(2):
+            response = c.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n").response()
+            assert response.body == value.encode()
+
+
+def test_mux_goes_by_the_host_that_was_set(serve):
+    mux = http.ServeMux()
+    mux.handle("GET a.example/x", lambda w, r: f"a {r.pattern}")
+    mux.handle("GET /x", lambda w, r: "any")
+
+    def around(w, r):
+        if r.query.get("host"):
+            r.host = r.query.get("host")
+        return mux(w, r)
+
+    with serve(around).connect() as c:
+        for query, body in (
+            ("", "any"),
+            ("host=a.example", "a GET a.example/x"),
+            ("host=A.EXAMPLE:80", "a GET a.example/x"),
+            ("host=%C3%A4", "any"),
+            ("", "any"),  # nothing is left of it
+        ):
+            got = c.send(f"GET /x?{query} HTTP/1.1\r\nHost: t\r\n\r\n").response()
+            assert got.body.decode() == body
+
+
 def test_remote_addr_can_be_set_and_copies_have_it(serve):
     def handler(w, r):
         assert r.remote_addr.startswith("127.0.0.1:")
@@ -706,6 +747,91 @@ def test_real_address_takes_all_lines_of_the_field_in_order():
     handler = middleware.real_address(PROXIES)(address)
     fields = [("X-Forwarded-For", "6.6.6.6"), ("x-forwarded-for", "192.0.2.7")]
     assert from_peer(handler, "10.0.0.1:99", *fields).startswith("192.0.2.7:0 ")
+
+
+def origin(w, r):
+    return f"{r.scheme}://{r.host}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"X-Forwarded-Proto": "https"}, "https://example.com"),
+        ({"X-Forwarded-Proto": "HTTPS"}, "https://example.com"),
+        ({"X-Forwarded-Proto": "wss"}, "https://example.com"),
+        ({"X-Forwarded-Proto": "http"}, "http://example.com"),
+        ({"X-Forwarded-Proto": "gopher"}, "http://example.com"),
+        ({"X-Forwarded-Proto": ""}, "http://example.com"),
+        ({"X-Forwarded-Proto": "https", "X-Forwarded-For": "unknown"}, "https://example.com"),
+        ({"X-Forwarded-Host": "a.example:8443"}, "http://a.example:8443"),
+        ({"X-Forwarded-Host": "[2001:db8::1]:80"}, "http://[2001:db8::1]:80"),
+        ({"X-Forwarded-Host": "a b"}, "http://example.com"),
+        ({"X-Forwarded-Host": "a/b"}, "http://example.com"),
+        ({"X-Forwarded-Host": "a@b"}, "http://example.com"),
+        ({"X-Forwarded-Host": ""}, "http://example.com"),
+        # Of one proxy that appends, the last counts; the others are the client's.
+        ({"X-Forwarded-Proto": "https, http", "X-Forwarded-Host": "evil, a"}, "http://a"),
+        # Of two, the last but one.
+        (
+            {
+                "X-Forwarded-For": "6.6.6.6, 192.0.2.7, 10.0.0.2",
+                "X-Forwarded-Proto": "http, https, http",
+                "X-Forwarded-Host": "evil, a, b",
+            },
+            "https://a",
+        ),
+        # The inner one of two has passed it on.
+        (
+            {"X-Forwarded-For": "192.0.2.7, 10.0.0.2", "X-Forwarded-Proto": "https"},
+            "https://example.com",
+        ),
+        ({"Forwarded": "for=192.0.2.7;proto=https;host=a"}, "http://example.com"),
+    ],
+)
+def test_scheme_and_host_are_what_the_proxy_was_asked_for(fields, told):
+    handler = middleware.real_address(PROXIES, host=True)(origin)
+    assert from_peer(handler, "10.0.0.1:99", *fields.items()) == told
+    assert from_peer(handler, "@", *fields.items()) == told
+    assert from_peer(handler, "192.0.2.9:99", *fields.items()) == "http://example.com"
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ("for=192.0.2.7;proto=https;host=a", "https://a"),
+        ("proto=https;for=unknown", "https://example.com"),
+        ('for=_x;host="[2001:db8::1]:80"', "http://[2001:db8::1]:80"),
+        ("for=6.6.6.6;proto=https;host=evil, for=192.0.2.7", "http://example.com"),
+        ("for=6.6.6.6;host=c, for=192.0.2.7;proto=https;host=a, for=10.0.0.2;host=b", "https://a"),
+        ("for=192.0.2.7;proto=https, for=10.0.0.2;proto=http;host=b", "https://b"),
+        ('for=192.0.2.7;host="a/b"', "http://example.com"),
+        ("nonsense", "http://example.com"),
+    ],
+)
+def test_scheme_and_host_from_forwarded(sent, told):
+    handler = middleware.real_address(PROXIES, header="Forwarded", host=True)(origin)
+    others = [("X-Forwarded-Proto", "https"), ("X-Forwarded-Host", "evil")]
+    assert from_peer(handler, "10.0.0.1:99", ("Forwarded", sent), *others) == told
+    assert from_peer(handler, "192.0.2.9:99", ("Forwarded", sent)) == "http://example.com"
+
+
+def test_host_that_a_proxy_says_counts_only_if_that_was_asked_for():
+    fields = [("X-Forwarded-Host", "a"), ("X-Forwarded-Proto", "https")]
+    handler = middleware.real_address(PROXIES)(origin)
+    assert from_peer(handler, "10.0.0.1:99", *fields) == "https://example.com"
+    handler = middleware.real_address(PROXIES, header="Forwarded")(origin)
+    assert from_peer(handler, "10.0.0.1:99", ("Forwarded", "for=a;host=b")) == "http://example.com"
+
+
+def test_security_headers_behind_a_proxy_that_ends_tls_ask_for_https():
+    secured = middleware.security_headers(hsts=300)(origin)
+    handler = middleware.real_address(PROXIES)(secured)
+    for peer, hsts in (("10.0.0.1:99", "max-age=300; includeSubDomains"), ("192.0.2.9:99", None)):
+        r = httptest.new_request(
+            "GET", "/", headers={"X-Forwarded-Proto": "https"}, remote_addr=peer
+        )
+        response = httptest.record(handler, r)
+        assert response.headers.get("Strict-Transport-Security") == hsts
 
 
 def test_real_address_heeds_what_a_handler_around_it_has_put_into_the_request():

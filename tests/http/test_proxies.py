@@ -378,3 +378,28 @@ def test_forged_address_is_not_believed(serve, front, proxy):
     running.clients.append(direct)
     _, body = ask(direct, "GET", "/", headers={"X-Forwarded-For": "6.6.6.6"})
     assert body.startswith(b"127.0.0.2:") and not body.startswith(b"127.0.0.2:0 ")
+
+
+@pytest.mark.parametrize("proxy", ["nginx", "haproxy"])
+def test_scheme_and_host_are_those_that_the_proxy_says(serve, front, proxy):
+    def handler(w, r):
+        return f"{r.scheme} {r.host}"
+
+    server = serve(middleware.real_address(["127.0.0.1"], host=True)(handler))
+    settings = {
+        "nginx": {
+            "location": "proxy_set_header X-Forwarded-Proto https;"
+            "proxy_set_header X-Forwarded-Host $http_host;"
+        },
+        "haproxy": {
+            "backend": "http-request set-header X-Forwarded-Proto https\n"
+            "  http-request set-header X-Forwarded-Host %[req.hdr(host)]"
+        },
+    }[proxy]
+    running = front(proxy, server, **settings)
+    forged = {"X-Forwarded-Proto": "http", "X-Forwarded-Host": "evil.example"}
+    for fields in ({}, forged):
+        c = http.client.HTTPConnection(*running.where, timeout=SAFETY)
+        running.clients.append(c)
+        status, body = ask(c, "GET", "/", headers={"Host": "shop.example"} | fields)
+        assert (status, body) == (200, b"https shop.example")
