@@ -147,8 +147,17 @@ class _System:
             except BaseException as e:  # no memory
                 lookup.settle(e)
 
+    def _resume(self) -> None:
+        """A worker has ended in the middle: another one does the rest."""
+        self._running.try_recv()
+        if self._queue and self._running.try_send(None):
+            try:
+                _blocking._submit(_Worker(self))
+            except BaseException as e:
+                self._lost(e)
+
     def _lost(self, error: BaseException) -> None:
-        """A worker has ended in the middle, or could not begin."""
+        """A worker could not begin."""
         self._running.try_recv()
         while True:
             try:
@@ -173,7 +182,7 @@ class _Worker(_blocking._Call):
         except BaseException as e:  # no memory
             self.error = e
         if self.error is not None:
-            self._system._lost(self.error)
+            self._system._resume()
 
     def fail(self, error: BaseException) -> None:
         super().fail(error)

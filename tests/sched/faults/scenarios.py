@@ -1216,6 +1216,7 @@ class BlockingAgain(Blocking):
 
     def __init__(self) -> None:
         super().__init__()
+        runtime.set_max_blocking(2)
         held = _thread.allocate_lock()
         held.acquire()
         g = go(runtime.blocking, held.acquire)
