@@ -455,8 +455,8 @@ class Supervised(Address):
 def supervised() -> Iterator[Callable[..., Supervised]]:
     """supervised(addr, workers=N, **options): http.serve() with workers, in another process.
 
-    supervisor={...} are times of the supervisor.  With command=[...] that is run instead.  All of
-    it is killed when the test ends.
+    supervisor={...} are times of the supervisor, peers={...} of the questions among workers.  With
+    command=[...] that is run instead.  All of it is killed when the test ends.
     """
     started: list[Supervised] = []
 
