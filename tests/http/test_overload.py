@@ -36,7 +36,8 @@ def fill(conns: list[Any], data: bytes) -> list[int]:
     return list(sent.values())
 
 
-def test_thousand_half_open_connections_keep_nobody_waiting(procs, app, wrk):
+def test_thousand_half_open_connections_keep_nobody_waiting(procs, program, wrk):
+    app = program("app.py", "127.0.0.1:0", '{"read_header_timeout": null}')
     half: list[Any] = []
     for i in range(1000):
         c = app.connect()
