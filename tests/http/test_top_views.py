@@ -302,7 +302,9 @@ def test_once_tables_are_those_of_the_chosen_process(supervised, tmp_path, capsy
 import os
 import runtime
 from runtime import http
+from runtime._http.workers import peers
 
+peers._PATIENCE = 60.0  # on a loaded machine an answer may take longer
 app = http.ServeMux()
 app.mount("/debug/", http.debug.handler())
 app.handle("/", lambda w, r: str(os.getpid()))
