@@ -172,11 +172,11 @@ class Conn:
 
 
 def until(what: str, condition: Callable[[], bool]) -> None:
-    """Wait for something no event tells of, giving way to other threads."""
+    """Wait for something no event tells of, leaving the GIL and the processor to others."""
     limit = time.monotonic() + SAFETY
     while not condition():
         assert time.monotonic() < limit, f"waited in vain until {what}"
-        os.sched_yield()
+        time.sleep(0.0005)
 
 
 class Address:
