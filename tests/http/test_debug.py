@@ -268,11 +268,15 @@ def test_wheel_has_the_whole_page(tmp_path):
 
 
 def test_snapshot_is_of_all_workers(page):
-    data = ask(page, "/api/snapshot").json()
+    while True:  # until none of earlier tests ends meanwhile
+        before = runtime.num_goroutine()
+        data = ask(page, "/api/snapshot").json()
+        if runtime.num_goroutine() == before:
+            break
     assert data["self"] == 0
     (worker,) = data["workers"]
     assert (worker["id"], worker["restarts"]) == (0, 0)
-    assert worker["snapshot"]["stats"]["goroutines"] == runtime.num_goroutine()
+    assert worker["snapshot"]["stats"]["goroutines"] == before
     assert {"latency", "run"} == worker["snapshot"]["histograms"].keys()
 
 
@@ -318,7 +322,8 @@ def test_goroutines_alike_are_one_row(fresh, cast):
     assert rows(fresh, "goroutines", q="nothing-has-this-name")["rows"] == []
 
 
-def test_goroutines_come_in_pages(fresh, cast):
+def test_goroutines_come_in_pages(fresh, cast, monkeypatch):
+    monkeypatch.setattr("runtime._http.debug.goroutines._KEEP", SAFETY)  # all are of one table
     for n in range(7):
         exec(
             f"def f():\n    cast.go('kind-{n}', runtime.sleep, 3600)",
@@ -447,8 +452,9 @@ def test_ten_thousand_goroutines_make_no_long_answer(fresh):
 class Team:
     """Two workers, with a connection to each."""
 
-    def __init__(self, supervised, temporary, wait_until) -> None:
-        self.served = supervised(env={"TMPDIR": str(temporary)}).until_serving(2)
+    def __init__(self, supervised, temporary, wait_until, patience) -> None:
+        env, peers = {"TMPDIR": str(temporary)}, {"_PATIENCE": patience}
+        self.served = supervised(env=env, peers=peers).until_serving(2)
         self.pids = self.served.started()
         self.temporary = temporary
         self.conns = {}
@@ -482,8 +488,14 @@ class Team:
 
 
 @pytest.fixture
-def team(supervised, tmp_path, wait_until):
-    made = Team(supervised, tmp_path, wait_until)
+def patience() -> float:
+    """How long workers wait for each other's answers: on a loaded machine any may be late."""
+    return SAFETY
+
+
+@pytest.fixture
+def team(supervised, tmp_path, wait_until, patience):
+    made = Team(supervised, tmp_path, wait_until, patience)
     yield made
     made.close()
 
@@ -550,7 +562,8 @@ def test_worker_that_cannot_be_asked_gets_502(team):
     assert f"process {other} does not answer" in answer["error"]
 
 
-def test_worker_that_is_stopped_gets_504(team):
+@pytest.mark.parametrize("patience", [1.0])
+def test_worker_that_is_stopped_gets_504(team, wait_until):
     one, other = team.pids
     os.kill(other, signal.SIGSTOP)
     try:
@@ -558,7 +571,7 @@ def test_worker_that_is_stopped_gets_504(team):
     finally:
         os.kill(other, signal.SIGCONT)
     assert (status, answer["error"]) == (504, f"process {other} has not answered in time")
-    assert team.tell(one, "goroutines", pid=other)[0] == 200
+    wait_until("it answers", lambda: team.tell(one, "goroutines", pid=other)[0] == 200)
 
 
 def test_questions_leave_no_descriptors(team, wait_until):

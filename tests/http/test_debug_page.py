@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 
 import chromium
+import ports
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -29,10 +30,21 @@ SCRIPT = Path(__file__).parent / "scripts" / "live.py"
 TABS = ["scheduler", "http", "goroutines", "waits", "workers"]
 
 
-def free_address() -> str:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{s.getsockname()[1]}"
+# Counts what the page has asked for and has no answer to yet.
+COUNT_QUESTIONS = """
+const fetch = window.fetch;
+window.questions = 0;
+window.fetch = async (...args) => {
+  questions += 1;
+  try {
+    const response = await fetch(...args), json = await response.clone().json().catch(() => null);
+    response.json = async () => json;
+    return response;
+  } finally {
+    setTimeout(() => { questions -= 1; });  // when the page has done what it does with it
+  }
+};
+"""
 
 
 class Site:
@@ -40,11 +52,13 @@ class Site:
 
     def __init__(self, *args: str) -> None:
         self.args = args
-        self.start("127.0.0.1:0" if not args else free_address())
+        self.port = ExitStack()
+        self.wanted = self.port.enter_context(ports.reserved())
+        self.start()
 
-    def start(self, address: str) -> None:
+    def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), address, *self.args],
+            [sys.executable, str(SCRIPT), self.wanted, *self.args],
             stdout=subprocess.PIPE,
             env=environment(),
         )
@@ -75,6 +89,7 @@ class Site:
         self.process.wait(SAFETY)
         assert self.process.stdout is not None
         self.process.stdout.close()
+        self.port.close()
 
     @property
     def page(self) -> str:
@@ -93,6 +108,11 @@ class Page(chromium.Page):
         self.driver.get("about:blank")  # or a change of #fragment would be all
         self.driver.get(url)
         self.until(lambda: self.state() == "live", "it is live")
+        self.run(COUNT_QUESTIONS)
+
+    def quiet(self) -> None:
+        """Wait until all that the page has asked for is answered, and shown."""
+        self.until(lambda: self.run("return questions") == 0, "all is answered")
 
     def state(self) -> str:
         return self.run("return document.body.dataset.state ?? ''")
@@ -110,6 +130,11 @@ class Page(chromium.Page):
             ".map(tr => [...tr.cells].map(td => td.innerText))",
             table,
         )
+
+    def only_row(self, table: str) -> list[str]:
+        """Its row; none if there are more, or it only says that there is nothing."""
+        found = self.rows(table)
+        return found[0] if len(found) == 1 and len(found[0]) > 1 else []
 
     def shown(self) -> list[str]:
         return self.run(
@@ -204,7 +229,8 @@ def test_figures_follow_what_happens(page, site):
     page.until(lambda: page.tile("Switches/s")[:1] in "123456789", "switches are counted")
     before = page.tile("Goroutines")
     site.ask("/park?n=100", "POST")
-    page.until(lambda: int(page.tile("Goroutines")) >= int(before) + 100, "100 more are counted")
+    # Those of connections that the browser has no use for may end meanwhile.
+    page.until(lambda: int(page.tile("Goroutines")) >= int(before) + 80, "they are counted, too")
 
 
 PS = " ".join(f"s{i}" for i in range(1, 9))  # lines of several Ps may lie on one another
@@ -269,12 +295,13 @@ def test_http_view_has_routes_with_their_statuses(page, site):
     page.click("#tab-http")
 
     def route(name: str) -> list[str]:
-        return next((row for row in page.rows("#routes") if row[1] == name), [""] * 11)
+        return next((row for row in page.rows("#routes") if row[1:2] == [name]), [""] * 11)
 
     page.until(lambda: route("/hello/{name}")[3] == "3", "three requests are counted")
     page.until(lambda: route("/fail")[5] == "1", "a 5xx is counted")
-    assert route("/hello/{name}")[0] == "GET"
-    assert route("/hello/{name}")[9].endswith("s")  # p99
+    hello = route("/hello/{name}")
+    assert hello[0] == "GET"
+    assert hello[9].endswith("s")  # p99
     assert page.shown() == ["view-http"]
 
 
@@ -294,7 +321,12 @@ def test_http_charts_and_tiles_follow_the_requests(page, site):
     for panel, colour in HTTP_CHARTS.items():
         page.until(lambda p=panel, c=colour: page.draws(p, c), f"{panel} has a line")
     assert page.legend("requests").keys() == {"all", "2xx", "3xx", "4xx", "5xx", "none"}
-    assert page.legend("http-latency")["p99"].endswith("s")
+
+    def timed() -> bool:  # there is a value only where there were requests in the last second
+        site.ask("/hello/you")
+        return page.legend("http-latency")["p99"].endswith("s")
+
+    page.until(timed, "they are timed")
     page.until(lambda: page.legend("bytes")["written"][:1] in "123456789", "bytes are counted")
 
     before = int(page.tile("Connections"))
@@ -311,8 +343,7 @@ def test_http_charts_and_tiles_follow_the_requests(page, site):
 def test_goroutines_have_stacks_on_click(page, site):
     page.click("#tab-goroutines")
     page.find("#goroutine-filter").send_keys("holder")
-    page.until(lambda: len(page.rows("#goroutine-rows")) == 1, "one row is left")
-    (row,) = page.rows("#goroutine-rows")
+    row = page.until(lambda: page.only_row("#goroutine-rows"), "one row is left")
     assert row[0] == "1"
     assert row[1].startswith("chan receive")
     assert "scripts/live.py" in row[2]
@@ -340,23 +371,26 @@ def test_names_are_text_and_no_markup(page):
 def test_goroutines_are_leafed_through(page):
     page.click("#tab-goroutines")
     page.until(lambda: len(page.rows("#goroutine-rows")) == 50, "a page is full")
-    first = page.rows("#goroutine-rows")[0]
-    following, back = (
-        page.find("#goroutine-pages button + button"),
-        page.find("#goroutine-pages button"),
-    )
-    assert not back.is_enabled()
-    following.click()
+    following, back = "#goroutine-pages button + button", "#goroutine-pages button"
+    assert page.text("#goroutine-pages span").startswith("1 to 50 of ")
+    assert not page.find(back).is_enabled()
+    page.click(following)
     page.until(lambda: 10 <= len(page.rows("#goroutine-rows")) < 50, "the second page is shown")
-    assert not following.is_enabled()
-    back.click()
-    page.until(lambda: page.rows("#goroutine-rows")[0][:1] == first[:1], "the first is shown again")
+    assert page.text("#goroutine-pages span").startswith("51 to ")
+    assert not page.find(following).is_enabled()
+    page.click(back)
+    page.until(lambda: len(page.rows("#goroutine-rows")) == 50, "the first is shown again")
+    assert page.text("#goroutine-pages span").startswith("1 to 50 of ")
+    assert not page.find(back).is_enabled()
 
 
 def test_ten_thousand_goroutines_are_one_row(page, site):
     site.ask("/park?n=10000", "POST")
     page.click("#tab-goroutines")
-    page.until(lambda: "k" in page.rows("#goroutine-rows")[0][0], "they are counted")
+    page.until(
+        lambda: [row[0][-2:] for row in page.rows("#goroutine-rows")[:1]] == [" k"],
+        "they are counted",
+    )
     assert len(page.rows("#goroutine-rows")) == 50
     assert page.state() == "live"
 
@@ -364,8 +398,8 @@ def test_ten_thousand_goroutines_are_one_row(page, site):
 def test_waits_tell_who_holds_the_mutex(page):
     page.click("#tab-waits")
     page.find("#wait-filter").send_keys("mutex")
-    page.until(lambda: len(page.rows("#wait-rows")) == 1, "one row is left")
-    what, waiting, doing, holder, who = page.rows("#wait-rows")[0]
+    row = page.until(lambda: page.only_row("#wait-rows"), "one row is left")
+    what, waiting, doing, holder, who = row
     assert what.startswith("Mutex\n<Mutex locked at")
     assert (waiting, doing.split("\n")[0]) == ("2", "sync.Mutex.Lock")
     assert "holder" in holder and "chan receive" in holder
@@ -459,6 +493,7 @@ def test_tables_stand_still_while_paused(page, site):
     site.ask("/park?n=1", "POST")
     page.until(lambda: parked() != "", "they are shown")
     page.click("#pause")
+    page.quiet()
     before = parked()
     asked = site.ask("/asked").count(b"api/goroutines")
     tile = page.tile("Goroutines")
@@ -489,11 +524,13 @@ def test_refresh_asks_again_while_paused(page, site, kind):
     page.find(f"#{kind}-filter").send_keys("queued")
     page.until(lambda: "queued" in str(page.rows(f"#{kind}-rows")), "they are shown")
     page.click("#pause")
+    page.quiet()
     before, asked_before = told(), asked()
     site.ask("/queue?n=3", "POST")
 
     def refreshed() -> bool:  # the server may have a table that is a moment old
         page.click(f"#{kind}-refresh")
+        page.quiet()  # who asks again gives up the answer that is on its way
         return told() != before
 
     page.until(refreshed, "the new ones are shown")
@@ -551,6 +588,7 @@ def test_phone_has_nothing_to_scroll_sideways(page, tab):
     page.click(f"#tab-{tab}")
     assert page.shown() == [f"view-{tab}"]
     page.until(lambda: page.run("return innerWidth") == 360, "it is narrow")
+    page.painted()
     assert page.run("return document.documentElement.scrollWidth") <= 360
     wide = page.run(
         "return [...document.querySelectorAll('button, select, input, .tile')]"
@@ -596,7 +634,8 @@ def test_tab_under_the_pointer_does_not_look_chosen(page):
 
     mouse = webdriver.ActionChains(page.driver, duration=0)
     mouse.move_to_element(page.find("#tab-http")).perform()
-    assert page.run("return document.querySelector('#tab-http').matches(':hover')")
+    hovers = "return document.querySelector('#tab-http').matches(':hover')"
+    page.until(lambda: page.run(hovers), "the pointer is there")
     assert underline("http") != underline("scheduler")
 
 
@@ -634,9 +673,7 @@ def test_each_tab_is_painted(page, site, tmp_path, scheme, pixels):
             "scrollTo(0, 0); for (const e of document.querySelectorAll('.scroll')) e.scrollTo(0, 0)"
         )
         page.width(pixels, page.run("return document.documentElement.scrollHeight"))
-        page.driver.execute_async_script(  # until all of it is painted in that size
-            "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
-        )
+        page.painted()
         taken = page.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
         picture = base64.b64decode(taken["data"])
         (folder / f"{tab}-{scheme}-{pixels}.png").write_bytes(picture)
@@ -687,7 +724,7 @@ def test_goroutines_are_those_of_the_chosen_worker(two):
         whose = f"process {pids[n]} (worker {n})"
         two.until(lambda w=whose: w in two.text("#goroutine-count"), "its process is told")
         two.until(
-            lambda n=n: [f"only-in-{n}" in row[3] for row in two.rows("#goroutine-rows")] == [True],
+            lambda n=n: f"only-in-{n}" in str(two.only_row("#goroutine-rows")[3:]),
             "its goroutine is shown",
         )
         two.click("#goroutine-rows .chip")
@@ -705,7 +742,7 @@ def test_goroutines_are_those_of_the_chosen_worker(two):
     for n in (0, 1):
         two.choose_worker(str(n))
         two.until(
-            lambda n=n: [f"holder-{n}" in row[3] for row in two.rows("#wait-rows")] == [True],
+            lambda n=n: f"holder-{n}" in str(two.only_row("#wait-rows")[3:4]),
             "what waits in it is shown",
         )
         assert f"process {pids[n]} (worker {n})" in two.text("#wait-count")
@@ -717,11 +754,16 @@ def test_page_tells_that_the_server_is_gone_and_finds_it_again(driver, site):
     page = Page(driver)
     page.open(site.page)
     page.run("window.same = true")
-    address, pid = site.address, site.process.pid
+    pid = site.process.pid
     site.stop()  # it does not wait for the page
-    page.until(lambda: page.state() == "lost", "the page has noticed")
-    assert "no connection" in page.text("#status")
-    site.start(address)
+    page.until(
+        lambda: (
+            page.run("return document.body.dataset.state") == "lost"
+            and "no connection" in page.text("#status")
+        ),
+        "the page has noticed",
+    )
+    site.start()
     page.until(lambda: page.state() == "live", "it is live again")
     assert site.process.pid != pid
     page.until(lambda: str(site.process.pid) in page.text("#process"), "it is the new one")

@@ -33,15 +33,15 @@ def hello(w, r):
 
 def test_slow_head_is_408(serve):
     server = serve(hello, read_header_timeout=0.05)
-    with server.connect() as c:
-        r = c.send("GET / HTTP/1.1\r\nHo").response()
+    with server.connect_in_time(0.05, "GET / HTTP/1.1\r\nHo") as c:
+        r = c.response()
         assert (r.status, r["connection"]) == (408, "close")
         assert c.ended()
 
 
 def test_slow_head_after_a_good_request_is_408(serve):
-    with serve(hello, read_header_timeout=0.05).connect() as c:
-        c.send(GET + "GET / HTTP/1.1\r\nHo")
+    server = serve(hello, read_header_timeout=0.05)
+    with server.connect_in_time(0.05, GET + "GET / HTTP/1.1\r\nHo") as c:
         assert c.response().status == 200
         assert c.response().status == 408
         assert c.ended()
@@ -50,8 +50,8 @@ def test_slow_head_after_a_good_request_is_408(serve):
 def test_head_that_trickles_in_is_408(serve):
     """Each byte in time is not enough: the limit is for the whole head."""
     server = serve(hello, read_header_timeout=0.1)
-    with server.connect() as c:
-        assert c.send("GET / HTTP/1.1\r\nX: ").trickle("x").response().status == 408
+    with server.connect_in_time(0.1, "GET / HTTP/1.1\r\nX: ") as c:
+        assert c.trickle("x").response().status == 408
 
 
 def test_connection_without_a_byte_is_closed(serve):

@@ -359,8 +359,8 @@ def test_slow_reader_of_a_file_is_not_given_up(serve, tmp_path):
 
 def test_idle_connection_without_a_time_out_stays(serve):
     server = serve(lambda w, r: "hello", idle_timeout=None, read_header_timeout=0.05)
-    with server.connect() as c, server.connect() as late:
-        assert c.send(GET).response().body == b"hello"
-        late.send("GET")
-        assert late.response().status == 408  # so much time has passed by now
+    with server.connect_in_time(0.05, GET) as c:
+        assert c.response().body == b"hello"
+        with server.connect_in_time(0.05, "GET") as late:
+            assert late.response().status == 408  # so much time has passed by now
         assert c.send(GET).response().body == b"hello"

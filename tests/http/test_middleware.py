@@ -1070,6 +1070,13 @@ def test_access_log_by_a_logger_of_another_level_is_silent(caplog):
     assert [r for r in caplog.records if r.name == "access"] == []
 
 
+@pytest.fixture
+def by_hand(monkeypatch):
+    """What waits is written by flush() alone: nothing else does so before the test is over."""
+    monkeypatch.setattr("runtime._http.middleware.accesslog._PAUSE", 10)
+
+
+@pytest.mark.usefixtures("by_hand")
 def test_access_log_by_a_logger_says_what_was_lost(monkeypatch, caplog):
     caplog.set_level("INFO", "access")
     monkeypatch.setattr("runtime._http.middleware.accesslog._MOST", 5)
@@ -1100,6 +1107,7 @@ def test_access_log_of_a_hijacked_connection(serve):
     assert '" 101 -\n' in file.written.recv(timeout=60)
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_access_log_whose_file_takes_no_more_loses_lines_and_says_so(monkeypatch):
     monkeypatch.setattr("runtime._http.middleware.accesslog._MOST", 5)
     file = Lines()
@@ -1144,6 +1152,7 @@ def test_access_log_whose_file_is_stuck_has_one_writer_and_later_writes_the_rest
     assert [line.split()[6] for line in text.splitlines()] == [f"/{i}" for i in range(5)]
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_access_log_counts_lines_as_lost_that_cannot_be_written():
     class Full(Lines):
         full = True
@@ -1169,6 +1178,7 @@ def test_access_log_counts_lines_as_lost_that_cannot_be_written():
     assert "5 lines were lost" in text
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_access_log_counts_records_as_lost_that_a_logger_does_not_take(caplog):
     caplog.set_level("INFO", "access")
     logger = logging.getLogger("access")

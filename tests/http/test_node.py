@@ -59,7 +59,7 @@ def test_fetch_gets_and_posts(node):
         assert.equal(head.headers.get('content-length'), '12');
         console.log(stats);
     """)
-    assert stats["requests"] >= 150
+    assert stats["requests"] >= 149  # the last one is counted after its response
     # Its pool opens another where the last response is not quite over.
     assert stats["accepted"] < 20
 

@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import ports
 import pytest
 
 import runtime
@@ -103,12 +105,13 @@ def test_listen_and_serve_on_a_port_in_use_is_one_line_and_status_1(serve):
 
 
 def test_port_can_be_used_again_at_once(serve):
-    first = serve(hello)
-    # Connections of the first server are still in TIME_WAIT.
-    assert first.get("/", "Connection: close\r\n").status == 200
-    first.server.close()
-    first.join()
-    assert serve(hello, first.addr).get().status == 200
+    with ports.reserved() as addr:
+        first = serve(hello, addr)
+        # Connections of the first server are still in TIME_WAIT.
+        assert first.get("/", "Connection: close\r\n").status == 200
+        first.server.close()
+        first.join()
+        assert serve(hello, addr).get().status == 200
 
 
 def test_unix_socket(serve, tmp_path):
@@ -615,24 +618,22 @@ assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_listen_and_serve_is_over_after_a_signal():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    p = subprocess.Popen(
-        [sys.executable, str(SCRIPTS / "listen_and_serve.py"), f"127.0.0.1:{port}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    while p.poll() is None:
-        try:
-            assert fetch(f"127.0.0.1:{port}") == b"Hello, World"
-            break
-        except ConnectionRefusedError:
-            os.sched_yield()
-    p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=SAFETY)
+    with ports.reserved() as addr:
+        p = subprocess.Popen(
+            [sys.executable, str(SCRIPTS / "listen_and_serve.py"), addr],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        while p.poll() is None:
+            try:
+                assert fetch(addr) == b"Hello, World"
+                break
+            except ConnectionRefusedError:
+                os.sched_yield()
+        p.send_signal(signal.SIGINT)
+        out, err = p.communicate(timeout=SAFETY)
     assert (p.returncode, out, err) == (0, "over\n", "")
 
 
@@ -659,10 +660,11 @@ def test_server_without_descriptors_serves_on_and_does_not_spin(program):
     assert 5 <= accepted < 30
     # A thousand looks at the poller of which each is one of our requests, or a retry
     # after a pause of 5 ms or more: never one after the other for nothing.
-    before = stats()["polls"]
+    before, began = stats()["polls"], time.monotonic()
     for _ in range(100):
         assert stats()["accepted"] == accepted
-    assert stats()["polls"] - before < 1000
+    most = 1000 + 400 * (time.monotonic() - began)  # where each request takes long
+    assert stats()["polls"] - before < most
     # The others are served as descriptors become free.
     for c in conns[1:5]:
         c.close()

@@ -10,7 +10,9 @@ import socket
 import subprocess
 import threading
 from collections import Counter
+from contextlib import ExitStack
 
+import ports
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,16 +33,16 @@ class Redis:
     def __init__(self, kind, folder, wait_until):
         self._folder = folder
         self._wait_until = wait_until
+        self._port = ExitStack()
         if kind == "unix":
             path = str(folder / "redis.sock")
             self.uri, self._target = f"redis+unix://{path}", path
             self._options = {"port": "0", "unixsocket": path}
         else:
-            with socket.socket() as s:
-                s.bind(("127.0.0.1", 0))
-                self._target = s.getsockname()
-            port = str(self._target[1])
-            self.uri = f"redis://127.0.0.1:{port}"
+            address = self._port.enter_context(ports.reserved())
+            port = address.rpartition(":")[2]
+            self._target = ("127.0.0.1", int(port))
+            self.uri = f"redis://{address}"
             self._options = {"port": port, "bind": "127.0.0.1"}
         self.start()
 
@@ -74,12 +76,16 @@ class Redis:
         self.proc.kill()
         self.proc.wait(SAFETY)
 
+    def close(self):
+        self.kill()
+        self._port.close()
+
 
 @pytest.fixture(params=["unix", "tcp"])
 def redis(request, tmp_path, wait_until):
     server = Redis(request.param, tmp_path, wait_until)
     yield server
-    server.kill()
+    server.close()
 
 
 def get(served, key="k"):

@@ -167,7 +167,7 @@ def test_garbage_instead_of_a_handshake_ends_the_connection(https, authority):
 
 
 def test_silent_client_does_not_hold_up_others_and_is_closed(serve, cert, authority):
-    running = serve(about, tls=(cert.pem, cert.key), handshake_timeout=0.3)
+    running = serve(about, tls=(cert.pem, cert.key), handshake_timeout=1)
     with running.connect() as silent:
         with secure(running, authority.client_context()) as c:
             assert c.send(GET).response().status == 200
@@ -175,7 +175,7 @@ def test_silent_client_does_not_hold_up_others_and_is_closed(serve, cert, author
 
 
 def test_handshakes_over_the_bound_wait_their_turn(serve, cert, authority):
-    running = serve(about, tls=(cert.pem, cert.key), handshake_timeout=0.2, max_handshakes=1)
+    running = serve(about, tls=(cert.pem, cert.key), handshake_timeout=1, max_handshakes=1)
     silent = [running.connect() for _ in range(3)]
     with secure(running, authority.client_context()) as c:
         assert c.send(GET).response().status == 200

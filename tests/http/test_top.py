@@ -14,9 +14,10 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import ports
 import pytest
 from certs import Authority
 from hypothesis import HealthCheck, given, settings
@@ -324,10 +325,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_top_nobody_listens_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
-    said = complaint(capsys, f"127.0.0.1:{port}")
-    assert f"cannot connect to 127.0.0.1:{port}: Connection refused" in said
+    with ports.reserved() as address:
+        said = complaint(capsys, address)
+    assert f"cannot connect to {address}: Connection refused" in said
     assert "cannot connect to unix:/nowhere: No such file" in complaint(capsys, "unix:/nowhere")
 
 
@@ -389,16 +389,17 @@ def test_top_no_http_says_so(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_source_server_restarted_between_requests_asks_again(serve: Callable[..., Any]) -> None:
     answer = sample_of(at(1, 1))
-    first = serve(lambda w, r: answer)
-    source = Source(Address(first.addr))
-    assert source.ask(SNAPSHOT) == answer
-    first.server.close()
-    first.join()
-    with pytest.raises(SourceError, match="Connection refused"):
-        source.ask(SNAPSHOT)
-    serve(lambda w, r: answer, first.addr)
-    assert source.ask(SNAPSHOT) == answer
-    source.close()
+    with ports.reserved() as address:
+        first = serve(lambda w, r: answer, address)
+        source = Source(Address(address))
+        assert source.ask(SNAPSHOT) == answer
+        first.server.close()
+        first.join()
+        with pytest.raises(SourceError, match="Connection refused"):
+            source.ask(SNAPSHOT)
+        serve(lambda w, r: answer, address)
+        assert source.ask(SNAPSHOT) == answer
+        source.close()
 
 
 def test_top_logs_in(program: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -509,14 +510,15 @@ def test_top_live_keys_and_sizes(
 def test_top_live_server_goes_and_comes_back(
     program: Callable[..., Any], screen: Callable[..., Screen]
 ) -> None:
-    watched = program("watched.py")
-    s = screen(watched.addr, NO_COLOR="1")
-    s.until("it is live", lambda p: p[0].endswith("live"))
-    watched.stop()
-    gone = s.until("it has gone", lambda p: p[0].endswith("disconnected"))
-    assert gone[-1].rstrip() == f"cannot connect to {watched.addr}: Connection refused"
-    program("watched.py", watched.addr)
-    s.until("it is back", lambda p: p[0].endswith("live"))
+    with ports.reserved() as address:
+        watched = program("watched.py", address)
+        s = screen(address, NO_COLOR="1")
+        s.until("it is live", lambda p: p[0].endswith("live"))
+        watched.stop()
+        gone = s.until("it has gone", lambda p: p[0].endswith("disconnected"))
+        assert gone[-1].rstrip() == f"cannot connect to {address}: Connection refused"
+        program("watched.py", address)
+        s.until("it is back", lambda p: p[0].endswith("live"))
     s.press("\x03")
     assert s.ended() == 0
     assert not re.search(r"\x1b\[[0-9;]*\b[349][0-7]\b[0-9;]*m", s.seen)  # no colour
@@ -540,13 +542,18 @@ def test_top_live_server_that_hangs_can_be_left(
     assert s.ended() == 0
 
 
+@pytest.fixture
+def address() -> Iterator[str]:
+    with ports.reserved() as address:
+        yield address
+
+
 def test_top_live_workers_are_replaced_and_nothing_is_lost(
     program: Callable[..., Any],
     screen: Callable[..., Screen],
     wait_until: Callable[[str, Callable[[], bool]], None],
+    address: str,
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        address = f"127.0.0.1:{unused.getsockname()[1]}"
     watched = program("watched.py", address, "2")
 
     def serves() -> bool:

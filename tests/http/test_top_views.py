@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ports
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -301,7 +302,9 @@ def test_once_tables_are_those_of_the_chosen_process(supervised, tmp_path, capsy
 import os
 import runtime
 from runtime import http
+from runtime._http.workers import peers
 
+peers._PATIENCE = 60.0  # on a loaded machine an answer may take longer
 app = http.ServeMux()
 app.mount("/debug/", http.debug.handler())
 app.handle("/", lambda w, r: str(os.getpid()))
@@ -546,13 +549,14 @@ def test_live_answer_to_what_was_asked_before_is_not_shown(
 def test_live_server_goes_and_comes_back_in_any_view(
     program: Callable[..., Any], screen: Callable[..., Screen], name: str
 ) -> None:
-    stuck = program("stuck.py")
-    s = screen(stuck.addr, "--view", name)
-    s.until("it is live", lambda p: p[0].endswith("live"))
-    stuck.stop()
-    gone = s.until("it has gone", lambda p: p[0].endswith("disconnected"))
-    assert gone[-1].rstrip() == f"cannot connect to {stuck.addr}: Connection refused"
-    program("stuck.py", stuck.addr)
-    s.until("it is back", lambda p: p[0].endswith("live"))
+    with ports.reserved() as address:
+        stuck = program("stuck.py", address)
+        s = screen(address, "--view", name)
+        s.until("it is live", lambda p: p[0].endswith("live"))
+        stuck.stop()
+        gone = s.until("it has gone", lambda p: p[0].endswith("disconnected"))
+        assert gone[-1].rstrip() == f"cannot connect to {address}: Connection refused"
+        program("stuck.py", address)
+        s.until("it is back", lambda p: p[0].endswith("live"))
     s.press("\x03")
     assert s.ended() == 0

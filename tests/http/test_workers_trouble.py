@@ -57,11 +57,11 @@ def test_worker_that_somebody_else_stops_is_replaced_at_once(supervised, wait_un
 
 
 def test_stopped_processes_are_not_taken_for_stuck(supervised, wait_until):
-    s = supervised(workers=2, worker_timeout=1).until_serving(2)
+    s = supervised(workers=2, worker_timeout=3).until_serving(2)
     before = {w["pid"]: w["requests"] for w in s.workers()}
     os.killpg(s.proc.pid, signal.SIGSTOP)
     stopped = time.monotonic()
-    wait_until("it takes longer than the time-out", lambda: time.monotonic() - stopped > 2.5)
+    wait_until("it takes longer than the time-out", lambda: time.monotonic() - stopped > 4.5)
     os.killpg(s.proc.pid, signal.SIGCONT)
     resumed = time.monotonic()
     wait_until("the supervisor looks", lambda: time.monotonic() - resumed > 2)

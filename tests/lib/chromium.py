@@ -16,6 +16,20 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 SAFETY = 60.0
+# As the mouse does it; null, or why it would hit nothing or something else.
+CLICK = """
+const e = document.querySelector(arguments[0]);
+if (!e) return "there is none";
+if (e.disabled) return "it is disabled";
+e.scrollIntoView({ block: "center", behavior: "instant" });
+const { left, top, width, height } = e.getBoundingClientRect();
+const hit = document.elementFromPoint(left + width / 2, top + height / 2);
+if (!hit || !e.contains(hit))
+  return `${hit?.outerHTML.slice(0, 200)} is in front of it`;
+e.focus({ preventScroll: true });
+e.click();
+return null;
+"""
 
 
 @contextmanager
@@ -56,8 +70,9 @@ class Page:
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
 
-    def until(self, condition: Callable[[], object], what: str) -> None:
-        WebDriverWait(self.driver, SAFETY, poll_frequency=0.05).until(
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """Wait until the condition holds; what it returns then."""
+        return WebDriverWait(self.driver, SAFETY, poll_frequency=0.05).until(
             lambda _: condition(), f"waited in vain until {what}"
         )
 
@@ -68,9 +83,15 @@ class Page:
         return self.driver.find_element(By.CSS_SELECTOR, css)
 
     def click(self, css: str) -> None:
-        found = self.find(css)
-        self.run("arguments[0].scrollIntoView({block: 'center'})", found)
-        found.click()
+        """Click on what is there and can be seen, in one go: pages change between two commands."""
+        wrong = self.run(CLICK, css)
+        assert wrong is None, f"{css} cannot be clicked on: {wrong}"
+
+    def painted(self) -> None:
+        """Wait until what has changed is laid out and painted, observers of sizes included."""
+        self.driver.execute_async_script(
+            "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+        )
 
     def text(self, css: str) -> str:
         return self.run("return document.querySelector(arguments[0])?.textContent ?? ''", css)

@@ -79,8 +79,9 @@ class Pages {
     this.timer = 0;
     let typing = 0;
     this.filter.addEventListener("input", () => {
+      this.offset = 0;                             // at once: whoever goes on to the next page stays there
       clearTimeout(typing);
-      typing = setTimeout(() => this.go(0), 200);
+      typing = setTimeout(() => this.load(), 200);
     });
     this.filter.form.addEventListener("submit", (event) => {
       event.preventDefault();

@@ -1,6 +1,11 @@
 """Two workers with metrics; prints the address, and serves until it is stopped."""
 
-import socket
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "lib"))
+
+import ports
 
 from runtime import http
 
@@ -9,7 +14,6 @@ mux.handle("GET /items/{id}", lambda w, r: r.path_value("id"))
 mux.handle("GET /metrics", http.prometheus.handler())
 mux.handle("GET /who", lambda w, r: [[i.id, i.pid] for i in http.workers()])
 
-with socket.create_server(("127.0.0.1", 0)) as free:
-    port = free.getsockname()[1]
-print(f"127.0.0.1:{port}", flush=True)
-http.serve(mux, f"127.0.0.1:{port}", workers=2)
+with ports.reserved() as address:
+    print(address, flush=True)
+    http.serve(mux, address, workers=2)
