@@ -123,14 +123,16 @@ count_all(const population *all, table *groups, table *objects)
     return true;
 }
 
-/* The largest first, then those where one waits longest. */
+/* The largest first, then those where one waits longest, then those with the oldest goroutine. */
 static int
 by_count(const void *a, const void *b)
 {
     const group *x = a, *y = b;
     if (x->count != y->count)
         return x->count < y->count ? 1 : -1;
-    return (x->longest < y->longest) - (x->longest > y->longest);
+    if (x->longest != y->longest)
+        return x->longest < y->longest ? 1 : -1;
+    return (x->told[0] > y->told[0]) - (x->told[0] < y->told[0]);
 }
 
 /* Where it matters who holds it, that comes first. */
