@@ -53,7 +53,7 @@ def run(*args: str | Path, stdin: str = "", **env: str) -> subprocess.CompletedP
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         env=environment(**{"GOMAXPROCS": "1"} | env),
     )
 
@@ -1227,8 +1227,10 @@ for n in range(10):
     go(recursive, n, Chan().recv)
     go(recursive, n, lambda: sleep(1000))
 started = Chan()
-threading.Thread(target=lambda: started.send(go(recursive, 5, Chan().recv))).start()
+thread = threading.Thread(target=lambda: started.send(go(recursive, 5, Chan().recv)))
+thread.start()
 aux = started.recv()
+thread.join()
 while aux.state != "waiting":
     gosched()
 """

@@ -48,8 +48,9 @@ def test_leak_names_all_and_none_that_was_there_before(gate: Chan[None]) -> None
     go.named("old")(leave, gate)
     with pytest.raises(LeakError, match="2 goroutines were left behind") as info, leak_check():
         go.named("a")(leave, gate)
-        go.named("b")(sleep, 0.05)
+        go.named("b")(sleep, 1000)
     assert [g.name for g in info.value.goroutines] == ["a", "b"]
+    info.value.goroutines[1].goroutine.cancel()
 
 
 def test_leak_check_passes_when_all_have_ended(procs: int) -> None:
