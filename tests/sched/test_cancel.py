@@ -5,7 +5,7 @@ import threading
 import pytest
 
 import runtime
-from runtime import Cancelled, Chan, Mutex, WaitGroup, current, go, gosched, sleep
+from runtime import Cancelled, Chan, Mutex, WaitGroup, current, go, sleep
 from waits import parked, settle
 
 
