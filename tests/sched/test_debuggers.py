@@ -419,7 +419,8 @@ def test_trace_on_another_m_is_its_own() -> None:
 @NEW_IN_3_12
 def test_trace_set_in_all_threads_reaches_goroutines_on_all_ms() -> None:
     recorder = Recorder(straight, callee)
-    on_another_m(gosched)  # so that there is one
+    while on_another_m(threading.get_ident) == threading.get_ident():
+        pass  # until there is one
     old = threading.gettrace()
     threading.settrace_all_threads(recorder)
     try:
