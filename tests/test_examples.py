@@ -286,9 +286,13 @@ def test_demo_serves_page_and_counters():
         ):
             assert time.monotonic() < deadline
             snapshot = json.loads(request(address, "GET", "/debug/api/snapshot")[2])
-        table = json.loads(request(address, "GET", "/debug/api/goroutines")[2])
-        names = {who["name"] for row in table["rows"] for who in row["sample"]}
-        assert {"ping", "pong", "producer", "worker-0", "visitor-0"} <= names
+
+        def names():
+            table = json.loads(request(address, "GET", "/debug/api/goroutines")[2])
+            return {who["name"] for row in table["rows"] for who in row["sample"]}
+
+        while not names() >= {"ping", "pong", "producer", "worker-0", "visitor-0"}:
+            assert time.monotonic() < deadline
     assert process.returncode == 0
 
 
