@@ -183,7 +183,7 @@ def test_after_one_of_several_receivers_gets_the_time() -> None:
     assert out.try_recv() == (None, False)
 
 
-def test_after_receiver_is_cancelled_leaves_the_time_for_others() -> None:
+def test_timer_receiver_is_cancelled_leaves_the_time_for_others() -> None:
     timer = Timer(FAR)
     g = parked(go(timer.c.recv))
     g.cancel()
@@ -193,7 +193,7 @@ def test_after_receiver_is_cancelled_leaves_the_time_for_others() -> None:
     assert timer.c.recv() <= now()
 
 
-def test_after_receive_times_out_leaves_the_time_for_others() -> None:
+def test_timer_receive_times_out_leaves_the_time_for_others() -> None:
     timer = Timer(FAR)
     with pytest.raises(TimeoutError):
         timer.c.recv(0.0001)
