@@ -49,7 +49,7 @@ def main() -> None:
     runtime.go.named("delta")(stuck, silent.sender())
     sources["delta"] = silent.receiver()
     try:
-        merge(sources, patience=0.3)
+        merge(sources, patience=1)
     except TimeoutError:
         print("the others are silent")
 

@@ -20,8 +20,8 @@ def serve(listener: net.Listener, name: str, delay: float) -> None:
 
 
 def ask(addr: str) -> str:
-    with net.dial("tcp", addr, timeout=1) as conn:
-        conn.set_deadline(2)
+    with net.dial("tcp", addr, timeout=10) as conn:
+        conn.set_deadline(10)
         conn.write(b"who is there?\n")
         return conn.read_until(b"\n").decode().strip()
 
@@ -51,7 +51,7 @@ def main() -> None:
     addrs = []
     for name in "alpha", "beta", "gamma":
         listener = net.listen("tcp", "127.0.0.1:0")
-        runtime.go.named(name)(serve, listener, name, random.uniform(0.01, 0.1))
+        runtime.go.named(name)(serve, listener, name, random.uniform(0.2, 0.4))
         addrs.append(str(listener.addr))
     closed = net.listen("tcp", "127.0.0.2:0")
     addrs.append(str(closed.addr))

@@ -27,6 +27,6 @@ def run(source: str | Path, *options: str, **env: str) -> subprocess.CompletedPr
         [sys.executable, *options, *program],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=110,
         env=environment(**env),
     )

@@ -4,7 +4,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from runtime import Goroutine, goroutines, gosched, sleep
+from runtime import Goroutine, goroutines, gosched, num_goroutine, sleep
+from runtime.time import now
+
+PATIENCE = 10.0  # seconds that settle() gives those who go on
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -13,13 +16,20 @@ def until(condition: Callable[[], Any]) -> None:
         sleep(0.0005)
 
 
+def _all_wait() -> bool:
+    """Whether all goroutines but the caller do; it keeps no reference to any."""
+    found = goroutines()
+    # One that an M has just taken, and not begun, is only counted.
+    everybody = sum(g.p is not None for g in found) >= num_goroutine()
+    return everybody and all(g.state == "waiting" for g in found[1:])
+
+
 def settle() -> None:
     """Let the others run until all wait or have ended; not for ever: some of them may go on."""
     for _ in range(3):
         gosched()
-    for _ in range(1000):
-        if all(g.state == "waiting" for g in goroutines()[1:]):
-            return
+    end = now() + PATIENCE
+    while not _all_wait() and now() < end:
         gosched()
 
 

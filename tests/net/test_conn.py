@@ -16,6 +16,8 @@ import pytest
 import runtime
 from runtime import net
 from runtime._core import NetFD
+from runtime.time import now
+from waits import until
 
 pytestmark = pytest.mark.usefixtures("procs")
 
@@ -387,10 +389,17 @@ def test_deadline_set_meanwhile_wakes_all_readers(pair, parked, seconds):
 
 def test_deadline_taken_back_meanwhile_lets_the_reader_wait(pair, parked):
     client, server = pair
-    client.set_deadline(SOON)
-    g = runtime.go(client.read)
-    parked(g)
-    client.set_deadline(None)
+    while True:
+        start = now()
+        client.set_deadline(SOON)
+        g = runtime.go(client.read)
+        until(lambda g=g: g.wait_reason == "IO wait" or g.done())
+        client.set_deadline(None)
+        if now() < start + SOON:  # it had not passed yet
+            break
+        g.cancel()
+        with pytest.raises((TimeoutError, runtime.Cancelled)):
+            g.join(NEVER)
     runtime.sleep(2 * SOON)
     parked(g)
     client.set_deadline(NEVER)

@@ -258,7 +258,7 @@ while g.wait_reason != "IO wait":  # it pauses: there is something to accept
     assert not g.done()
     runtime.gosched()
 hoard.pop().close()
-conn = g.join(10)
+conn = g.join(50)
 waiting.send(b"x")
 assert conn.read() == b"x"
 
@@ -269,7 +269,7 @@ while g.wait_reason != "IO wait":
     runtime.gosched()
 listener.close()  # ends the pause
 try:
-    g.join(10)
+    g.join(50)
 except net.ClosedError:
     print("ok")
 conn.close()
@@ -278,7 +278,7 @@ conn.close()
 
 def test_accept_waits_while_there_are_too_many_open_files():
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", EMFILE], capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "ignore", "-c", EMFILE], capture_output=True, text=True, timeout=110
     )
     assert (done.stdout, done.stderr) == ("ok\n", "")
 

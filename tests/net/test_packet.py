@@ -342,7 +342,7 @@ def test_unixpacket_writer_waits_for_the_reader(tmp_path, parked):
 
 def test_netcat_speaks_udp(server):
     with subprocess.Popen(
-        ["nc", "-u", "-w", "5", *map(str, server.local_addr)],
+        ["nc", "-u", "-w", "60", *map(str, server.local_addr)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as nc:

@@ -260,7 +260,7 @@ def test_something_else_is_an_error_that_stays(listener):
 def test_silent_proxy_times_out_and_keeps_nobody_waiting():
     with (
         net.ProxyListener(
-            net.listen("tcp", "127.0.0.1:0"), trusted=["127.0.0.0/8"], header_timeout=SOON
+            net.listen("tcp", "127.0.0.1:0"), trusted=["127.0.0.0/8"], header_timeout=0.3
         ) as listener,
         connect(listener),
         connect(listener, b"PROXY UNKNOWN\r\nx"),

@@ -307,7 +307,7 @@ def test_too_many_descriptors_are_closed_and_reported(unix_pair):
         assert len(fds) == 3
         for fd in fds:
             os.close(fd)
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(os.listdir("/dev/fd")) <= before
 
 
 def test_descriptor_arguments_are_checked(unix_pair):

@@ -272,7 +272,7 @@ def test_blocking_given_up_in_the_queue_never_runs(how: str, limit: Callable[[in
     until(gate.begun.is_set)
     if how == "timeout":
         given_up = [go(blocking, ran.append, "lost", timeout=0.001) for _ in range(3)]
-        last = go(blocking, ran.append, "last")
+        last = parked(go(blocking, ran.append, "last"))
     else:
         given_up = [parked(go(blocking, ran.append, "lost")) for _ in range(3)]
         last = parked(go(blocking, ran.append, "last"))
@@ -560,11 +560,12 @@ def test_pool_interrupted_start_fails_nobody_for_good(
 
 def test_blocking_from_a_plain_thread() -> None:
     results: Chan[Any] = Chan(2)
+    gate = Gate()
 
     def body() -> None:
         results.send(blocking(threading.current_thread))
         try:
-            blocking(Gate().opened.wait, 0.05, timeout=0.001)
+            blocking(gate, timeout=0.001)
         except TimeoutError as e:
             results.send(e)
 
@@ -572,6 +573,7 @@ def test_blocking_from_a_plain_thread() -> None:
     thread.start()
     assert results.recv().name.startswith("gosched-blocking-")
     assert isinstance(results.recv(), TimeoutError)
+    gate.open()
     thread.join()
 
 

@@ -5,8 +5,8 @@ import threading
 import pytest
 
 import runtime
-from runtime import Cancelled, Chan, Mutex, WaitGroup, current, go, gosched, sleep
-from waits import parked
+from runtime import Cancelled, Chan, Mutex, WaitGroup, current, go, sleep
+from waits import parked, settle
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_cancelled_goroutine_nobody_asks_for_is_not_reported(monkeypatch) -> Non
     for exc in (None, ValueError("reported")):
         parked(go(run, exc)).cancel(exc)
     wg.wait()
-    gosched()
+    settle()
     assert [str(e) for e in reports] == ["reported"]
 
 

@@ -299,8 +299,7 @@ def test_try_send_hands_over_to_a_waiting_receiver() -> None:
 
 def test_try_recv_takes_from_a_waiting_sender() -> None:
     ch: Chan[int] = Chan()
-    g = go(ch.send, 1)
-    settle()
+    g = parked(go(ch.send, 1))
     assert ch.try_recv() == (1, True)
     assert ch.try_recv() == (None, False)
     g.join()

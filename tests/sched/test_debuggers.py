@@ -53,7 +53,7 @@ def run(*args: str | Path, stdin: str = "", **env: str) -> subprocess.CompletedP
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         env=environment(**{"GOMAXPROCS": "1"} | env),
     )
 
@@ -419,7 +419,8 @@ def test_trace_on_another_m_is_its_own() -> None:
 @NEW_IN_3_12
 def test_trace_set_in_all_threads_reaches_goroutines_on_all_ms() -> None:
     recorder = Recorder(straight, callee)
-    on_another_m(gosched)  # so that there is one
+    while on_another_m(threading.get_ident) == threading.get_ident():
+        pass  # until there is one
     old = threading.gettrace()
     threading.settrace_all_threads(recorder)
     try:
@@ -1227,8 +1228,10 @@ for n in range(10):
     go(recursive, n, Chan().recv)
     go(recursive, n, lambda: sleep(1000))
 started = Chan()
-threading.Thread(target=lambda: started.send(go(recursive, 5, Chan().recv))).start()
+thread = threading.Thread(target=lambda: started.send(go(recursive, 5, Chan().recv)))
+thread.start()
 aux = started.recv()
+thread.join()
 while aux.state != "waiting":
     gosched()
 """

@@ -77,19 +77,25 @@ def program(source: str, **variables: str) -> Iterator[Program]:
 
 
 IDLE = """
-import resource, signal, sys
+import os, resource, signal, sys
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 from runtime import *
 
 def waiter():
     Chan().recv()
 
-ch = Chan(1)
-go.named("other")(waiter)
+def ready():
+    while main.state != "waiting":
+        gosched()
+    os.write(1, b"ready\\n")
+
+ch, main = Chan(1), current()
+other = go.named("other")(waiter)
 signal.signal(signal.SIGUSR1, lambda *a: ch.try_send("usr1"))
-gosched()
+while other.state != "waiting":
+    gosched()
 gomaxprocs(PROCS)
-print("ready", flush=True)
+go(ready)
 print(ch.recv(), flush=True)
 """
 

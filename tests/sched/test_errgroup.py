@@ -74,14 +74,14 @@ def test_errgroup_cancelled_and_exited_goroutines_are_no_errors() -> None:
     group.wait()
 
 
+@pytest.mark.usefixtures("one_p")
 def test_errgroup_goroutine_cancelled_with_an_error_before_it_begins_is_one() -> None:
     for _ in range(20):
         group = errgroup.Group()
-        g = group.go(sleep, 0)
-        cancelled = g.cancel(KeyError("early"))
-        if cancelled:
-            with pytest.raises(KeyError, match="early"):
-                group.wait()
+        g = group.go(sleep, 1000)
+        assert g.cancel(KeyError("early"))
+        with pytest.raises(KeyError, match="early"):
+            group.wait()
 
 
 def test_errgroup_limit_bounds_the_goroutines() -> None:

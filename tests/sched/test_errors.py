@@ -8,7 +8,7 @@ import pytest
 import runtime
 from programs import run
 from runtime import Chan, Goroutine, current, go
-from waits import settle
+from waits import settle, until
 
 
 class Failure(Exception):
@@ -35,7 +35,7 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reports]:
 
 def test_failure_without_handle_is_reported_at_once(reports: Reports) -> None:
     go.named("orphan")(fail, 1)
-    settle()
+    until(lambda: reports)
     [(g, error)] = reports
     assert g.name == "orphan"
     assert g.state == "dead" or g.state == "running"
@@ -47,16 +47,18 @@ def test_failure_without_handle_is_reported_at_once(reports: Reports) -> None:
 
 def test_failure_with_handle_is_reported_when_the_handle_goes(reports: Reports) -> None:
     g = go(fail)
-    settle()
+    until(g.done)
     assert reports == []
     del g
+    until(lambda: reports)  # where it has run may have been about to leave it
     assert len(reports) == 1
 
 
 def test_failure_in_a_list_of_handles_is_reported_when_the_list_goes(reports: Reports) -> None:
     gs = [go(fail, i) for i in range(10)]
-    settle()
+    until(lambda: all(g.done() for g in gs))
     gs.clear()
+    until(lambda: len(reports) == 10)
     assert sorted(e.args for _, e in reports) == [(i,) for i in range(10)]
 
 
@@ -67,7 +69,7 @@ def test_failure_that_was_asked_for_is_not_reported(ask: str, reports: Reports) 
         with pytest.raises(Failure):
             g.join()
     elif ask == "exception":
-        settle()
+        until(g.done)
         assert isinstance(g.exception(), Failure)
     else:
         with pytest.raises(Failure):
@@ -96,9 +98,9 @@ def test_failure_asked_by_a_joiner_that_gave_up_is_reported(reports: Reports) ->
 
 def test_failure_asking_done_only_is_reported(reports: Reports) -> None:
     g = go(fail)
-    settle()
-    assert g.done()
+    until(g.done)
     del g
+    until(lambda: reports)
     assert len(reports) == 1
 
 
@@ -120,10 +122,10 @@ def test_failure_in_a_cycle_is_reported_by_the_collector(reports: Reports) -> No
     node = Node()
     node.g = go(fail)  # type: ignore[attr-defined]
     node.self = node  # type: ignore[attr-defined]
-    settle()
+    until(node.g.done)  # type: ignore[attr-defined]
     del node
     assert reports == []
-    gc.collect()
+    until(lambda: gc.collect() is not None and reports)
     assert len(reports) == 1
 
 
@@ -137,7 +139,7 @@ def test_failure_in_the_frame_that_holds_the_handle_is_reported(reports: Reports
 
     go(body)
     settle()
-    gc.collect()
+    until(lambda: gc.collect() is not None and reports)
     assert len(reports) == 1
 
 
@@ -149,9 +151,9 @@ def test_goexit_is_not_a_failure(reports: Reports) -> None:
 
 def test_hook_may_keep_the_goroutine(reports: Reports) -> None:
     go.named("kept")(fail, "x")
-    settle()
+    until(lambda: reports)
     [(g, error)] = reports
-    assert g.done()
+    until(g.done)
     assert g.exception() is error
     with pytest.raises(Failure):
         g.join()
@@ -187,7 +189,7 @@ def test_hook_runs_with_the_goroutine_current(monkeypatch: pytest.MonkeyPatch) -
 
 def test_hook_called_by_hand_prints_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     g = go.named("by hand")(fail, "boom")
-    settle()
+    until(g.done)
     error = g.exception()
     assert error is not None
     runtime.excepthook(g, error)
@@ -202,7 +204,7 @@ def test_hook_called_by_hand_prints_to_stderr(capsys: pytest.CaptureFixture[str]
 def test_report_has_name_place_and_traceback() -> None:
     done = run(
         """
-        from runtime import go, gosched
+        from runtime import go, gosched, num_goroutine
 
         def handler():
             raise ValueError("boom")
@@ -211,7 +213,8 @@ def test_report_has_name_place_and_traceback() -> None:
             go.named("handler")(handler)        # line 8
 
         serve()
-        gosched()
+        while num_goroutine() > 1:
+            gosched()
         print("main goes on")
         """
     )
@@ -228,11 +231,12 @@ def test_report_without_stderr_is_silent() -> None:
     done = run(
         """
         import sys
-        from runtime import go, gosched
+        from runtime import go, gosched, num_goroutine
 
         sys.stderr = None
         go(lambda: 1 / 0)
-        gosched()
+        while num_goroutine() > 1:
+            gosched()
         print("ok")
         """
     )
@@ -243,14 +247,15 @@ def test_hook_that_raises_is_reported_and_ignored() -> None:
     done = run(
         """
         import runtime
-        from runtime import go, gosched
+        from runtime import go, gosched, num_goroutine
 
         def hook(g, exc):
             raise KeyError("hook")
 
         runtime.excepthook = hook
         go(lambda: 1 / 0)
-        gosched()
+        while num_goroutine() > 1:
+            gosched()
         print(go(lambda: "ok").join())
         """
     )
@@ -262,11 +267,12 @@ def test_hook_that_raises_system_exit_is_not_fatal() -> None:
     done = run(
         """
         import runtime, sys
-        from runtime import go, gosched
+        from runtime import go, gosched, num_goroutine
 
         runtime.excepthook = lambda g, exc: sys.exit(9)
         go(lambda: 1 / 0)
-        gosched()
+        while num_goroutine() > 1:
+            gosched()
         print(go(lambda: "ok").join())
         """
     )
@@ -276,7 +282,7 @@ def test_hook_that_raises_system_exit_is_not_fatal() -> None:
 def test_exception_whose_str_raises_is_reported() -> None:
     done = run(
         """
-        from runtime import go, gosched
+        from runtime import go, gosched, num_goroutine
 
         class Bad(Exception):
             def __str__(self):
@@ -286,7 +292,8 @@ def test_exception_whose_str_raises_is_reported() -> None:
             raise Bad
 
         go(fail)
-        gosched()
+        while num_goroutine() > 1:
+            gosched()
         print("ok")
         """
     )

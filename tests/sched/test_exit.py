@@ -368,16 +368,18 @@ def test_atexit_handlers_and_goroutines_run_in_turn() -> None:
         def handler(n):
             print("handler", n)
             ch.send(n)
-            gosched()
+            while n not in said:
+                gosched()
 
         atexit.register(handler, 1)
         from runtime import *
         atexit.register(handler, 2)
-        ch = Chan()
+        ch, said = Chan(), []
 
         def body():
             for n in ch:
                 print("goroutine", n)
+                said.append(n)
 
         go(body)
         atexit.register(handler, 3)
@@ -567,7 +569,7 @@ def test_main_thread_ends_before_other_threads_which_go_on() -> None:
 
 
 def test_os_exit_in_a_goroutine() -> None:
-    done = run("import os\nfrom runtime import *\ngo(os._exit, 5)\ngosched()\n")
+    done = run("import os\nfrom runtime import *\ngo(os._exit, 5)\nsleep(1000)\n")
     assert (done.returncode, done.stdout, done.stderr) == (5, "", "")
 
 

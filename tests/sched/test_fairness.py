@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from runtime import Chan, Goroutine, go, gosched, sleep
+from runtime import Chan, Goroutine, go, gosched, nopreempt, sleep
 
 # The order in which one P runs things, or greenlets of the calling thread.
 pytestmark = pytest.mark.usefixtures("one_p")
@@ -125,9 +125,10 @@ def test_gosched_among_many_is_round_robin() -> None:
     log: list[int] = []
 
     def body(i: int) -> None:
-        for _ in range(10):
-            log.append(i)
-            gosched()
+        with nopreempt():  # being preempted costs a turn
+            for _ in range(10):
+                log.append(i)
+                gosched()
 
     gs = [go(body, i) for i in range(20)]
     for g in gs:

@@ -20,7 +20,7 @@ from runtime import net
 
 PARENT = os.getpid()
 # A child that hangs ends by a signal, and its status tells.
-os.register_at_fork(after_in_child=lambda: signal.alarm(10))
+os.register_at_fork(after_in_child=lambda: signal.alarm(60))
 
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -84,7 +84,7 @@ def run(source: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, *warnings, "-c", source],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         env=env,
     )
 

@@ -11,7 +11,7 @@ import pytest
 
 import runtime
 from runtime import Chan, Goroutine, current, go, goexit, gosched, num_goroutine
-from waits import settle
+from waits import settle, until
 
 # --- what can be started --------------------------------------------------------------------------
 
@@ -133,6 +133,7 @@ def test_go_without_arguments_raises_type_error() -> None:
 
 
 def test_go_failed_call_leaves_no_goroutine() -> None:
+    settle()
     before = num_goroutine()
     with pytest.raises(TypeError):
         go(5)  # type: ignore[arg-type]
@@ -152,8 +153,9 @@ def test_go_types_cannot_be_instantiated() -> None:
 @pytest.mark.usefixtures("one_p")
 def test_go_does_not_run_before_the_caller_parks() -> None:
     log: list[str] = []
-    g = go(log.append, "goroutine")
-    log.append("main")
+    with runtime.nopreempt():
+        g = go(log.append, "goroutine")
+        log.append("main")
     g.join()
     assert log == ["main", "goroutine"]
 
@@ -239,9 +241,10 @@ def test_state_follows_the_life() -> None:
         states.append(current().state)
         ch.recv()
 
-    g = go(body)
-    assert g.state == "runnable"
-    assert g.wait_reason is None
+    with runtime.nopreempt():
+        g = go(body)
+        assert g.state == "runnable"
+        assert g.wait_reason is None
     settle()
     assert g.state == "waiting"
     assert g.wait_reason == "chan receive"
@@ -259,20 +262,25 @@ def test_wait_reason_names_what_it_waits_for() -> None:
     mu.lock()
     wg.add()
     stuck = go(wg.wait)
+    sleeper = go(runtime.sleep, 1000)
     gs = {
         "chan send": go(ch.send, 1),
         "sync.Mutex.Lock": go(mu.lock),
         "sync.WaitGroup.Wait": go(wg.wait),
         "join": go(stuck.join),
-        "sleep": go(runtime.sleep, 0.01),
+        "sleep": sleeper,
     }
     settle()
     assert {reason: g.wait_reason for reason, g in gs.items()} == {r: r for r in gs}
     ch.recv()
     mu.unlock()
     wg.done()
+    sleeper.cancel()
+    with pytest.raises(runtime.Cancelled):
+        sleeper.join()
     for g in gs.values():
-        g.join()
+        if g is not sleeper:
+            g.join()
 
 
 def test_spawned_at_is_the_line_of_go() -> None:
@@ -290,8 +298,9 @@ def test_spawned_at_is_the_line_of_go() -> None:
 
 @pytest.mark.usefixtures("one_p")
 def test_repr_shows_number_name_and_state() -> None:
-    g = go.named("x")(lambda: None)
-    assert repr(g) == f"<Goroutine {g.id} 'x' runnable>"
+    with runtime.nopreempt():
+        g = go.named("x")(lambda: None)
+        assert repr(g) == f"<Goroutine {g.id} 'x' runnable>"
     g.join()
     assert repr(g) == f"<Goroutine {g.id} 'x' dead>"
 
@@ -310,7 +319,7 @@ def test_handle_can_be_weakly_referenced() -> None:
     g.join()
     assert ref() is g
     del g
-    assert ref() is None
+    until(lambda: ref() is None)  # where it has run may be about to leave it
 
 
 def test_weak_reference_of_a_running_goroutine_dies_with_it() -> None:
@@ -319,8 +328,7 @@ def test_weak_reference_of_a_running_goroutine_dies_with_it() -> None:
     settle()
     assert ref() is not None
     ch.send(1)
-    settle()
-    assert ref() is None
+    until(lambda: ref() is None)
 
 
 def test_handle_is_hashable_and_compares_by_identity() -> None:
@@ -435,10 +443,11 @@ def test_done_and_exception_tell_the_outcome() -> None:
     def fail() -> None:
         raise ValueError("x")
 
-    good, bad = go(lambda: 1), go(fail)
-    assert not good.done()
-    with pytest.raises(RuntimeError, match="not ended"):
-        good.exception()
+    with runtime.nopreempt():
+        good, bad = go(lambda: 1), go(fail)
+        assert not good.done()
+        with pytest.raises(RuntimeError, match="not ended"):
+            good.exception()
     settle()
     assert good.done()
     assert good.exception() is None
@@ -468,7 +477,7 @@ def test_exception_of_the_spawner_is_not_the_goroutines_context() -> None:
     except KeyError:
         error = None
         g = go(fail)
-        settle()
+        until(g.done)
         error = g.exception()
     assert error is not None
     assert error.__context__ is None
@@ -538,6 +547,7 @@ def test_goexit_finally_may_park() -> None:
 
 
 def test_num_goroutine_counts_main_fresh_parked_not_ended() -> None:
+    settle()  # what others have left waits
     base = num_goroutine()
     assert base >= 1
     ch = Chan()
@@ -559,6 +569,7 @@ def test_stats_are_consistent() -> None:
         assert s["created"] - s["finished"] + 1 == s["goroutines"] == num_goroutine()
         return s
 
+    settle()  # what others have left waits
     before = check()
     gs = [go(gosched) for _ in range(500)]
     assert check()["created"] == before["created"] + 500

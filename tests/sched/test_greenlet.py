@@ -5,6 +5,7 @@ from typing import Any
 import greenlet
 import pytest
 
+import waits
 from programs import run
 from runtime import Chan, current, go, gosched, num_goroutine, sleep
 
@@ -313,6 +314,7 @@ def test_own_greenlet_that_dies_in_another_goroutine() -> None:
 
 
 def test_abuse_leaves_no_goroutines() -> None:
+    waits.settle()
     base = num_goroutine()
     ch: Chan[int] = Chan()
     pairs = [parked(ch.recv) for _ in range(50)]
@@ -325,7 +327,7 @@ def test_abuse_leaves_no_goroutines() -> None:
         else:
             ch.send(i)
             assert g.join() == i
-    assert num_goroutine() == base
+    assert num_goroutine() <= base
 
 
 def test_running_a_parked_goroutine_to_its_end_is_fatal_and_says_why() -> None:

@@ -36,7 +36,7 @@ from runtime import (
     sleep,
     stack,
 )
-from waits import parked
+from waits import parked, settle, until
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 HERE = Path(__file__).name
@@ -281,14 +281,26 @@ def test_goroutines_locked_to_its_thread(procs: int) -> None:
 
 def test_goroutines_of_the_spare_p(in_order: None) -> None:
     ch: Chan[None] = Chan()
-    spawned: list[Goroutine[None]] = []
-    thread = threading.Thread(target=lambda: spawned.append(go(ch.recv)))
-    thread.start()
-    thread.join()
-    g = parked(spawned[0])
+    spawned: list[Goroutine[bool]] = []
+    here = threading.get_ident()
+
+    def body() -> bool:
+        if threading.get_ident() == here:
+            return False  # the main thread was quicker
+        ch.recv()
+        return True
+
+    while True:
+        thread = threading.Thread(target=lambda: spawned.append(go(body)))
+        thread.start()
+        thread.join()
+        g = spawned[-1]
+        until(lambda g=g: g.state in ("waiting", "dead"))
+        if g.state == "waiting":
+            break
     assert info(g).p == 256
     ch.send(None)
-    g.join()
+    assert g.join()
 
 
 def test_goroutines_come_in_the_order_of_their_ids_the_caller_first(in_order: None) -> None:
@@ -301,6 +313,7 @@ def test_goroutines_come_in_the_order_of_their_ids_the_caller_first(in_order: No
 def test_goroutines_number_is_num_goroutine(procs: int) -> None:
     ch: Chan[None] = Chan()
     gs = [parked(go(ch.recv_ok)) for _ in range(20)]
+    settle()
     assert len(goroutines()) == runtime.num_goroutine()
     ch.close()
     for g in gs:
@@ -340,7 +353,7 @@ def test_goroutines_ten_thousand_parked(procs: int) -> None:
 def test_goroutines_give_a_handle_that_was_dropped() -> None:
     ch: Chan[int] = Chan()
     go.named("lost")(lambda: ch.recv() + 1)
-    gosched()
+    settle()
     (g,) = (i.goroutine for i in goroutines() if i.name == "lost")
     ch.send(41)
     assert g.join() == 42
@@ -754,7 +767,8 @@ def test_goroutines_of_a_forked_child() -> None:
             if pid == 0:
                 assert len(goroutines()) == num_goroutine() == 1
                 g = go(ch.recv)
-                gosched()
+                while g.state != "waiting":
+                    gosched()
                 assert [i.goroutine for i in goroutines()] == [current(), g]
                 assert stack(all=True).count("goroutine ") == 2
                 os._exit(42)

@@ -422,12 +422,23 @@ def test_cancel_reaches_a_preempted_goroutine_where_it_blocks(place: Any) -> Non
 
 
 def test_state_of_a_preempted_goroutine_is_runnable() -> None:
-    stop: list[Any] = []
-    g = go(while_loop, stop)
-    sleep(0.001)
-    assert g.state == "runnable"
-    stop.append(1)
-    g.join()
+    homes: list[int] = []
+
+    def hog(stop: list[Any]) -> None:
+        homes.append(threading.get_ident())
+        while_loop(stop)
+
+    # The spare one may stand in for a thread that has got no processor for long.
+    while not homes or homes[-1] != threading.get_ident():
+        stop: list[Any] = []
+        n = len(homes)
+        g = go(hog, stop)
+        while len(homes) == n:
+            sleep(0.001)
+        if homes[-1] == threading.get_ident():
+            assert g.state == "runnable"
+        stop.append(1)
+        g.join()
 
 
 # --- nothing remains ----------------------------------------------------------------------------
@@ -457,16 +468,21 @@ def test_nothing_stays_instrumented(place: Any) -> None:
             sleep(0.001)
         stop.append(1)
         assert [g.join() for g in gs] == [(None, None)] * 2
-        # Code that was suspended while events were on loses them when it runs again.
-        hog(stop)
-        step()
-        assert instrumented() == []
+        # Code that was suspended while events were on loses them when it runs again; on a busy
+        # machine somebody may be asked to make way just now.
+        while True:
+            hog(stop)
+            step()
+            if instrumented() == []:
+                break
+            sleep(0.001)
 
     place(body)
     if sys.version_info >= (3, 12):
         for tool in range(6):
             if sys.monitoring.get_tool(tool) == "gosched":
-                assert sys.monitoring.get_events(tool) == 0
+                while sys.monitoring.get_events(tool) != 0:
+                    sleep(0.001)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no sys.monitoring")
@@ -907,19 +923,25 @@ def test_nopreempt_on_a_plain_thread_does_nothing() -> None:
 
 def test_preemption_can_be_turned_off() -> None:
     program = """
-        import time
+        import threading, time
         from runtime import *
+
+        def note(name):
+            order.append(name)
+            threads.add(threading.get_ident())
 
         def hog(name):
             end = time.perf_counter() + 0.06
             while time.perf_counter() < end:
                 pass
-            order.append(name)
+            note(name)
 
-        order = []
-        gs = [go(hog, "first"), go(lambda: order.append("second"))]
-        for g in gs:
-            g.join()
+        threads = ()
+        while len(threads) != 1:  # where one has got no processor for long, others help
+            order, threads = [], set()
+            gs = [go(hog, "first"), go(note, "second")]
+            for g in gs:
+                g.join()
         print(*order)
         """
     done = run(program, GOSCHED_PREEMPT="0")

@@ -45,7 +45,7 @@ def script(tmp_path: Path, source: str, *options: str) -> subprocess.CompletedPr
         [sys.executable, "-W", "ignore::DeprecationWarning", *options, path],
         capture_output=True,
         text=True,
-        timeout=60,  # only a safety net
+        timeout=110,  # only a safety net
         env=environment(),
     )
 

@@ -10,6 +10,7 @@ import pytest
 import runtime
 from programs import run
 from runtime import Cancelled, Chan, Mutex, WaitGroup, current, go, goroutines, gosched, sleep
+from waits import settle
 
 
 @pytest.fixture(params=[2, 4])
@@ -210,6 +211,7 @@ def test_lock_ends_with_the_goroutine() -> None:
 
 def test_num_goroutine_and_stats_agree_with_several_ps(procs: int) -> None:
     ch: Chan[None] = Chan()
+    settle()  # what others have left waits
     before = runtime.num_goroutine()
     gs = [go(ch.recv) for _ in range(100)]
     assert runtime.num_goroutine() == before + 100
@@ -225,6 +227,7 @@ def test_num_goroutine_and_stats_agree_with_several_ps(procs: int) -> None:
 def test_goroutines_of_the_runtime_itself_are_not_counted(procs: int) -> None:
     """Without a GIL it merges reference counts in goroutines of its own, when there is time."""
     ch: Chan[list[None]] = Chan()
+    settle()  # what others have left waits
     before = runtime.stats()
     for _ in range(3):
         gs = [go(ch.recv) for _ in range(3000)]

@@ -153,11 +153,11 @@ def test_marker_shows_failures_with_the_tests_own_traceback(tmp_path: Path) -> N
             runtime.gosched()
             helper(1)
 
-        @pytest.mark.goroutine(timeout=0.05)
+        @pytest.mark.goroutine(timeout=0.5)
         def test_late():
             Chan().recv()
 
-        @pytest.mark.goroutine(timeout=0.05, fake_clock=True)
+        @pytest.mark.goroutine(timeout=0.5, fake_clock=True)
         def test_late_bubble():
             while True:
                 sleep(1)
@@ -187,7 +187,7 @@ def test_marker_shows_failures_with_the_tests_own_traceback(tmp_path: Path) -> N
         assert "[other] failed; started at" in shown and "ValueError: in the other" in shown
     for test in ("test_late", "test_late_bubble"):
         shown = section(text, test)
-        assert "not ended after 0.05 seconds" in shown and f".{test}(...)" in shown, shown
+        assert "not ended after 0.5 seconds" in shown and f".{test}(...)" in shown, shown
     assert "TimeoutError: Chan.recv()" in section(text, "test_time_out_of_its_own")
     assert "'left behind' [chan receive]" in section(text, "teardown of test_fixture")
     assert "10 failed, 1 passed, 1 error" in text, text

@@ -586,12 +586,16 @@ def test_many_selects_use_no_more_memory(wait: bool) -> None:
                     gosched()
         g.join()
 
+    def grown() -> int:
+        gc.collect()
+        before = sys.getallocatedblocks()
+        receive(3000)
+        gc.collect()
+        return sys.getallocatedblocks() - before
+
     receive(300)
-    gc.collect()
-    before = sys.getallocatedblocks()
-    receive(3000)
-    gc.collect()
-    assert sys.getallocatedblocks() - before < 1000
+    # What others are about to give back does not count; a leak is there each time.
+    assert min(grown() for _ in range(3)) < 1000
 
 
 def test_select_parks_and_others_run() -> None:

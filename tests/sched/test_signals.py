@@ -21,6 +21,13 @@ from runtime import *
 def ready():
     os.write(1, b"ready\\n")  # print() holds a lock while the answer to this may come already
 
+def ready_once_main_waits():
+    while main.state != "waiting":  # this may run on another P
+        gosched()
+    ready()
+
+main = current()
+
 def spin():
     ready()
     while True:
@@ -354,7 +361,7 @@ def test_handler_that_raises_interrupts_main() -> None:
         signal.signal(signal.SIGUSR1, handler)
         survivor = go(gosched)
         try:
-            go(ready)
+            go(ready_once_main_waits)
             Chan().recv()
         except Stop as e:
             print(repr(e))
@@ -395,7 +402,7 @@ def handler(*args):
     {call}
 signal.signal(signal.SIGUSR1, handler)
 try:
-    go(ready)
+    go(ready_once_main_waits)
     Chan().recv()
 except RuntimeError as e:
     print(e)
@@ -508,6 +515,7 @@ def test_sigint_in_c_code_that_holds_a_lock_does_not_leave_it_half_way() -> None
     code, out, err = run(
         """
         import io, pathlib
+        gomaxprocs(1)  # the goroutine runs on the main thread
         r, w = os.pipe()
         os.set_blocking(w, False)
         full = 0

@@ -49,10 +49,11 @@ def run(source: str, **env: str) -> subprocess.CompletedProcess[str]:
     return programs.run(PRELUDE + textwrap.dedent(source), **SETTINGS | env)
 
 
-def run_until_reported(source: str) -> tuple[str, str]:
+def run_until_reported(source: str, where: str) -> tuple[str, str]:
     """Run a program that blocks in a read of its standard input until it has reported that.
 
-    Returns what it has written on standard output and standard error.
+    Returns what it has written on standard output, and the report, which has `where` in it: on
+    a busy machine anything else may be reported, too.
     """
     with subprocess.Popen(
         program(source),
@@ -64,16 +65,18 @@ def run_until_reported(source: str) -> tuple[str, str]:
     ) as child:
         try:
             assert child.stderr is not None
-            lines = []
+            report: list[str] = []
             for line in child.stderr:
-                lines.append(line)
-                if "GOSCHED_STALL_MS=0" in line:
+                if line.startswith("gosched: "):
+                    report.clear()
+                report.append(line)
+                if "GOSCHED_STALL_MS=0" in line and where in "".join(report):
                     break
             out, err = child.communicate("x", timeout=120)
         finally:
             child.kill()
     assert child.returncode == 0, err
-    return out, "".join(lines) + err
+    return out, "".join(report)
 
 
 def test_call_that_blocks_is_reported() -> None:
@@ -88,7 +91,8 @@ def test_call_that_blocks_is_reported() -> None:
 
         on_spare(read)
         print("end")
-        """
+        """,
+        "in outer",
     )
     assert out == "end\n"
     first, *stack, advice = err.splitlines()
@@ -113,7 +117,8 @@ def test_report_names_goroutine_and_source_line(tmp_path: Path) -> None:
             somebody_waits()
             blocker.body()
         on_spare(lambda: go.named("the reader")(body).join())
-        """
+        """,
+        "[the reader]",
     )
     assert "[the reader] has blocked its thread" in err
     lines = err.splitlines()
@@ -128,7 +133,8 @@ def test_main_goroutine_that_blocks_is_reported() -> None:
         sleep(0)                    # it waits on this P
         os.read(0, 1)
         g.join()
-        """
+        """,
+        f", line {line(3)}, in <module>",
     )
     assert re.match(r"gosched: goroutine \d+ \[main\] has blocked its thread", err)
 
@@ -145,7 +151,7 @@ def test_call_that_keeps_the_gil_is_reported() -> None:
     )
     assert (done.returncode, done.stdout) == (0, "end\n")
     if getattr(sys, "_is_gil_enabled", lambda: True)():
-        found = re.match(r"gosched: (.*) has kept the GIL for \d+ ms in a call(.*),", done.stderr)
+        found = re.search(r"gosched: (.*) has kept the GIL for \d+ ms in a call(.*),", done.stderr)
         assert found, done.stderr
         if found[2] != " that has returned":  # sysmon got a processor in time
             assert re.fullmatch(r"goroutine \d+ \[\S+\]", found[1])
@@ -165,16 +171,17 @@ def test_main_goroutine_that_keeps_the_gil_is_reported() -> None:
     assert done.returncode == 0
     if getattr(sys, "_is_gil_enabled", lambda: True)():
         assert "[main] has kept the GIL" in done.stderr
-        assert f'File "<string>", line {line(3)}, in <module>' in done.stderr
+        if "in a call that has returned" not in done.stderr:  # sysmon got a processor in time
+            assert f'File "<string>", line {line(3)}, in <module>' in done.stderr
 
 
 NOT_REPORTED = {
-    "nobody waits": "time.sleep(0.2)",
-    "nobody waits in a goroutine": "go(time.sleep, 0.2).join()",
-    "it parks": "go(sleep, 0.2).join(); sleep(0.2)",
+    "nobody waits": "time.sleep(0.6)",
+    "nobody waits in a goroutine": "go(time.sleep, 0.6).join()",
+    "it parks": "go(sleep, 0.6).join(); sleep(0.6)",
     "Python code": """
 g = go(sleep, 0.001)
-end = time.perf_counter() + 0.2
+end = time.perf_counter() + 0.6
 while time.perf_counter() < end: pass
 g.join()
 """,
@@ -182,7 +189,7 @@ g.join()
 with nopreempt():
     g = go(sleep, 0.001)
     sleep(0)
-    end = time.perf_counter() + 0.2
+    end = time.perf_counter() + 0.6
     while time.perf_counter() < end: pass
 g.join()
 """,
@@ -193,17 +200,17 @@ over = False
 threads = [threading.Thread(target=hog) for _ in range(3)]
 for t in threads: t.start()
 g = go(sleep, 0.001)
-end = time.perf_counter() + 0.3
+end = time.perf_counter() + 0.9
 while time.perf_counter() < end: pass
 over = True
 g.join()
 for t in threads: t.join()
 """,
-    "blocking() does it": "gs = [go(blocking, time.sleep, 0.2) for _ in range(3)]\n"
+    "blocking() does it": "gs = [go(blocking, time.sleep, 0.6) for _ in range(3)]\n"
     "for g in gs: g.join()",
     "short calls": """
-g = go(sleep, 0.3)
-end = time.perf_counter() + 0.2
+g = go(sleep, 0.9)
+end = time.perf_counter() + 0.6
 while time.perf_counter() < end: time.sleep(0.001)
 g.join()
 """,
@@ -212,7 +219,7 @@ g.join()
 
 @pytest.mark.parametrize("source", NOT_REPORTED.values(), ids=NOT_REPORTED.keys())
 def test_what_is_not_reported(source: str) -> None:
-    done = run(source, GOSCHED_STALL_MS="100")
+    done = run(source, GOSCHED_STALL_MS="300")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -234,16 +241,16 @@ def test_preemption_off_stalls_are_reported_all_the_same() -> None:
         """
         g = go(sleep, 0.001)
         sleep(0)
-        time.sleep(0.2)
-        end = time.perf_counter() + 0.2
+        time.sleep(1)
+        end = time.perf_counter() + 0.6
         while time.perf_counter() < end: pass
         g.join()
         """,
         GOSCHED_PREEMPT="0",
-        GOSCHED_STALL_MS="100",
+        GOSCHED_STALL_MS="300",
     )
     assert done.returncode == 0
-    assert done.stderr.count("gosched: goroutine") == 1
+    assert done.stderr.count(f", line {line(3)}, in <module>") == 1
 
 
 def test_line_that_stalls_again_and_again_is_reported_once() -> None:
@@ -257,7 +264,7 @@ def test_line_that_stalls_again_and_again_is_reported_once() -> None:
         """
     )
     assert done.returncode == 0
-    assert done.stderr.count("gosched: goroutine") == 1
+    assert done.stderr.count(f", line {line(3)}, in body") == 1
 
 
 def test_forked_child_reports_for_itself() -> None:
@@ -271,7 +278,7 @@ def test_forked_child_reports_for_itself() -> None:
         if pid == 0:
             g = go(sleep, 0.001)
             sleep(0)
-            time.sleep(0.2)
+            time.sleep(1)
             g.join()
             os._exit(3)
         status = blocking(os.waitpid, pid, 0)[1]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import runtime
 from programs import run
 from runtime import Chan, _stats, atomic, blocking, go, gosched, num_goroutine, stats
-from waits import Gate, parked, until
+from waits import Gate, parked, settle, until
 
 # Keys of what only ever grows.
 P_COUNTERS = (
@@ -70,11 +70,13 @@ def test_a_snapshot_is_what_its_types_say_and_json_carries_it() -> None:
 
 def test_goroutines_are_counted_by_state(one_p: None) -> None:
     ch: Chan[None] = Chan()
+    settle()  # what others have left waits
     before = stats()["states"]
     assert before["running"] == 1  # the caller
     waiting = [parked(go(ch.recv)) for _ in range(10)]
-    fresh = [go(int) for _ in range(7)]
-    now = stats()
+    with runtime.nopreempt():
+        fresh = [go(int) for _ in range(7)]
+        now = stats()
     assert now["states"] == {
         "running": 1,
         "runnable": before["runnable"] + 7,
@@ -91,6 +93,7 @@ def test_goroutines_are_counted_by_state(one_p: None) -> None:
 
 def test_a_plain_thread_that_asks_is_no_goroutine(one_p: None) -> None:
     main = runtime.current()
+    settle()  # what others have left waits
 
     def look() -> Any:
         while main.state != "waiting":
@@ -106,6 +109,7 @@ def test_a_plain_thread_that_asks_is_no_goroutine(one_p: None) -> None:
 def test_sums_hold_under_random_load(procs: None, seed: int) -> None:
     """Whenever they are read, by goroutines and by a plain thread."""
     rng = random.Random(seed)
+    settle()  # what others have left waits
     before = stats()
     made = atomic.Int64()
     over = threading.Event()
@@ -190,7 +194,7 @@ def test_idle_time_goes_on_while_the_thread_sleeps(one_p: None) -> None:
             for _ in range(2):
                 began = time.monotonic_ns()
                 first = stats()["ps"][0]["idle_ns"]
-                time.sleep(0.02)
+                time.sleep(0.1)
                 seen.append((stats()["ps"][0]["idle_ns"] - first, time.monotonic_ns() - began))
         finally:
             done.close()
@@ -235,18 +239,24 @@ def test_what_plain_threads_start_comes_from_the_global_queue() -> None:
 
 
 def test_threads_for_blocking_calls_are_counted() -> None:
+    def all_idle() -> bool:
+        now = stats()["blocking"]
+        return now["idle"] == now["threads"]
+
+    until(all_idle)
     before = stats()["blocking"]
     limit = runtime.set_max_blocking(1)
     try:
         gate = Gate()
-        gs = [go(blocking, gate), go(blocking, int)]
+        gs = [go(blocking, gate)]
         until(gate.begun.is_set)
+        gs.append(go(blocking, int))
         until(lambda: stats()["blocking"]["queued"] == 1)
         assert stats()["blocking"]["threads"] >= 1
         gate.open()
         for g in gs:
             g.join()
-        until(lambda: stats()["blocking"]["idle"] >= 1)
+        until(lambda: stats()["blocking"]["idle"] >= 1 and all_idle())
         now = stats()["blocking"]
         assert (now["queued"], now["done"]) == (0, before["done"] + 2)
     finally:

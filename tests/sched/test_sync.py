@@ -19,7 +19,7 @@ from runtime import (
     nopreempt,
     sleep,
 )
-from waits import parked, settle
+from waits import parked, settle, until
 
 # --- Mutex ----------------------------------------------------------------------------------------
 
@@ -129,13 +129,14 @@ def test_mutex_starving_waiters_are_not_overtaken() -> None:
         settle()
     spin(0.002)  # now all of them have waited for too long
     rounds = 0
-    while True:  # the first is woken, and sooner or later the mutex is kept for it
-        rounds += 1
-        mu.unlock()
-        if not mu.try_lock():
-            break
-    assert mu.locked
-    assert log == []  # it has not even run
+    with nopreempt():
+        while True:  # the first is woken, and sooner or later the mutex is kept for it
+            rounds += 1
+            mu.unlock()
+            if not mu.try_lock():
+                break
+        assert mu.locked
+        assert log == []  # it has not even run
     assert rounds < 3
     late = go(body, 5)
     for g in [*gs, late]:
@@ -282,8 +283,9 @@ def test_mutex_timeout_of_one_waiter_leaves_the_others_in_order() -> None:
 
     gs = []
     for i in range(6):
-        gs.append(go(body, i, 0.001 if i % 2 else 1000))
-        settle()
+        g = go(body, i, 0.001 if i % 2 else 1000)
+        until(lambda g=g: g.state in ("waiting", "dead"))  # dead: its time was up at once
+        gs.append(g)
     for i in (1, 3, 5):
         with pytest.raises(TimeoutError):
             gs[i].join()
@@ -443,15 +445,17 @@ def test_waitgroup_go_that_raises_or_exits_is_done() -> None:
     assert end.join() is None
 
 
+@pytest.mark.usefixtures("one_p")
 def test_waitgroup_go_cancelled_before_it_begins_is_done() -> None:
     wg = WaitGroup()
     ran: list[int] = []
-    g = wg.go(ran.append, 1)
-    if g.cancel():
-        wg.wait()
-        with pytest.raises(Cancelled):
-            g.join()
+    with nopreempt():
+        g = wg.go(ran.append, 1)
+        assert g.cancel()
     wg.wait()
+    with pytest.raises(Cancelled):
+        g.join()
+    assert not ran
     waiting = wg.go(sleep, 1000)
     parked(waiting).cancel()
     wg.wait()
@@ -503,8 +507,9 @@ def test_waitgroup_go_is_shown_as_what_it_runs() -> None:
         pass
 
     wg = WaitGroup()
-    g = wg.go(body)
-    [info] = [i for i in goroutines(stacks=True) if i.goroutine is g]
+    with nopreempt():
+        g = wg.go(body)
+        [info] = [i for i in goroutines(stacks=True) if i.goroutine is g]
     assert info.spawned_at is not None
     assert info.spawned_at.file == __file__
     assert info.stack is not None
@@ -549,31 +554,31 @@ def test_locks_in_a_forked_child_forget_who_has_waited_in_the_parent() -> None:
             for _ in range(2):
                 with mu:
                     g = parked(mu.lock)
-                g.join(timeout=20)
+                g.join(timeout=60)
                 mu.unlock()
                 with rw:
                     gs = [parked(rw.rlock), parked(rw.lock)]
-                gs[0].join(timeout=20)
+                gs[0].join(timeout=60)
                 rw.runlock()
-                gs[1].join(timeout=20)
+                gs[1].join(timeout=60)
                 rw.unlock()
                 sem.acquire(2)
                 g = parked(sem.acquire, 1)
                 sem.release(2)
-                g.join(timeout=20)
+                g.join(timeout=60)
                 sem.release()
                 g = parked(wait)
                 cond.signal()
-                g.join(timeout=20)
+                g.join(timeout=60)
             event.set()
             wg.done()
-            wg.wait(timeout=20)
+            wg.wait(timeout=60)
             print("fine", flush=True)
 
         gs = everything()
         pid = os.fork()
         if pid == 0:
-            signal.alarm(30)
+            signal.alarm(80)
             undo()
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0

@@ -39,7 +39,7 @@ from runtime import (
     sleep,
 )
 from runtime.time import Ticker, Timer, after, after_func, monotonic, now, since, tick
-from waits import parked, until
+from waits import parked, settle, until
 
 FAR = 3600.0
 SOON = 0.001
@@ -159,15 +159,16 @@ def test_after_several_come_in_order_of_their_times() -> None:
     delays = [0.005, 0.001, 0.009, 0.003, 0.007]
 
     def wait(d: float) -> None:
-        after(d).recv()
-        seen.send(d)
+        time = after(d).recv()
+        seen.send((time, d))
 
     for d in delays:
         go(wait, d)
     got = [seen.recv() for _ in delays]
     if runtime.gomaxprocs() == 1:
-        assert got == sorted(delays)
-    assert sorted(got) == sorted(delays)
+        times = [time for time, _ in got]
+        assert times == sorted(times)
+    assert sorted(d for _, d in got) == sorted(delays)
 
 
 def test_after_one_of_several_receivers_gets_the_time() -> None:
@@ -182,21 +183,22 @@ def test_after_one_of_several_receivers_gets_the_time() -> None:
     assert out.try_recv() == (None, False)
 
 
-def test_after_receiver_is_cancelled_leaves_the_time_for_others() -> None:
-    ch = after(0.3)
-    g = go(ch.recv)
-    parked(g)
+def test_timer_receiver_is_cancelled_leaves_the_time_for_others() -> None:
+    timer = Timer(FAR)
+    g = parked(go(timer.c.recv))
     g.cancel()
     with pytest.raises(Cancelled):
         g.join()
-    assert ch.recv() <= now()
+    timer.reset(SOON)
+    assert timer.c.recv() <= now()
 
 
-def test_after_receive_times_out_leaves_the_time_for_others() -> None:
-    ch = after(0.005)
+def test_timer_receive_times_out_leaves_the_time_for_others() -> None:
+    timer = Timer(FAR)
     with pytest.raises(TimeoutError):
-        ch.recv(0.0001)
-    assert ch.recv() <= now()
+        timer.c.recv(0.0001)
+    timer.reset(SOON)
+    assert timer.c.recv() <= now()
 
 
 def test_after_in_iteration_gives_one_value() -> None:
@@ -247,7 +249,7 @@ def test_select_is_woken_by_reset(place: Any) -> None:
 def test_select_same_timer_in_several_cases_and_selects() -> None:
     timer = Timer(SOON)
     out: Any = Chan(8)
-    gs = [go(lambda: out.send(select(recv(timer.c), recv(timer.c), timeout=1))) for _ in range(3)]
+    gs = [go(lambda: out.send(select(recv(timer.c), recv(timer.c), timeout=60))) for _ in range(3)]
     out.recv()
     timer.reset(0)
     out.recv()
@@ -330,11 +332,14 @@ def test_timer_stopped_while_one_waits_can_be_reset(place: Any) -> None:
 
 
 def test_timer_reset_to_later_while_one_waits_does_not_come_early() -> None:
-    timer = Timer(0.002)
-    g = go(timer.c.recv)
-    parked(g)
-    start = now()
-    assert timer.reset(0.01)
+    while True:
+        timer = Timer(0.002)
+        g = go(timer.c.recv)
+        until(lambda g=g: g.state in ("waiting", "dead"))
+        start = now()
+        if timer.reset(0.01):
+            break
+        g.join()  # it had come already
     assert g.join() + 1e-9 >= start + 0.01
 
 
@@ -440,10 +445,13 @@ def test_after_func_reset_calls_it_again() -> None:
 
 
 def test_after_func_reset_to_later_while_pending_is_called_once() -> None:
-    out: Any = Chan(4)
-    start = now()
-    timer = after_func(0.001, lambda: out.send(now()))
-    assert timer.reset(0.005)
+    while True:
+        out: Any = Chan(4)
+        start = now()
+        timer = after_func(0.001, lambda out=out: out.send(now()))
+        if timer.reset(0.005):
+            break
+        timer.stop()  # it had been called already
     assert out.recv() + 1e-9 >= start + 0.005
     sleep(0.002)
     assert out.try_recv() == (None, False)
@@ -769,16 +777,18 @@ def test_channel_that_nobody_refers_to_is_gone(make: Any) -> None:
 
 
 def test_timer_nobody_waits_for_is_in_no_heap() -> None:
+    settle()  # what others have left waits
     before = pending()
     keep: list[Any] = [after(FAR), Timer(FAR), Ticker(FAR)]
     for c in (keep[0], keep[1].c, keep[2].c):
         with pytest.raises(TimeoutError):
             c.recv(0.0001)
-    assert pending() == before
-    f = after_func(FAR, print)
-    assert pending() == before + 1
-    f.stop()
-    assert pending() == before
+    assert pending() <= before
+    functions = [after_func(FAR, print) for _ in range(before + 5)]
+    assert pending() >= before + 5
+    for f in functions:
+        f.stop()
+    assert pending() <= before
 
 
 def test_timer_channel_outlives_its_timer() -> None:
@@ -911,7 +921,7 @@ def test_exit_with_pending_timers_is_silent(procs: str) -> None:
 
         def start():
             keep.extend([Timer(3600), Ticker(3600), after(3600)])
-            keep.extend([after_func(s, print, "late") for s in (3600, 3600, 0.5)])
+            keep.extend([after_func(s, print, "late") for s in (3600, 3600, 30)])
             go(keep[0].c.recv)
             go(list, keep[1])
 
@@ -949,13 +959,13 @@ thread.join()
 sleep(0.0001)
 
 def body():
-    functions.extend(after_func(0.1, out.send, 1) for _ in range(2))
+    functions.extend(after_func(0.4, out.send, 1) for _ in range(2))
     pid = os.fork()
     if pid == 0:
-        signal.alarm(20)
+        signal.alarm(60)
         # What was to be called is called in the parent only.
         assert [f.stop() for f in functions] == [False] * 4
-        sleep(0.12)
+        sleep(0.45)
         assert out.try_recv() == (None, False)
         functions[0].reset(0)
         assert out.recv() == 1
@@ -1316,4 +1326,4 @@ def test_many_functions_are_stopped_or_called() -> None:
     for _ in range(late):
         calls.recv(60)
     assert calls.try_recv() == (None, False)
-    assert pending() == before
+    assert pending() <= before

@@ -158,8 +158,8 @@ def test_call_with_a_context_that_goes_on_succeeds(make: Callable[[], Any]) -> N
     assert ch.recv(ctx=ctx) == 1
     g.join(ctx=ctx)
     g = go(ch.recv_ok, None, ctx=ctx)
-    ch.send(2, 10, ctx=ctx)
-    assert g.join(10, ctx=ctx) == (2, True)
+    ch.send(2, 60, ctx=ctx)
+    assert g.join(60, ctx=ctx) == (2, True)
 
 
 def test_call_that_need_not_wait_fails_if_its_context_has_ended() -> None:

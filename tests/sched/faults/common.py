@@ -15,7 +15,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-TIME_LIMIT = 10  # seconds, for one trial: what takes longer hangs
+TIME_LIMIT = 30  # seconds, for one trial: what takes longer hangs
 MISSES = 3  # faults on end that no trial came to, before there are taken to be no more
 # What is to fail: the arguments of faults.arm(), which are the name of a call, the first
 # and how many of them (1 is the next), and the errno.
