@@ -864,8 +864,8 @@ py_http_init_types(PyObject *module)
 {
     if (http_context_init(module) < 0 || http_headers_init(module) < 0
         || http_request_init(module) < 0 || http_body_init(module) < 0
-        || http_writer_init(module) < 0 || http_hijack_init(module) < 0
-        || http_stream_init(module) < 0
+        || http_writer_init(module) < 0 || http_head_init(module) < 0
+        || http_hijack_init(module) < 0 || http_stream_init(module) < 0
         || http_mux_init(module) < 0 || http_file_init(module) < 0
         || http_ratelimit_init(module) < 0 || http_trace_init(module) < 0
         || http_log_init(module) < 0 || http_etag_init(module) < 0
