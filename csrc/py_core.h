@@ -189,7 +189,7 @@ struct py_m {
     _Atomic(struct http_series_table *) http_series;    /* owned; NULL until it is needed */
     void *http_cache;           /* owned: see py_http.h; NULL until it is needed */
     char *read_buffer;          /* owned: see read_bytes_now(); likewise */
-    struct py_clock *dropped;   /* see py_time.c */
+    struct py_clock *dropped;   /* see py_clock.c */
     py_bubble *left_alarms;     /* owned: that have ended, linked by next; see py_bubble.c */
 };
 
