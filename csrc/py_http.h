@@ -9,7 +9,8 @@
  *   py_http_writer.c   ResponseWriter and the bodies of responses
  *   py_http_head.c     heads of responses: status, fields, framing
  *   py_http_file.c     files as bodies of responses
- *   py_http_request.c  Request
+ *   py_http_request.c  Request, with py_http_request_life.c, py_http_request_path.c and
+ *                      py_http_request_body.c
  *   py_http_body.c     Body: the body of a request, for handlers
  *   py_http_headers.c  Headers
  *   py_http_trailers.c     trailers of requests and responses
