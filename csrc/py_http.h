@@ -1,6 +1,7 @@
 /* py_http.h - the HTTP/1 server: what its files share.
  *
- *   py_http_server.c   the server object: listeners, shutdown
+ *   py_http_server.c   the server object, with py_http_listen.c (its listeners) and
+ *                      py_http_shutdown.c
  *   py_http_shard.c    its parts, one a P: which gets a connection, time-outs
  *   py_http_conn.c     a connection's life: reading heads, running handlers, ending
  *   py_http_io.c       bytes: buffers, reading a body, sending with backpressure
