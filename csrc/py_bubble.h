@@ -83,7 +83,7 @@ bool py_bubble_quiet(rt_p *pp, bool busy);
 /* In the child of a fork gp (or NULL) is all that is left; it is in no bubble any more. */
 void py_bubble_after_fork(Goroutine *gp);
 
-/* py_time.c: let go of what an alarm, which is stopped, belongs to.  May run Python. */
+/* py_timer.c: let go of what an alarm, which is stopped, belongs to.  May run Python. */
 void py_alarm_drop(rt_timer *alarm);
 
 int py_bubble_init(PyObject *module);

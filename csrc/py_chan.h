@@ -14,7 +14,7 @@ typedef struct {
     bool timed : 1;             /* it has a clock */
     bool bubbled : 1;           /* made in a bubble; never changes once others know it */
     uint8_t reason;             /* PY_WAIT_*: what its receivers wait for */
-    struct py_clock *clock;     /* owned, or NULL: a timer's or ticker's, see py_time.c */
+    struct py_clock *clock;     /* owned, or NULL: a timer's or ticker's, see py_time.h */
 #ifdef Py_GIL_DISABLED
     _Atomic uint32_t changes;   /* how often it may have become ready for somebody; others may
                                    look: see py_select.c */
@@ -75,7 +75,7 @@ int py_chan_send_special(Chan *ch);
 /* One that also may have a clock: what py_chan_recv_now() returns, or PY_CHAN_PLAIN. */
 int py_chan_recv_special(Chan *ch, PyObject **out);
 
-/* py_time.c: the channel of a timer has a clock, and nothing else.  Called with its lock. */
+/* py_clock.c: the channel of a timer has a clock, and nothing else.  Called with its lock. */
 
 /* As py_chan_recv_now(). */
 int py_clock_take(Chan *ch, PyObject **out);

@@ -189,7 +189,7 @@ struct py_m {
     _Atomic(struct http_series_table *) http_series;    /* owned; NULL until it is needed */
     void *http_cache;           /* owned: see py_http.h; NULL until it is needed */
     char *read_buffer;          /* owned: see read_bytes_now(); likewise */
-    struct py_clock *dropped;   /* see py_time.c */
+    struct py_clock *dropped;   /* see py_clock.c */
     py_bubble *left_alarms;     /* owned: that have ended, linked by next; see py_bubble.c */
 };
 
@@ -265,7 +265,6 @@ py_g_of(rt_g *gp)
 }
 
 /* py_g.c */
-int py_g_init_types(PyObject *module);
 Goroutine *py_g_alloc(void);                    /* new reference, fresh */
 /* A goroutine that runs entry(gp) on mp and nowhere else, put at the tail of its queue.
    Where there is no memory to start it cancel(gp) is called instead, by the scheduler: it
@@ -277,9 +276,6 @@ void py_g_run_at_once(Goroutine *gp);
 /* The same for mp's thread's own sake, without a cancel(): no program sees the goroutine,
    unless it waits. */
 int py_g_spawn_service(py_m *mp, PyObject *(*entry)(Goroutine *));
-/* What go() would start, not queued yet, with the context ts->context or a copy of the
-   caller's; fn and its arguments as for a vectorcall.  New reference, or NULL. */
-Goroutine *py_g_new(PyObject *const *args, size_t nargsf, PyObject *kwnames);
 /* Run a fresh goroutine to its end on the calling worker, in that worker's seat. */
 void py_g_run(py_m *mp, Goroutine *gp, py_seat *seat);
 /* End gp: result (stolen) or the exception set. */
@@ -291,11 +287,20 @@ int py_g_traverse_waiting(PyObject *module, visitproc visit, void *arg);
 /* At exit: failures that nobody has asked for, where finalizers would come too late. */
 void py_g_report_failures(void);
 const char *py_wait_reason(int reason);
+
+/* py_g_methods.c */
+int py_g_init_types(PyObject *module);
+/* Its name, or what would be its name; new reference. */
+PyObject *py_g_name(Goroutine *gp);
+
+/* py_go.c */
+int py_go_init(PyObject *module);
+/* What go() would start, not queued yet, with the context ts->context or a copy of the
+   caller's; fn and its arguments as for a vectorcall.  New reference, or NULL. */
+Goroutine *py_g_new(PyObject *const *args, size_t nargsf, PyObject *kwnames);
 /* runtime.go(): start args[0] with the arguments that follow, as a vectorcall would; name is
    a str (borrowed) or NULL.  A new reference. */
 PyObject *py_go(PyObject *name, PyObject *const *args, size_t nargsf, PyObject *kwnames);
-/* Its name, or what would be its name; new reference. */
-PyObject *py_g_name(Goroutine *gp);
 
 /* py_m.c */
 int py_m_init(PyObject *module);

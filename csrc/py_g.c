@@ -1,4 +1,4 @@
-/* py_g.c - the Goroutine type, and runtime.go.
+/* py_g.c - goroutines: how they begin, run and end.
  *
  * References.  A goroutine that has not ended is kept alive by one reference that
  * belongs to the scheduler: run queues and wait queues hold no references of
@@ -11,10 +11,9 @@
  */
 #include "py_bubble.h"
 #include "py_explore.h"
-#include "py_wait.h"
+#include "py_g.h"
 
 #include <stdlib.h>
-#include <structmember.h>
 
 static const char *const wait_reasons[PY_WAIT_REASONS] = {
     [PY_WAIT_NONE] = "",
@@ -127,8 +126,8 @@ drop_call(Goroutine *gp)
     Py_CLEAR(gp->fn);
 }
 
-static int
-g_clear(Goroutine *gp)
+int
+py_g_clear(Goroutine *gp)
 {
     drop_call(gp);
     Py_CLEAR(gp->code);
@@ -140,8 +139,8 @@ g_clear(Goroutine *gp)
     return 0;
 }
 
-static int
-g_traverse(Goroutine *gp, visitproc visit, void *arg)
+int
+py_g_traverse(Goroutine *gp, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(gp));
     for (uint32_t i = 0; i < gp->nargs + gp->nkw; i++)
@@ -216,8 +215,8 @@ py_g_report_failures(void)
 }
 #endif
 
-static void
-g_finalize(PyObject *self)
+void
+py_g_finalize(PyObject *self)
 {
     report_failure((Goroutine *)self);
 }
@@ -236,7 +235,7 @@ g_free(Goroutine *gp)
     }
     if (RT_UNLIKELY(gp->weakrefs != NULL))
         PyObject_ClearWeakRefs((PyObject *)gp);
-    g_clear(gp);
+    py_g_clear(gp);
     if (RT_UNLIKELY(gp->g.foreign && gp->seat != NULL)) {
         py_acquire(&core->lock);
         py_seat_unlink(&core->foreign, gp->seat);
@@ -260,8 +259,8 @@ g_free(Goroutine *gp)
     }
 }
 
-static void
-g_dealloc(Goroutine *gp)
+void
+py_g_dealloc(Goroutine *gp)
 {
     if (RT_LIKELY(!gp->cold)) {
         g_free(gp);
@@ -277,7 +276,7 @@ g_dealloc(Goroutine *gp)
        chain must not use up the C stack. */
     if (PyObject_GC_IsTracked((PyObject *)gp))
         PyObject_GC_UnTrack(gp);
-    Py_TRASHCAN_BEGIN(gp, g_dealloc)
+    Py_TRASHCAN_BEGIN(gp, py_g_dealloc)
     g_free(gp);
     Py_TRASHCAN_END
 }
@@ -485,441 +484,4 @@ void
 py_g_run_at_once(Goroutine *gp)
 {
     Py_XDECREF(gp->call.c.entry(gp));
-}
-
-/* ---- runtime.go ---- */
-
-typedef struct {
-    PyObject_HEAD
-    vectorcallfunc vectorcall;
-    PyObject *name;             /* owned str or NULL */
-} Go;
-
-static int
-copy_args(Goroutine *gp, PyObject *const *args, uint32_t npos, uint32_t nkw)
-{
-    uint32_t n = npos + nkw;
-    if (RT_UNLIKELY(n > PY_G_INLINE_ARGS)) {
-        PyObject **heap = PyMem_New(PyObject *, (size_t)n + 1);
-        if (heap == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        gp->call.heap = heap;
-        gp->heap_args = true;
-    }
-    PyObject **to = py_g_args(gp);
-    for (uint32_t i = 0; i < n; i++)
-        to[i] = Py_NewRef(args[i]);
-    gp->nargs = npos;
-    gp->nkw = nkw;
-    return 0;
-}
-
-/* All but its context and what makes it run. */
-static inline Goroutine *
-g_new(PyThreadState *ts, PyObject *const *args, size_t nargsf, PyObject *kwnames)
-{
-    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
-    if (RT_UNLIKELY(nargs < 1)) {
-        PyErr_SetString(PyExc_TypeError, "go() needs a function: go(fn, *args, **kwargs)");
-        return NULL;
-    }
-    PyObject *fn = args[0];
-    if (RT_UNLIKELY(!PyCallable_Check(fn))) {
-        PyErr_Format(PyExc_TypeError, "go() needs a callable, got %.200s; write go(f, x), "
-                     "not go(f(x))", Py_TYPE(fn)->tp_name);
-        return NULL;
-    }
-    Goroutine *gp = py_g_alloc();
-    if (RT_UNLIKELY(gp == NULL))
-        return NULL;
-    Py_ssize_t nkw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
-    if (copy_args(gp, args + 1, (uint32_t)(nargs - 1), (uint32_t)nkw) < 0)
-        goto fail;
-    gp->fn = Py_NewRef(fn);
-    if (nkw) {
-        gp->kwnames = Py_NewRef(kwnames);
-        gp->cold = true;
-    }
-    gp->code = py_caller(ts, &gp->lasti);
-    return gp;
-
-fail:
-    Py_DECREF(gp);
-    return NULL;
-}
-
-Goroutine *
-py_g_new(PyObject *const *args, size_t nargsf, PyObject *kwnames)
-{
-    PyThreadState *ts = PyThreadState_GET();
-    Goroutine *gp = g_new(ts, args, nargsf, kwnames);
-    if (gp == NULL)
-        return NULL;
-    gp->cold = true;
-    gp->context = ts->context ? PyContext_CopyCurrent() : PyContext_New();
-    if (gp->context == NULL)
-        Py_CLEAR(gp);
-    return gp;
-}
-
-PyObject *
-py_go(PyObject *name, PyObject *const *args, size_t nargsf, PyObject *kwnames)
-{
-    PyThreadState *ts = PyThreadState_GET();
-    Goroutine *gp = g_new(ts, args, nargsf, kwnames);
-    if (RT_UNLIKELY(gp == NULL))
-        return NULL;
-    if (name != NULL) {
-        gp->name = Py_NewRef(name);
-        gp->cold = true;
-    }
-    Py_INCREF(gp);              /* the scheduler's reference */
-    if (ts->context != NULL) {
-        gp->cold = true;
-        gp->context = PyContext_CopyCurrent();
-        if (gp->context == NULL)
-            goto fail;
-        py_bubble *b = py_bubble_current();
-        if (b != NULL) {        /* its goroutines always have a context */
-            py_bubble_submit(b, gp);
-            return (PyObject *)gp;
-        }
-    }
-    if (py_submit(gp) < 0)
-        goto fail;
-    return (PyObject *)gp;
-
-fail:
-    Py_DECREF(gp);
-    Py_DECREF(gp);
-    return NULL;
-}
-
-static PyObject *
-go_vectorcall(Go *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
-{
-    return py_go(self->name, args, nargsf, kwnames);
-}
-
-static Go *
-go_new(PyObject *name)
-{
-    Go *self = PyObject_New(Go, core->go_type);
-    if (self == NULL)
-        return NULL;
-    self->vectorcall = (vectorcallfunc)go_vectorcall;
-    self->name = Py_XNewRef(name);
-    return self;
-}
-
-static void
-go_dealloc(Go *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    Py_XDECREF(self->name);
-    PyObject_Free(self);
-    Py_DECREF(type);
-}
-
-static PyObject *
-go_named(Go *Py_UNUSED(self), PyObject *name)
-{
-    if (!PyUnicode_Check(name)) {
-        PyErr_Format(PyExc_TypeError, "go.named() needs a str, got %.200s",
-                     Py_TYPE(name)->tp_name);
-        return NULL;
-    }
-    return (PyObject *)go_new(name);
-}
-
-static PyObject *
-go_repr(Go *self)
-{
-    if (self->name == NULL)
-        return PyUnicode_FromString("<function runtime.go>");
-    return PyUnicode_FromFormat("<function runtime.go.named(%R)>", self->name);
-}
-
-static PyMethodDef go_methods[] = {
-    {"named", (PyCFunction)go_named, METH_O,
-     "named($self, name, /)\n--\n\n"
-     "A go() that gives its goroutines a name, for error reports and dumps.\n\n"
-     "    go.named(\"worker\")(fn, 1)"},
-    {0},
-};
-static PyMemberDef go_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Go, vectorcall), READONLY, NULL},
-    {0},
-};
-static PyType_Slot go_slots[] = {
-    {Py_tp_dealloc, go_dealloc},
-    {Py_tp_call, PyVectorcall_Call},
-    {Py_tp_methods, go_methods},
-    {Py_tp_members, go_members},
-    {Py_tp_repr, go_repr},
-    {Py_tp_doc,
-     "go(fn, *args, **kwargs)\n--\n\n"
-     "Start fn(*args, **kwargs) as a goroutine and return its Goroutine.\n\n"
-     "It runs when the caller next blocks, yields or ends, in a copy of the caller's\n"
-     "contextvars context and with the whole recursion limit.  Keep the returned\n"
-     "handle to join() it; drop it and a failure is reported by runtime.excepthook.\n"
-     "Any thread may call go(): goroutines started by a thread that runs none itself\n"
-     "run on a thread of the runtime's own.\n\n"
-     "Go: the go statement."},
-    {0, NULL},
-};
-static PyType_Spec go_spec = {
-    "runtime._core.Go", sizeof(Go), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_DISALLOW_INSTANTIATION
-        | Py_TPFLAGS_IMMUTABLETYPE,
-    go_slots};
-
-/* ---- methods ---- */
-
-static PyObject *
-take_outcome(Goroutine *gp)
-{
-    if (gp->failed) {
-        gp->asked = true;
-        py_raise(Py_NewRef(gp->outcome));
-        return NULL;
-    }
-    return Py_NewRef(gp->outcome ? gp->outcome : Py_None);
-}
-
-static PyObject *
-g_join(Goroutine *gp, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    py_limits limits;
-    if (py_limits_parse(&limits, "join(" PY_LIMITS_USAGE ")", 0, args, nargs, kwnames) < 0)
-        return NULL;
-    if (py_g_ended(gp))
-        return take_outcome(gp);
-    Goroutine *me = py_current("Goroutine.join()");
-    if (me == NULL)
-        return NULL;
-    if (gp->g.foreign) {
-        PyErr_SetString(PyExc_RuntimeError, "this stands for a plain thread, which cannot be "
-                        "joined as a goroutine: use Thread.join()");
-        return NULL;
-    }
-    if (me == gp) {
-        PyErr_SetString(PyExc_RuntimeError, "a goroutine cannot join itself: it would wait "
-                        "for ever");
-        return NULL;
-    }
-    if (gp == core->main_g) {
-        PyErr_SetString(PyExc_RuntimeError, "the main goroutine cannot be joined: the program "
-                        "ends with it");
-        return NULL;
-    }
-    py_wait wait;
-    if (py_wait_begin(&wait, &limits) < 0)
-        return NULL;
-    py_acquire(&gp->lock);
-    if (py_g_ended(gp)) {
-        py_release(&gp->lock);
-        py_wait_end(&wait);
-        return take_outcome(gp);
-    }
-    rt_g_arm(&me->g);
-    py_waitq_push(&gp->joiners, &me->seat->waiter);
-    py_release(&gp->lock);
-    Py_INCREF(gp);              /* keeps the queue alive */
-    uint32_t why = py_wait_park(me, PY_WAIT_JOIN, &wait);
-    py_acquire(&gp->lock);
-    py_waitq_remove(&me->seat->waiter);
-    py_release(&gp->lock);
-    py_wait_end(&wait);
-    PyObject *result = NULL;
-    if (why == RT_WAKE_READY)
-        result = take_outcome(gp);
-    else if (why == RT_WAKE_TIMEOUT)
-        py_raise_timeout("Goroutine.join()");
-    Py_DECREF(gp);
-    return result;
-}
-
-static PyObject *
-g_done(Goroutine *gp, PyObject *Py_UNUSED(ignored))
-{
-    return PyBool_FromLong(py_g_ended(gp));
-}
-
-static PyObject *
-g_exception(Goroutine *gp, PyObject *Py_UNUSED(ignored))
-{
-    if (!py_g_ended(gp)) {
-        PyErr_SetString(PyExc_RuntimeError, "the goroutine has not ended: join() it first");
-        return NULL;
-    }
-    gp->asked = true;
-    return Py_NewRef(gp->failed ? gp->outcome : Py_None);
-}
-
-static PyObject *
-g_cancel(Goroutine *gp, PyObject *const *args, Py_ssize_t nargs)
-{
-    PyObject *exc = nargs == 1 && args[0] != Py_None ? args[0] : core->exc_cancelled;
-    if (nargs > 1) {
-        PyErr_SetString(PyExc_TypeError, "cancel() takes one argument: cancel(exc=None)");
-        return NULL;
-    }
-    if (!PyExceptionInstance_Check(exc) && !PyExceptionClass_Check(exc)) {
-        PyErr_Format(PyExc_TypeError, "cancel(exc): exc must be an exception, not %.200s",
-                     Py_TYPE(exc)->tp_name);
-        return NULL;
-    }
-    if (gp->g.foreign) {
-        PyErr_SetString(PyExc_RuntimeError, "this stands for a plain thread, which cannot be "
-                        "cancelled");
-        return NULL;
-    }
-    exc = PyExceptionClass_Check(exc) ? PyObject_CallNoArgs(exc) : Py_NewRef(exc);
-    if (exc == NULL)
-        return NULL;
-    if (!PyExceptionInstance_Check(exc)) {
-        Py_DECREF(exc);
-        PyErr_SetString(PyExc_TypeError, "cancel(exc): calling exc gave no exception");
-        return NULL;
-    }
-    bool posted = py_cancel(gp, exc);
-    Py_DECREF(exc);
-    return PyBool_FromLong(posted);
-}
-
-PyObject *
-py_g_name(Goroutine *gp)
-{
-    PyObject *name = __atomic_load_n(&gp->name, __ATOMIC_ACQUIRE);
-    if (name != NULL)
-        return Py_NewRef(name);
-    if (gp == core->main_g)
-        return PyUnicode_FromString("main");
-    return PyUnicode_FromFormat("goroutine-%lld", (long long)gp->id);
-}
-
-static PyObject *
-g_get_name(Goroutine *gp, void *Py_UNUSED(closure))
-{
-    PyObject *name = py_g_name(gp);
-    if (name == NULL || gp->name != NULL)
-        return name;
-    /* Several threads may come here at once: the first name stays. */
-    PyObject *none = NULL;
-    gp->cold = true;
-    if (__atomic_compare_exchange_n(&gp->name, &none, name, false, __ATOMIC_ACQ_REL,
-                                    __ATOMIC_ACQUIRE))
-        return Py_NewRef(name);
-    Py_DECREF(name);
-    return Py_NewRef(none);
-}
-
-static PyObject *
-g_get_state(Goroutine *gp, void *Py_UNUSED(closure))
-{
-    static const char *const names[] = {
-        [RT_G_RUNNABLE] = "runnable", [RT_G_RUNNING] = "running",
-        [RT_G_WAITING] = "waiting", [RT_G_DEAD] = "dead"};
-    return PyUnicode_FromString(names[RT_LOAD(gp->g.status)]);
-}
-
-static PyObject *
-g_get_wait_reason(Goroutine *gp, void *Py_UNUSED(closure))
-{
-    if (RT_LOAD(gp->g.status) != RT_G_WAITING)
-        Py_RETURN_NONE;
-    return PyUnicode_FromString(py_wait_reason(gp->g.reason));
-}
-
-static PyObject *
-g_get_spawned_at(Goroutine *gp, void *Py_UNUSED(closure))
-{
-    if (gp->code == NULL)
-        Py_RETURN_NONE;
-    PyCodeObject *code = (PyCodeObject *)gp->code;
-    return Py_BuildValue("(OiO)", code->co_filename, PyCode_Addr2Line(code, gp->lasti),
-                         code->co_qualname);
-}
-
-static PyObject *
-g_repr(Goroutine *gp)
-{
-    PyObject *name = g_get_name(gp, NULL), *state = g_get_state(gp, NULL), *repr = NULL;
-    if (name != NULL && state != NULL)
-        repr = PyUnicode_FromFormat("<Goroutine %lld %R %U>", (long long)gp->id, name, state);
-    Py_XDECREF(name);
-    Py_XDECREF(state);
-    return repr;
-}
-
-static PyMethodDef g_methods[] = {
-    {"join", (PyCFunction)(void (*)(void))g_join, METH_FASTCALL | METH_KEYWORDS,
-     "join($self, timeout=None, *, ctx=None)\n--\n\n"
-     "Wait until the goroutine has ended and return what its function returned.\n\n"
-     "timeout is in seconds.  Raises what the function raised, TimeoutError when the\n"
-     "time is up, RuntimeError when a goroutine joins itself."},
-    {"done", (PyCFunction)g_done, METH_NOARGS,
-     "done($self)\n--\n\nTrue once the goroutine has ended."},
-    {"exception", (PyCFunction)g_exception, METH_NOARGS,
-     "exception($self)\n--\n\n"
-     "The exception an ended goroutine failed with, or None.\n\n"
-     "Raises RuntimeError while it has not ended."},
-    {"cancel", (PyCFunction)(void (*)(void))g_cancel, METH_FASTCALL,
-     "cancel($self, exc=None, /)\n--\n\n"
-     "Raise exc, by default Cancelled(), in the goroutine at its next blocking point.\n\n"
-     "At once if it waits now; if it has not begun, its function never runs.  Its finally\n"
-     "blocks run, and join() raises exc unless the goroutine catches it.  True if exc will\n"
-     "be raised, False if the goroutine has ended or another exception is on its way."},
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS,
-     "Goroutine[T], for type checkers."},
-    {0},
-};
-static PyGetSetDef g_getset[] = {
-    {"name", (getter)g_get_name, NULL, "Its name, by default \"goroutine-<id>\".", NULL},
-    {"state", (getter)g_get_state, NULL,
-     "\"runnable\", \"running\", \"waiting\" or \"dead\".", NULL},
-    {"wait_reason", (getter)g_get_wait_reason, NULL,
-     "What a waiting goroutine waits for, in Go's words; None otherwise.", NULL},
-    {"spawned_at", (getter)g_get_spawned_at, NULL,
-     "(file name, line, function) of the go() that started it, or None.", NULL},
-    {0},
-};
-static PyMemberDef g_members[] = {
-    {"id", T_LONGLONG, offsetof(Goroutine, id), READONLY, "Its number, unique in the process."},
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(Goroutine, weakrefs), READONLY, NULL},
-    {0},
-};
-static PyType_Slot g_slots[] = {
-    {Py_tp_dealloc, g_dealloc},
-    {Py_tp_finalize, g_finalize},
-    {Py_tp_traverse, g_traverse},
-    {Py_tp_clear, g_clear},
-    {Py_tp_methods, g_methods},
-    {Py_tp_getset, g_getset},
-    {Py_tp_members, g_members},
-    {Py_tp_repr, g_repr},
-    {Py_tp_doc, "A goroutine, as returned by runtime.go()."},
-    {0, NULL},
-};
-static PyType_Spec g_spec = {
-    "runtime.Goroutine", sizeof(Goroutine), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION
-        | Py_TPFLAGS_IMMUTABLETYPE,
-    g_slots};
-
-int
-py_g_init_types(PyObject *module)
-{
-    if (py_add_type(module, &g_spec, &core->goroutine_type, true) < 0
-        || py_add_type(module, &go_spec, &core->go_type, false) < 0)
-        return -1;
-    Go *go = go_new(NULL);
-    if (go == NULL)
-        return -1;
-    int r = PyModule_AddObjectRef(module, "go", (PyObject *)go);
-    Py_DECREF(go);
-    return r;
 }

@@ -1,14 +1,17 @@
 /* py_http.h - the HTTP/1 server: what its files share.
  *
- *   py_http_server.c   the server object: listeners, shutdown
+ *   py_http_server.c   the server object, with py_http_listen.c (its listeners) and
+ *                      py_http_shutdown.c
  *   py_http_shard.c    its parts, one a P: which gets a connection, time-outs
  *   py_http_conn.c     a connection's life: reading heads, running handlers, ending
  *   py_http_io.c       bytes: buffers, reading a body, sending with backpressure
  *   py_http_stream.c   connections over Python stream objects: TLS, pipes, and so on, with
  *                      py_http_stream_io.c and py_http_stream_watch.c
- *   py_http_writer.c   ResponseWriter and the response's framing
+ *   py_http_writer.c   ResponseWriter and the bodies of responses
+ *   py_http_head.c     heads of responses: status, fields, framing
  *   py_http_file.c     files as bodies of responses
- *   py_http_request.c  Request
+ *   py_http_request.c  Request, with py_http_request_life.c, py_http_request_path.c and
+ *                      py_http_request_body.c
  *   py_http_body.c     Body: the body of a request, for handlers
  *   py_http_headers.c  Headers
  *   py_http_trailers.c     trailers of requests and responses
@@ -696,6 +699,10 @@ int http_writer_begin(http_writer *w, const char *next, size_t nnext, PyObject *
 int http_writer_count(http_writer *w, int64_t n);
 PyObject *http_writer_write(http_writer *w, PyObject *data);
 PyObject *http_writer_send_file(http_writer *w, PyObject *args, PyObject *kwargs);
+/* Write the head into c->out.  length: of the whole body, or -1: it will be
+   streamed.  extra: bytes of body the caller will add.  body: how it begins, as far as
+   that is known.  -1 with an exception set. */
+int http_head_add(http_writer *w, int64_t length, size_t extra, const char *body, size_t nbody);
 /* A whole response without a handler, appended to c->out; says Connection: close
    where c->close_after is set.  fields: further ones, complete lines.  0, or -1 without an
    exception (no memory). */
@@ -804,6 +811,7 @@ int http_headers_init(PyObject *module);
 int http_request_init(PyObject *module);
 int http_body_init(PyObject *module);
 int http_writer_init(PyObject *module);
+int http_head_init(PyObject *module);
 int http_mux_init(PyObject *module);
 int http_file_init(PyObject *module);
 int http_ratelimit_init(PyObject *module);

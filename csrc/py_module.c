@@ -151,8 +151,9 @@ module_exec(PyObject *module)
                          "All goroutines wait, and nothing is left that could wake one.",
                          PyExc_RuntimeError, &core->exc_deadlock) < 0
         || PyModule_AddFunctions(module, functions) < 0 || py_g_init_types(module) < 0
-        || py_chan_init_types(module) < 0 || py_sync_init_types(module) < 0
-        || py_chan_view_init_types(module) < 0 || py_select_init(module) < 0
+        || py_go_init(module) < 0 || py_chan_init_types(module) < 0
+        || py_sync_init_types(module) < 0 || py_chan_view_init_types(module) < 0
+        || py_select_init(module) < 0
         || py_time_init_types(module) < 0
         || py_netfd_init_types(module) < 0 || py_http_init_types(module) < 0
         || py_sched_init(module, ops) < 0 || py_m_init(module) < 0

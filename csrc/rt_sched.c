@@ -1,256 +1,12 @@
-/* rt_sched.c - see rt_sched.h for the rules. */
-#include "rt_sched.h"
-
-#include <errno.h>
-#include <string.h>
+/* rt_sched.c - find_runnable: the next goroutine to run, and polling; see rt_sched.h. */
+#include "rt_sched_impl.h"
 
 #define STEAL_ROUNDS 4
 /* Every so many ticks all sources are looked at, and half-way a preempted goroutine runs,
    whatever else there is; every 16 the timers. */
 #define FAIR_TICKS 61
 
-/* ---- the idle mask ---- */
-
-static void
-set_idle(rt_sched *sched, uint32_t id)
-{
-    atomic_fetch_or(&sched->idle[id / 64], UINT64_C(1) << id % 64);
-    RT_YIELD_POINT();
-    atomic_fetch_add(&sched->nidle, 1);
-}
-
-/* False: it was not set any more. */
-static bool
-clear_idle(rt_sched *sched, uint32_t id)
-{
-    uint64_t bit = UINT64_C(1) << id % 64;
-    if (!(atomic_fetch_and(&sched->idle[id / 64], ~bit) & bit))
-        return false;
-    RT_YIELD_POINT();
-    atomic_fetch_sub(&sched->nidle, 1);
-    return true;
-}
-
-/* Take an idle P's id out of the mask, the lowest from `from` on; RT_MAX_P: none. */
-static uint32_t
-take_idle(rt_sched *sched, uint32_t from)
-{
-    for (uint32_t word = from / 64; word < RT_MAX_P / 64; word++) {
-        uint64_t bits, above = word == from / 64 ? ~UINT64_C(0) << from % 64 : ~UINT64_C(0);
-        while ((bits = atomic_load(&sched->idle[word]) & above) != 0) {
-            uint32_t id = word * 64 + (uint32_t)__builtin_ctzll(bits);
-            if (clear_idle(sched, id))
-                return id;
-        }
-    }
-    return RT_MAX_P;
-}
-
-/* Its M could not be started.  True: it still counts as idle. */
-static bool
-put_back_idle(rt_sched *sched, uint32_t id)
-{
-    pthread_mutex_lock(&sched->lock);
-    bool idle = id < RT_LOAD(sched->nprocs);
-    sched->starting[id] = false;
-    if (idle)
-        set_idle(sched, id);
-    pthread_mutex_unlock(&sched->lock);
-    return idle;
-}
-
-/* ---- Ps ---- */
-
-/* pp is counted in sched->nspinning. */
-static void
-start_spinning(rt_p *pp, int64_t now)
-{
-    pp->spinning = true;
-    rt_stopwatch_start(&pp->looking, now);
-}
-
-/* It must not be any more. */
-static void
-end_spinning(rt_p *pp, int64_t now)
-{
-    pp->spinning = false;
-    rt_stopwatch_stop(&pp->looking, now);
-}
-
-void
-rt_sched_init(rt_sched *sched, const rt_netpoll_ops *ops, rt_host host)
-{
-    sched->netpoll = ops;
-    sched->host = host;
-    sched->nprocs = 1;
-    pthread_mutex_init(&sched->lock, NULL);
-    rt_globq_init(&sched->global);
-    RT_STORE(sched->coarse_ms, (uint32_t)(rt_nanotime() / 1000000));
-}
-
-static void
-set_mode_locked(rt_p *pp)
-{
-    uint8_t mode = RT_P_CLOSED;
-    if (pp->nlocks == 0 && pp->id == RT_SPARE_P)
-        mode = RT_P_SPARE;
-    else if (pp->nlocks == 0 && pp->id < RT_LOAD(pp->sched->nprocs))
-        mode = RT_P_OPEN;
-    RT_STORE(pp->mode, mode);
-}
-
-int
-rt_p_init(rt_p *pp, rt_sched *sched, uint32_t id, bool spinning)
-{
-    memset(pp, 0, sizeof(*pp));
-    pp->sched = sched;
-    pp->id = id;
-    pp->seed = id * 2654435761u + 1;
-    pp->turn_pinned = true;
-    pp->sample_in = RT_SAMPLE_EVERY;
-    rt_timers_init(&pp->timers);
-    rt_alarms_init(&pp->alarms, pp);
-    pp->now = rt_nanotime();
-    if (spinning)
-        start_spinning(pp, pp->now);
-    int err = sched->netpoll->open(&pp->np);
-    if (err < 0)
-        return err;
-    pthread_mutex_lock(&sched->lock);
-    set_mode_locked(pp);
-    uint32_t n = RT_LOAD(sched->nallp);
-    atomic_store_explicit(&sched->allp[n], pp, memory_order_release);
-    atomic_store_explicit(&sched->by_id[id], pp, memory_order_release);
-    atomic_store_explicit(&sched->nallp, n + 1, memory_order_release);
-    if (id < RT_MAX_P)
-        sched->starting[id] = false;
-    pthread_mutex_unlock(&sched->lock);
-    return 0;
-}
-
-/* ---- waking Ms ---- */
-
-void
-rt_p_wake(rt_p *pp)
-{
-    /* Reads what the sleeper wrote after it armed; pairs with sleep_until_work(). */
-    if (atomic_load_explicit(&pp->sleeping, memory_order_seq_cst) != RT_AWAKE
-        && atomic_exchange_explicit(&pp->sleeping, RT_AWAKE, memory_order_seq_cst)
-               == RT_SLEEPING)
-        pp->sched->netpoll->wake(pp->np);
-    else
-        rt_sysmon_wake_if_asleep(&pp->sched->sysmon);
-}
-
-void
-rt_p_start_alarm(rt_alarms *as, rt_timer *t, int64_t when)
-{
-    /* Also its own M may be about to sleep: a signal handler of the host has called. */
-    if (rt_alarms_start(as, t, when))
-        rt_p_wake(as->pp);
-}
-
-static void
-wake_spare(rt_sched *sched)
-{
-    rt_p *pp = rt_p_by_id(sched, RT_SPARE_P);
-    if (pp != NULL)
-        rt_p_wake(pp);
-    else
-        sched->host.start(sched, RT_SPARE_P);   /* on failure the work waits for its P */
-}
-
-void
-rt_sched_wake_one(rt_sched *sched)
-{
-    uint32_t failed;            /* Ps left idle whose Ms cannot be started */
-    do {
-        /* What was queued before must be visible to who is about to sleep, or its being
-           idle to us; pairs with sleep_until_work(). */
-        atomic_thread_fence(memory_order_seq_cst);
-        if (RT_LOAD(sched->nidle) == 0)
-            break;
-        int32_t none = 0;
-        if (RT_LOAD(sched->nspinning) != 0
-            || !atomic_compare_exchange_strong(&sched->nspinning, &none, 1))
-            return;
-        failed = 0;
-        RT_YIELD_POINT();
-        for (uint32_t id = 0; (id = take_idle(sched, id)) < RT_MAX_P; id++) {
-            /* Whoever finds its bit cleared counts as spinning. */
-            rt_p *pp = rt_p_by_id(sched, id);
-            RT_YIELD_POINT();
-            if (pp != NULL) {
-                rt_p_wake(pp);
-                return;
-            }
-            if (sched->host.start(sched, id) == 0)
-                return;
-            failed += put_back_idle(sched, id);
-        }
-        RT_YIELD_POINT();
-        atomic_fetch_sub(&sched->nspinning, 1);
-        /* Others have left it to us meanwhile, and an M that we have passed may have
-           fallen asleep: look again. */
-    } while (RT_LOAD(sched->nidle) > (int32_t)failed);
-    if (RT_UNLIKELY(atomic_load(&sched->nlent) != 0) && RT_LOAD(sched->nspinning) == 0)
-        wake_spare(sched);
-}
-
-void
-rt_sched_start(rt_sched *sched, uint32_t id)
-{
-    /* One that was never started is idle; whoever clears its bit starts it. */
-    if (rt_p_by_id(sched, id) != NULL)
-        return;
-    atomic_fetch_add(&sched->nspinning, 1);
-    if (clear_idle(sched, id)) {
-        rt_p *pp = rt_p_by_id(sched, id);
-        if (pp != NULL) {
-            rt_p_wake(pp);
-            return;
-        }
-        if (sched->host.start(sched, id) == 0)
-            return;
-        put_back_idle(sched, id);
-    }
-    atomic_fetch_sub(&sched->nspinning, 1);
-    rt_sched_wake_one(sched);       /* others have left it to us meanwhile */
-}
-
-void
-rt_sched_lend(rt_p *pp)
-{
-    if (!atomic_exchange(&pp->lent, true))
-        atomic_fetch_add(&pp->sched->nlent, 1);
-    /* Again even if it is lent already: it may have queued something since. */
-    wake_spare(pp->sched);
-}
-
-static RT_COLD void
-take_back(rt_p *pp)
-{
-    if (atomic_exchange(&pp->lent, false))
-        atomic_fetch_sub(&pp->sched->nlent, 1);
-}
-
 /* ---- samples ---- */
-
-static RT_COLD void
-begin_sample(rt_p *pp, rt_g *gp)
-{
-    pp->sample_in = RT_SAMPLE_EVERY;
-    gp->sampled = 1;
-    gp->since = (uint32_t)(rt_nanotime() / RT_SAMPLE_UNIT);
-}
-
-/* gp becomes runnable, by pp's M. */
-static inline void
-count_runnable(rt_p *pp, rt_g *gp)
-{
-    if (RT_UNLIKELY(--pp->sample_in == 0))
-        begin_sample(pp, gp);
-}
 
 /* A sample is going to run. */
 static RT_COLD void
@@ -267,238 +23,6 @@ end_sample(rt_p *pp)
 {
     rt_hist_add(&pp->run, rt_nanotime() - pp->sample_began);
     pp->sample_began = 0;
-}
-
-/* ---- queues ---- */
-
-/* The ring is full: half of it and gp go to the global queue. */
-static RT_NOINLINE void
-put_fresh_slow(rt_p *pp, rt_g *gp)
-{
-    if (RT_LOAD(pp->mode) == RT_P_SPARE) {
-        rt_glist_push(&pp->spill, gp);
-        return;
-    }
-    rt_glist batch = {0};
-    rt_runq_get_half(&pp->fresh, &batch);
-    rt_glist_push(&batch, gp);
-    RT_COUNT(pp->count.overflows, 1);
-    RT_YIELD_POINT();
-    rt_globq_put(&pp->sched->global, &batch);
-}
-
-static inline void
-put_queue(rt_p *pp, rt_g *gp)
-{
-    if (gp->pinned)
-        rt_glist_push(&pp->pinned, gp);
-    else if (RT_UNLIKELY(!rt_runq_put(&pp->fresh, gp)))
-        put_fresh_slow(pp, gp);
-}
-
-void
-rt_sched_put(rt_sched *sched, rt_g *gp)
-{
-    rt_glist one = {0};
-    RT_STORE(gp->status, RT_G_RUNNABLE);
-    rt_glist_push(&one, gp);
-    rt_globq_put(&sched->global, &one);
-    rt_sched_wake_one(sched);
-}
-
-void
-rt_p_put_fresh(rt_p *pp, rt_g *gp)
-{
-    RT_STORE(gp->status, RT_G_RUNNABLE);
-    if (RT_UNLIKELY(RT_LOAD(pp->mode) == RT_P_CLOSED)) {
-        rt_sched_put(pp->sched, gp);
-        return;
-    }
-    count_runnable(pp, gp);
-    if (RT_UNLIKELY(!rt_runq_put(&pp->fresh, gp)))
-        put_fresh_slow(pp, gp);
-    if (RT_UNLIKELY(RT_LOAD(pp->sched->nprocs) > 1))
-        rt_sched_wake_one(pp->sched);
-}
-
-void
-rt_p_put_yielded(rt_p *pp, rt_g *gp)
-{
-    RT_STORE(gp->status, RT_G_RUNNABLE);
-    count_runnable(pp, gp);
-    rt_glist_push(&pp->pinned, gp);
-    /* All that are queued now go first: those it has just spawned, too. */
-    uint32_t fresh = rt_runq_len(&pp->fresh);
-    if (fresh != 0 && (pp->turn_left == 0 || !pp->turn_pinned)) {
-        pp->turn_pinned = false;
-        pp->turn_left = fresh;
-    }
-}
-
-void
-rt_p_put_preempted(rt_p *pp, rt_g *gp)
-{
-    RT_STORE(gp->status, RT_G_RUNNABLE);
-    RT_COUNT(pp->count.preemptions, 1);
-    count_runnable(pp, gp);
-    rt_glist_push(&pp->preempted, gp);
-    /* The others of its kind may take as long: let the other kind in between. */
-    pp->turn_left = 0;
-    rt_p_look_soon(pp);
-}
-
-void
-rt_p_submit(rt_p *pp, rt_g *gp)
-{
-    rt_inbox_put(&pp->inbox, gp);
-    rt_p_wake(pp);
-}
-
-void
-rt_p_put_pinned(rt_p *cur, rt_p *pp, rt_g *gp)
-{
-    gp->pinned = 1;
-    gp->pp = pp;
-    RT_STORE(gp->status, RT_G_RUNNABLE);
-    if (cur == pp) {
-        count_runnable(pp, gp);
-        rt_glist_push(&pp->pinned, gp);
-    }
-    else
-        rt_p_submit(pp, gp);
-}
-
-void
-rt_ready(rt_p *cur, rt_g *gp, bool next)
-{
-    RT_STORE(gp->status, RT_G_RUNNABLE);
-    if (RT_LIKELY(gp->pp == cur && !(gp->foreign | gp->held))) {
-        count_runnable(cur, gp);
-        if (next) {
-            rt_g *old = RT_LOAD(cur->runnext);
-            RT_STORE(cur->runnext, gp);
-            if (old == NULL)
-                return;
-            gp = old;
-        }
-        rt_glist_push(&cur->pinned, gp);
-    }
-    else if (gp->foreign)
-        gp->pp->sched->host.unpark(gp);
-    else if (gp->pp == cur)
-        cur->sched->host.hold(gp, false);
-    else
-        rt_p_submit(gp->pp, gp);
-}
-
-/* Fresh goroutines of a P that must not run them go to those that may. */
-static RT_COLD void
-give_away_fresh(rt_p *pp)
-{
-    rt_glist batch = {0};
-    for (rt_g *gp; (gp = rt_runq_get(&pp->fresh)) != NULL;)
-        rt_glist_push(&batch, gp);
-    rt_glist_append(&batch, &pp->spill);
-    if (batch.head == NULL)
-        return;
-    rt_globq_put(&pp->sched->global, &batch);
-    rt_sched_wake_one(pp->sched);
-}
-
-uint32_t
-rt_sched_set_procs(rt_sched *sched, uint32_t n)
-{
-    pthread_mutex_lock(&sched->lock);
-    uint32_t old = RT_LOAD(sched->nprocs), all = RT_LOAD(sched->nallp);
-    atomic_store(&sched->nprocs, n);
-    for (uint32_t i = 0; i < all; i++)
-        set_mode_locked(sched->allp[i]);
-    for (uint32_t id = n; id < old; id++)
-        if (rt_p_by_id(sched, id) == NULL)
-            sched->starting[id] = !clear_idle(sched, id);
-    for (uint32_t id = old; id < n; id++)
-        if (rt_p_by_id(sched, id) == NULL && id != 0 && !sched->starting[id])
-            set_idle(sched, id);
-    pthread_mutex_unlock(&sched->lock);
-    /* They enter or leave the mask themselves, and give away what they must not run.  The
-       fence pairs with the one in sleep_until_work(): they see their new mode, or we that
-       they sleep. */
-    atomic_thread_fence(memory_order_seq_cst);
-    RT_YIELD_POINT();
-    for (uint32_t id = n < old ? n : old; id < (n < old ? old : n); id++)
-        if (rt_p_by_id(sched, id) != NULL)
-            rt_p_wake(rt_p_by_id(sched, id));
-    if (n > old)
-        rt_sched_wake_one(sched);
-    return old;
-}
-
-void
-rt_p_lock(rt_p *pp, int change)
-{
-    rt_sched *sched = pp->sched;
-    pthread_mutex_lock(&sched->lock);
-    pp->nlocks += change;
-    set_mode_locked(pp);
-    pthread_mutex_unlock(&sched->lock);
-    bool stands_in = pp->id != RT_SPARE_P;      /* the spare P does, for this one */
-    if (change > 0 && pp->nlocks == 1) {
-        atomic_fetch_add(&sched->nlent, stands_in);
-        give_away_fresh(pp);
-    }
-    else if (change < 0 && pp->nlocks == 0)
-        atomic_fetch_sub(&sched->nlent, stands_in);
-}
-
-int
-rt_sched_after_fork(rt_sched *sched, rt_p *pp)
-{
-    pthread_mutex_init(&sched->lock, NULL);
-    rt_globq_init(&sched->global);
-    for (uint32_t i = 0; i < RT_LOAD(sched->nallp); i++) {
-        rt_p *other = RT_LOAD(sched->allp[i]);
-        rt_alarms_after_fork(&other->alarms);
-        if (other == pp)
-            continue;
-        sched->netpoll->close(other->np);
-        other->np = NULL;
-        RT_STORE(other->sleeping, RT_AWAKE);
-    }
-    memset((void *)sched->allp, 0, sizeof(sched->allp));
-    memset((void *)sched->by_id, 0, sizeof(sched->by_id));
-    memset((void *)sched->idle, 0, sizeof(sched->idle));
-    memset(sched->starting, 0, sizeof(sched->starting));
-    sched->nallp = sched->nlent = 0;
-    sched->nspinning = sched->nidle = 0;
-    for (uint32_t id = 1; id < RT_LOAD(sched->nprocs); id++)
-        set_idle(sched, id);
-    if (pp == NULL)
-        return 0;
-    pp->id = 0;
-    pp->spinning = false;
-    memset((void *)&pp->count, 0, sizeof(pp->count));
-    memset((void *)&pp->latency, 0, sizeof(pp->latency));
-    memset((void *)&pp->run, 0, sizeof(pp->run));
-    pp->idle = pp->looking = 0;
-    pp->lent = false;
-    pp->nlocks = 0;
-    pp->mode = RT_P_OPEN;
-    pp->runnext = NULL;
-    pp->pinned = pp->preempted = pp->spill = (rt_glist){0};
-    pp->turn_left = 0;
-    pp->inbox.top = NULL;
-    pp->sleeping = RT_AWAKE;
-    pp->fresh.head = pp->fresh.tail = 0;
-    rt_timers_fini(&pp->timers);
-    rt_timers_init(&pp->timers);
-    pp->event = pp->nevents = 0;
-    pp->batch_at = 0;
-    pp->npd = 0;
-    pp->nbubbles = 0;
-    sched->allp[0] = sched->by_id[0] = pp;
-    sched->nallp = 1;
-    sched->netpoll->close(pp->np);
-    return sched->netpoll->open(&pp->np);
 }
 
 /* ---- polling ---- */
@@ -599,12 +123,12 @@ take_inbox(rt_p *pp)
         if (RT_UNLIKELY(gp->held))
             pp->sched->host.hold(gp, true);
         else {
-            count_runnable(pp, gp);
-            put_queue(pp, gp);
+            rt_p_count_runnable(pp, gp);
+            rt_p_put_queue(pp, gp);
         }
     }
     if (RT_UNLIKELY(RT_LOAD(pp->mode) == RT_P_CLOSED))
-        give_away_fresh(pp);            /* the spare's, while it is locked */
+        rt_p_give_away_fresh(pp);            /* the spare's, while it is locked */
     return true;
 }
 
@@ -699,7 +223,7 @@ take_local(rt_p *pp)
             RT_COUNT(pp->count.runnext, 1);
             return gp;
         }
-        put_queue(pp, gp);
+        rt_p_put_queue(pp, gp);
     }
     pp->runnext_streak = 0;
     /* In turn, each kind as many as there were when its turn began: neither starves
@@ -771,7 +295,7 @@ steal(rt_p *pp)
         int32_t busy = (int32_t)RT_LOAD(sched->nprocs) - RT_LOAD(sched->nidle);
         if (2 * RT_LOAD(sched->nspinning) >= busy)
             return false;
-        start_spinning(pp, rt_nanotime());
+        rt_p_start_spinning(pp, rt_nanotime());
         atomic_fetch_add(&sched->nspinning, 1);
     }
     for (int round = 0; round < STEAL_ROUNDS; round++) {
@@ -798,7 +322,7 @@ steal(rt_p *pp)
 static RT_NOINLINE void
 stop_spinning(rt_p *pp)
 {
-    end_spinning(pp, rt_nanotime());
+    rt_p_end_spinning(pp, rt_nanotime());
     if (atomic_fetch_sub(&pp->sched->nspinning, 1) < 1)
         rt_throw("stop_spinning: negative number of spinning Ms");
     rt_sched_wake_one(pp->sched);
@@ -813,7 +337,7 @@ sleep_until_work(rt_p *pp)
         return;
     int64_t until = rt_timers_next(&pp->timers), timeout = RT_FOREVER;
     if (RT_UNLIKELY(RT_LOAD(pp->lent)))
-        take_back(pp);
+        rt_p_take_back(pp);
     if (until != RT_FOREVER) {
         pp->now = rt_nanotime();
         if (until <= pp->now)
@@ -824,10 +348,10 @@ sleep_until_work(rt_p *pp)
     atomic_store_explicit(&pp->sleeping, RT_DOZING, memory_order_seq_cst);
     RT_YIELD_POINT();
     if (listed)
-        set_idle(sched, pp->id);
+        rt_idle_set(sched, pp->id);
     RT_YIELD_POINT();
     if (spun) {
-        end_spinning(pp, rt_nanotime());
+        rt_p_end_spinning(pp, rt_nanotime());
         atomic_fetch_sub(&sched->nspinning, 1);
     }
     /* Pairs with producers: see "Sleeping" in rt_sched.h. */
@@ -856,10 +380,10 @@ sleep_until_work(rt_p *pp)
     RT_YIELD_POINT();
     if (!listed)
         return;
-    if (!clear_idle(sched, pp->id))
-        start_spinning(pp, rt_nanotime());      /* who took it out has counted it */
+    if (!rt_idle_clear(sched, pp->id))
+        rt_p_start_spinning(pp, rt_nanotime());      /* who took it out has counted it */
     else if (shared) {
-        start_spinning(pp, rt_nanotime());
+        rt_p_start_spinning(pp, rt_nanotime());
         atomic_fetch_add(&sched->nspinning, 1);
     }
 }
@@ -871,7 +395,7 @@ rt_sched_find(rt_p *pp)
     uint32_t tick = RT_LOAD(pp->tick) + 1;
     RT_STORE(pp->tick, tick);
     if (RT_UNLIKELY(RT_LOAD(pp->lent)))
-        take_back(pp);
+        rt_p_take_back(pp);
     if (RT_UNLIKELY(pp->sample_began != 0))
         end_sample(pp);
     rt_g *gp = NULL;
@@ -886,7 +410,7 @@ rt_sched_find(rt_p *pp)
         gp = rt_glist_pop(&pp->preempted);
     if ((tick & 15) == 0) {
         if (RT_UNLIKELY(RT_LOAD(pp->mode) == RT_P_CLOSED))
-            give_away_fresh(pp);
+            rt_p_give_away_fresh(pp);
         run_timers(pp);
     }
     for (;;) {

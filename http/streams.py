@@ -1,6 +1,6 @@
 """Serving listeners whose connections are stream objects: TLS, the PROXY protocol, one's own.
 
-Sockets of a plain listener are accepted and served in C (csrc/py_http_server.c). For any other
+Sockets of a plain listener are accepted and served in C (csrc/py_http_listen.c). For any other
 listener a goroutine accepts, and each connection has a goroutine of its own, which first makes the
 TLS handshake and finds out who the client is, then serves it (csrc/py_http_stream.c).
 """

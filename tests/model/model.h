@@ -1,7 +1,8 @@
 /* model.h - a model of the scheduler's sleep and wake protocol, all of whose interleavings
  * are tried.
  *
- *   protocol.c    the functions of csrc/rt_sched.c and of the poller's wake-up
+ *   protocol.c    the functions of the scheduler (csrc/rt_sched.c, rt_ready.c, rt_p.c) and of the
+ *                 poller's wake-up
  *   threads.c     what the threads of a scenario do with them, one move at a time
  *   scenarios.c   the scenarios, and the mistakes that can be planted
  *   check.c       makes all moves in all orders and says what is wrong

@@ -1,8 +1,9 @@
 /* protocol.c - the scheduler's sleep and wake protocol.
  *
- * The functions below are those of csrc/rt_sched.c and of the poller's wake-up, one by one
- * and with the same names, reduced to what the protocol needs: no timers, no descriptors,
- * no fairness; an alarm is due as soon as it is started.  Each is cut into steps (steps.h).
+ * The functions below are those of csrc/rt_sched.c, rt_ready.c and rt_p.c, and of the poller's
+ * wake-up, one by one and with the same names, reduced to what the protocol needs: no timers, no
+ * descriptors, no fairness; an alarm is due as soon as it is started.  Each is cut into steps
+ * (steps.h).
  *
  * Left out on purpose: with GOMAXPROCS at 1 nobody is woken for what a P puts into its own
  * ring, and no fence is paid for; where GOMAXPROCS grows at that very moment it waits for
@@ -27,7 +28,7 @@ add_nspinning(state *s, int n)
     } while (0)
 
 static outcome
-set_idle(state *s, thread *th, int id)
+rt_idle_set(state *s, thread *th, int id)
 {
     BEGIN(F_IDLE)
     FENCE;
@@ -42,7 +43,7 @@ set_idle(state *s, thread *th, int id)
 
 /* th->result: was it set? */
 static outcome
-clear_idle(state *s, thread *th, int id)
+rt_idle_clear(state *s, thread *th, int id)
 {
     BEGIN(F_IDLE)
     FENCE;
@@ -164,7 +165,7 @@ put_back_idle(state *s, thread *th, int id)
     if (planted != STARTING_FOR_EVER)
         s->mem[STARTING] &= (uint8_t)~bit(id);
     if (th->result)
-        CALL(set_idle(s, th, id));
+        CALL(rt_idle_set(s, th, id));
     store(th, LOCK, 0);
     END;
 }
@@ -254,7 +255,7 @@ rt_sched_start(state *s, thread *th, int id)
         RETURN;
     FENCE;
     add_nspinning(s, 1);
-    CALL(clear_idle(s, th, id));
+    CALL(rt_idle_clear(s, th, id));
     if (th->result) {
         th->result = 0;
         PAUSE_BY_ID;
@@ -574,7 +575,7 @@ sleep_until_work(state *s, thread *th)
     if (planted == ALARMS_BEFORE_DOZING)
         CALL(next_alarm(s, th));
     if (planted == LISTED_BEFORE_DOZING && th->listed)
-        CALL(set_idle(s, th, th->p));
+        CALL(rt_idle_set(s, th, th->p));
     if (planted == NO_FENCE_BEFORE_SLEEP) {
         store(th, PSLEEP + th->p, DOZING);
     }
@@ -583,7 +584,7 @@ sleep_until_work(state *s, thread *th)
         s->mem[PSLEEP + th->p] = DOZING;
     }
     if (planted != LISTED_BEFORE_DOZING && th->listed)
-        CALL(set_idle(s, th, th->p));
+        CALL(rt_idle_set(s, th, th->p));
     th->spun = th->spinning;
     if (planted == LOOK_BEFORE_SPINNING_ENDS)
         CALL(shared_work(s, th));
@@ -621,7 +622,7 @@ sleep_until_work(state *s, thread *th)
     FENCE;
     s->mem[PSLEEP + th->p] = AWAKE;
     if (th->listed) {
-        CALL(clear_idle(s, th, th->p));
+        CALL(rt_idle_clear(s, th, th->p));
         if (!th->result)
             th->spinning = planted != TAKEN_BIT_NOT_COUNTED;
         else if (th->shared) {
@@ -639,7 +640,7 @@ rt_sched_find(state *s, thread *th)
 {
     BEGIN(F_FIND)
     PAUSE_LENT;
-    if (load(s, th, LENT + th->p)) {    /* take_back() */
+    if (load(s, th, LENT + th->p)) {    /* rt_p_take_back() */
         FENCE;
         th->old = s->mem[LENT + th->p];
         s->mem[LENT + th->p] = 0;
@@ -734,7 +735,7 @@ rt_sched_set_procs(state *s, thread *th, int n)
     for (th->i = (uint8_t)n; th->i < th->t; th->i++) {
         PAUSE_BY_ID;
         if (!(load(s, th, BY_ID) & bit(th->i))) {
-            CALL(clear_idle(s, th, th->i));
+            CALL(rt_idle_clear(s, th, th->i));
             if (!th->result && planted != BIT_OF_WHO_STARTS)
                 s->mem[STARTING] |= bit(th->i);
         }
@@ -742,7 +743,7 @@ rt_sched_set_procs(state *s, thread *th, int n)
     for (th->i = th->t; th->i < n; th->i++) {
         PAUSE_BY_ID;
         if (!((load(s, th, BY_ID) | s->mem[STARTING]) & bit(th->i)) && th->i != 0)
-            CALL(set_idle(s, th, th->i));
+            CALL(rt_idle_set(s, th, th->i));
     }
     th->result = 0;
     store(th, LOCK, 0);
