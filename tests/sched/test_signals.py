@@ -183,7 +183,7 @@ def test_sigint_leaves_the_tight_loop_running() -> None:
         stop = False
 
         def loop():
-            ready()
+            ready_once_main_waits()
             while not stop:
                 pass
             return "loop ended by itself"
@@ -426,7 +426,7 @@ def test_handler_may_block_while_a_goroutine_runs() -> None:
         stop = False
 
         def loop():
-            ready()
+            ready_once_main_waits()
             while not stop:
                 gosched()
 
