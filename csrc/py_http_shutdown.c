@@ -5,13 +5,20 @@
 
 #define ABORT_WAIT 100000000            /* ns that close() waits for an M that is stuck */
 
+/* Nobody is waited for any more. */
+static void
+tell_aborted(http_server *s)
+{
+    RT_STORE(s->aborted, true);
+    http_gate_close(s);
+    http_server_wake_waiters(s);
+}
+
 void
 http_server_give_up(rt_timer *t)
 {
     http_server *s = RT_CONTAINER_OF(t, http_server, give_up);
-    RT_STORE(s->aborted, true);
-    http_gate_close(s);
-    http_server_wake_waiters(s);
+    tell_aborted(s);
     Py_DECREF(s);
 }
 
@@ -29,11 +36,8 @@ shutdown_shard_main(Goroutine *gp)
 static void
 aborted_one(http_server *s)
 {
-    if (http_count(&s->aborting, -1) != 0)
-        return;
-    RT_STORE(s->aborted, true);
-    http_gate_close(s);
-    http_server_wake_waiters(s);
+    if (http_count(&s->aborting, -1) == 0)
+        tell_aborted(s);
 }
 
 static PyObject *
